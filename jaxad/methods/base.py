@@ -1,0 +1,58 @@
+"""What a paper hands to the shared machinery: pure functions, and nothing else.
+
+`params` is the dictionary that travels through a run. It starts as
+`{"backbone": variables}`; every stage adds to it or replaces a part, and what the last
+stage leaves is what the detector keeps.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+Params = dict[str, Any]
+State = Any
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One training stage.
+
+    Attributes:
+      name: names the stage's folder, random stream and curves.
+      inputs: what a batch holds. "images": the dictionary of `data.train_batches`.
+        "patches": `{"patches": float32 [b, c], "index": int32 [b]}`, rows of the
+        descriptors that `Method.features` gives for all training images.
+      batch_size: items in the global batch, whatever the device count.
+      num_steps: training steps, from the number of training items.
+      init: `(key, params) -> state`, a pytree of arrays.
+      step: `(state, batch, key) -> (state, metrics)`, pure; the loop jits, shards and
+        donates it. Metrics are scalars.
+      finish: `(state, params) -> params`, what the stage hands on.
+    """
+
+    name: str
+    inputs: Literal["images", "patches"]
+    batch_size: int
+    num_steps: Callable[[int], int]
+    init: Callable[[jax.Array, Params], State]
+    step: Callable[[State, dict[str, jax.Array], jax.Array], tuple[State, Metrics]]
+    finish: Callable[[State, Params], Params]
+
+
+class Method(NamedTuple):
+    """A paper: how its representation is learnt, and how it is applied.
+
+    Attributes:
+      stages: trained in this order; empty for a method that learns nothing.
+      features: `(params, images [b, H, W, 3] normalised) -> [b, h, w, c]`, the patch
+        descriptors that the backbone gives.
+      project: `(params, [..., c]) -> [..., d]`, the learnt map on descriptors; the
+        identity for most papers.
+    """
+
+    stages: tuple[Stage, ...]
+    features: Callable[[Params, jax.Array], jax.Array]
+    project: Callable[[Params, jax.Array], jax.Array]
