@@ -1,0 +1,205 @@
+"""Configs: the fields every run has, typed arguments, and checks that name the field.
+
+A config file defines `get_config(arg=None)` and starts from `base()`:
+
+  from jaxad import config as config_lib
+
+  def get_config(arg=None):
+      args = config_lib.parse_arg(arg, runlocal=False, category="mono")
+      config = config_lib.base()
+      config.dataset.name = "elpv"
+      config.dataset.category = args.category
+      return config_lib.runlocal(config) if args.runlocal else config
+
+`--config FILE:category=poly,runlocal` sets the arguments, `--config.a.b=v` any field.
+"""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+
+from jaxad.errors import InputError
+
+RESIZE_POLICIES = ("resize", "resize_crop", "pad")
+IMAGE_SCORES = ("max", "reweighted", "top_fraction")
+DESCRIPTORS = ("concat", "pooled")
+
+
+def base() -> ml_collections.ConfigDict:
+    """The fields that every run has, at their defaults."""
+    return ml_collections.ConfigDict(
+        dict(
+            seed=0,
+            dataset=dict(
+                name="",
+                # One name, a comma-separated list, or "all".
+                category="all",
+                # Where prepared data goes; "" is the default of tensorflow-datasets.
+                data_dir="",
+                # Where a downloaded archive or extracted folder lies.
+                manual_dir="",
+                # (height, width) that the backbone sees; (0, 0) is the backbone's own.
+                image_size=(0, 0),
+                # "resize" to image_size; "resize_crop": shorter side to resize_to,
+                # then the centre; "pad": keep the aspect ratio, pad with the mean.
+                resize="resize",
+                resize_to=0,
+                # At most so many images of each label in a split; 0 takes all.
+                limit=0,
+            ),
+            backbone=dict(
+                name="efficientnet_lite0",
+                # "default", a file, "hf:repository[@revision]" or "random".
+                weights="default",
+                # Empty: the backbone's own default taps.
+                taps=(),
+            ),
+            patches=dict(
+                # "concat": mean over the neighbourhood, levels concatenated.
+                # "pooled": PatchCore's adaptive pooling to a target width.
+                descriptor="concat",
+                neighbourhood=3,
+                # Both only for "pooled": the width of a level, and of the descriptor.
+                level_dim=1024,
+                target_dim=1024,
+            ),
+            method=dict(name="patchcore"),
+            coreset=dict(
+                # Share of the training patches that the memory bank keeps.
+                ratio=0.01,
+                # Width of a random projection for the selection; 0 is none (exact).
+                projection_dim=0,
+            ),
+            detector=dict(
+                # "max", "reweighted" (PatchCore eq. 7) or "top_fraction".
+                image_score="max",
+                # Bank entries in the re-weighting.
+                reweight_neighbours=9,
+                # Share of the patches that "top_fraction" averages.
+                top_fraction=0.01,
+                # Standard deviation in pixels of the Gaussian over the anomaly map.
+                blur_sigma=4.0,
+            ),
+            # Images in a batch of the feature pass and of scoring.
+            batch_size=16,
+            # Overlays a kind (true and false alarms, misses, clean passes); 0 is none.
+            overlays=4,
+            # Compiled programs are kept here; "" keeps none.
+            compilation_cache="~/.cache/jaxad/xla",
+        )
+    )
+
+
+def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Shrinks a run to seconds on a laptop: a few images, and the same code paths."""
+    config.dataset.limit = 24
+    config.overlays = 1
+    return config
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
+    """Reads a config file's argument, `"category=poly,runlocal"`.
+
+    Each value takes the type of its default; a bare name means True.
+
+    Raises:
+      InputError: unknown name, or a value that does not fit the default's type.
+    """
+    values = dict(defaults)
+    for item in filter(None, (arg or "").split(",")):
+        name, given, text = item.partition("=")
+        if name not in defaults:
+            raise InputError(
+                f"config argument {name!r} does not exist{_suggest(name, defaults)}; "
+                f"this config takes {', '.join(sorted(defaults))}"
+            )
+        values[name] = _cast(name, text if given else "true", defaults[name])
+    return ml_collections.ConfigDict(values)
+
+
+def _cast(name: str, text: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise InputError(f"config argument {name}={text} must be true or false")
+        return text.lower() in ("true", "1")
+    try:
+        return type(default)(text)
+    except ValueError:
+        kind = type(default).__name__
+        raise InputError(
+            f"config argument {name}={text} must be of type {kind}"
+        ) from None
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks the shared fields.
+
+    Raises:
+      InputError: names the first field whose value cannot work.
+    """
+    choose("dataset.resize", config.dataset.resize, RESIZE_POLICIES)
+    choose("patches.descriptor", config.patches.descriptor, DESCRIPTORS)
+    choose("detector.image_score", config.detector.image_score, IMAGE_SCORES)
+    require(
+        len(config.dataset.image_size) == 2 and min(config.dataset.image_size) >= 0,
+        "dataset.image_size",
+        config.dataset.image_size,
+        "two sizes in pixels, (height, width)",
+    )
+    odd = config.patches.neighbourhood % 2 == 1 and config.patches.neighbourhood > 0
+    require(odd, "patches.neighbourhood", config.patches.neighbourhood, "an odd number")
+    for field in ("coreset.ratio", "detector.top_fraction"):
+        value = _get(config, field)
+        require(0 < value <= 1, field, value, "above 0 and at most 1")
+    for field in (
+        "batch_size",
+        "detector.reweight_neighbours",
+        "patches.level_dim",
+        "patches.target_dim",
+    ):
+        require(_get(config, field) >= 1, field, _get(config, field), "at least 1")
+    for field in (
+        "dataset.limit",
+        "dataset.resize_to",
+        "coreset.projection_dim",
+        "detector.blur_sigma",
+        "overlays",
+        "seed",
+    ):
+        require(_get(config, field) >= 0, field, _get(config, field), "0 or more")
+    if config.dataset.resize == "resize_crop":
+        resize_to, size = config.dataset.resize_to, config.dataset.image_size
+        require(
+            resize_to >= max(size),
+            "dataset.resize_to",
+            resize_to,
+            f"at least as large as the crop, dataset.image_size={tuple(size)}",
+        )
+
+
+def choose(field: str, value: str, allowed: Sequence[str]) -> None:
+    """Raises InputError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise InputError(
+            f"config.{field}={value!r} is not known{_suggest(value, allowed)}; "
+            f"choose one of {', '.join(allowed)}"
+        )
+
+
+def require(holds: bool, field: str, value: Any, must_be: str) -> None:
+    """Raises InputError naming the field unless `holds`."""
+    if not holds:
+        raise InputError(f"config.{field}={value} must be {must_be}")
+
+
+def _get(config: ml_collections.ConfigDict, field: str) -> Any:
+    for part in field.split("."):
+        config = config[part]
+    return config
+
+
+def _suggest(name: str, known) -> str:
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
