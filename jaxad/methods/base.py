@@ -10,10 +10,39 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 Params = dict[str, Any]
 State = Any
 Metrics = dict[str, jax.Array]
+
+
+class Backbone(NamedTuple):
+    """A pretrained network as a method sees it.
+
+    Attributes:
+      name: its name in `jaxad.models`.
+      module: the Flax module; `module.apply(variables, images)` gives
+        `(logits, {tap: feature map})`. For methods that fine-tune.
+      taps: names of the feature maps that patches are made of.
+      mean, std: of the normalisation `(image - mean) / std`, each three floats.
+      levels: `(variables, images [b, H, W, 3] normalised) -> [feature map per tap]`,
+        in inference mode.
+    """
+
+    name: str
+    module: Any
+    taps: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    levels: Callable[[Any, jax.Array], list[jax.Array]]
+
+    def normalise(self, images: jax.Array) -> jax.Array:
+        """Images [..., 3] in [0, 1] to what the backbone was trained on."""
+        shape = (1,) * (images.ndim - 1) + (3,)
+        mean = jnp.asarray(self.mean, images.dtype).reshape(shape)
+        std = jnp.asarray(self.std, images.dtype).reshape(shape)
+        return (images - mean) / std
 
 
 @dataclasses.dataclass(frozen=True)
