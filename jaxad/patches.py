@@ -1,8 +1,8 @@
 """From feature maps to patch descriptors, as PatchCore does it.
 
-Both variants pool every level over a neighbourhood, bring the deeper levels to the first
-level's grid and put the levels side by side. `concat` keeps every channel; `pooled`
-averages neighbouring values down to a target width.
+Both variants pool every level over a neighbourhood, bring the deeper levels to the
+first level's grid and put the levels side by side. `concat` keeps every channel;
+`pooled` averages neighbouring values down to a target width.
 
 References:
   Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022

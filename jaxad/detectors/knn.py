@@ -1,0 +1,117 @@
+"""Nearest neighbours in a memory bank: the detector of all three papers.
+
+A patch scores its Euclidean distance to the nearest patch of the bank, a coreset of all
+normal patches.
+
+References:
+  PatchCore (arXiv:2106.08265), sections 3.2 and 3.3; ReConPatch (arXiv:2305.16713),
+  equations 9 and 10.
+"""
+
+import functools
+
+import flax.struct
+import jax
+
+from jaxad import memory_bank, scores
+from jaxad.errors import InputError
+from jaxad.methods.base import Backbone, Method, Params
+
+
+@flax.struct.dataclass
+class KNN:
+    """A fitted detector: the arrays it scores with, and how.
+
+    Attributes:
+      params: what the method's `features` and `project` read.
+      bank: the memory bank, float32 [n, d].
+      method, backbone, options: static; `options` are the fields of `config.detector`.
+    """
+
+    params: Params
+    bank: jax.Array
+    method: Method = flax.struct.field(pytree_node=False)
+    backbone: Backbone = flax.struct.field(pytree_node=False)
+    options: tuple[tuple[str, object], ...] = flax.struct.field(pytree_node=False)
+
+
+def coreset_size(ratio: float, patches: int) -> int:
+    """Patches that the bank keeps: `int(ratio * patches)`, at least one."""
+    return max(1, int(ratio * patches))
+
+
+def fit(config, method: Method, backbone: Backbone, params: Params, bank) -> KNN:
+    """The detector on a memory bank [n, d] of projected normal patches.
+
+    Raises:
+      InputError: the re-weighting asks for more neighbours than the bank has entries.
+    """
+    options = config.detector
+    if options.image_score == "reweighted" and options.reweight_neighbours > len(bank):
+        raise InputError(
+            f"config.detector.reweight_neighbours={options.reweight_neighbours} is "
+            f"more than the {len(bank)} patches of the memory bank; lower it, or raise "
+            "config.coreset.ratio"
+        )
+    return KNN(params, bank, method, backbone, tuple(options.to_dict().items()))
+
+
+def predict(detector: KNN, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Scores images.
+
+    Args:
+      detector: as fitted.
+      images: [b, H, W, 3] in [0, 1].
+
+    Returns:
+      (image scores [b], anomaly maps [b, H, W]), both distances in descriptor space.
+    """
+    options = dict(detector.options)
+    described = describe(detector.method, detector.backbone, detector.params, images)
+    b, h, w, d = described.shape
+    distances, nearest = memory_bank.nearest(described.reshape(-1, d), detector.bank, 1)
+    patch_scores, nearest = distances.reshape(b, h, w), nearest.reshape(b, h * w)
+    if options["image_score"] == "top_fraction":
+        score = scores.top_fraction(patch_scores, fraction=options["top_fraction"])
+    else:
+        score = scores.maximum(patch_scores)
+    if options["image_score"] == "reweighted":
+        score = _reweight(
+            described.reshape(b, h * w, d),
+            patch_scores.reshape(b, h * w),
+            nearest,
+            detector.bank,
+            options["reweight_neighbours"],
+        )
+    return score, _map(patch_scores, images.shape[1:3], options["blur_sigma"])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def describe(method: Method, backbone: Backbone, params: Params, images: jax.Array):
+    """Projected patch descriptors [b, h, w, d] of images [b, H, W, 3] in [0, 1]."""
+    return method.project(params, features(method, backbone, params, images))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def features(method: Method, backbone: Backbone, params: Params, images: jax.Array):
+    """The backbone's descriptors [b, h, w, c], before the method's learnt map."""
+    return method.features(params, backbone.normalise(images))
+
+
+_map = jax.jit(
+    lambda patch_scores, size, sigma: scores.anomaly_map(
+        patch_scores, size, sigma=sigma
+    ),
+    static_argnums=(1, 2),
+)
+
+
+def _reweight(patches, patch_scores, nearest, bank, neighbours):
+    """ReConPatch eq. 10 for the most anomalous patch of every image, [b]."""
+    rows = jax.numpy.arange(len(patches))
+    worst = patch_scores.argmax(-1)
+    entry = nearest[rows, worst]
+    _, around = memory_bank.nearest(bank[entry], bank, neighbours)
+    gaps = bank[around] - patches[rows, worst][:, None]
+    distances = jax.numpy.sqrt((gaps**2).sum(-1))
+    return scores.reweighted(patch_scores[rows, worst], distances)

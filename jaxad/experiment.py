@@ -1,0 +1,188 @@
+"""One run: every category trained, fitted and evaluated; the results table."""
+
+import json
+import logging
+import pathlib
+import time
+
+import ml_collections
+
+from jaxad import config as config_lib
+from jaxad import data, evaluate, fit, overlays, results
+from jaxad.detectors import knn
+from jaxad.errors import InputError
+from jaxad.fit import Pipeline
+
+_LOG = logging.getLogger(__name__)
+
+# Where things lie may change between two calls of a run; its numbers do not.
+_PLACES = ("dataset.data_dir", "dataset.manual_dir", "compilation_cache")
+_PHASES = ("features", "coreset", "score", "total")
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
+    """Trains, fits and evaluates every category of the config.
+
+    A finished category is never done twice: an interrupted run goes on where it was,
+    and a finished one returns at once.
+
+    Args:
+      config: `config.base()`, completed by a config file.
+      workdir: folder of the run; made if need be.
+
+    Returns:
+      What `results.json` holds.
+
+    Raises:
+      InputError: a field, file or shape that cannot work.
+    """
+    config_lib.validate(config)
+    folder = pathlib.Path(workdir)
+    categories = data.categories(config.dataset)
+    pipeline = fit.load_pipeline(config)
+    _claim(folder, pipeline.config)
+    finished = _read(folder / "results.json")
+    if finished is not None:
+        _LOG.info("%s holds this run, finished: nothing to do", folder)
+        return finished
+    rows = {}
+    for i, category in enumerate(categories, start=1):
+        _LOG.info("%s (%d of %d)", category, i, len(categories))
+        rows[category] = _category(pipeline, category, folder / category)
+    outcome = _outcome(pipeline, rows)
+    results.write_text(folder / "results.md", results.table(outcome))
+    # Last: its presence says that the run is finished.
+    results.write_json(folder / "results.json", outcome)
+    return _read(folder / "results.json")
+
+
+def restore(folder: str) -> knn.KNN:
+    """The fitted detector of a category of a run, from `<workdir>/<category>`.
+
+    Raises:
+      InputError: there is none, it is damaged, or the backbone's weights have changed.
+    """
+    folder = pathlib.Path(folder)
+    stored = _read(folder.parent / "config.json")
+    if stored is None:
+        raise InputError(
+            f"{folder.parent / 'config.json'} does not exist; name the folder of a "
+            "category inside a run's --workdir"
+        )
+    pipeline = fit.load_pipeline(ml_collections.ConfigDict(stored))
+    return fit.restore(pipeline, folder / "detector")
+
+
+def _category(pipeline: Pipeline, category: str, folder: pathlib.Path) -> dict:
+    """One row of the results, from `result.json` where the category is finished."""
+    row = _read(folder / "result.json")
+    if row is not None:
+        return row
+    config, start = pipeline.config, time.perf_counter()
+    seconds = dict.fromkeys(_PHASES, 0.0)
+    if (folder / "detector").exists():
+        detector = fit.restore(pipeline, folder / "detector")
+    else:
+        split = data.load(config.dataset, category, "train")
+        detector, spent = fit.fit(pipeline, split, folder, label=category)
+        seconds.update(spent)
+        fit.save(pipeline, detector, folder / "detector")
+
+    def predict(images):
+        return knn.predict(detector, images)
+
+    test = data.load(config.dataset, category, "test")
+    with fit.timed(seconds, "score"):
+        evaluation = evaluate.evaluate(
+            predict, test, config.batch_size, label=f"{category}: score"
+        )
+    results.write_scores(folder / "scores.csv", test, evaluation.scores)
+    overlays.write(
+        folder / "maps",
+        predict,
+        test,
+        evaluation.scores,
+        config.overlays,
+        config.batch_size,
+    )
+    seconds["total"] = time.perf_counter() - start
+    row = {
+        **evaluation.metrics,
+        "test_normal": int((test.labels == 0).sum()),
+        "test_anomalous": int((test.labels == 1).sum()),
+        "bank_patches": len(detector.bank),
+        "seconds": seconds,
+    }
+    results.write_json(folder / "result.json", row)
+    return row
+
+
+def _outcome(pipeline: Pipeline, rows: dict[str, dict]) -> dict:
+    config = pipeline.config
+    rows = {name: dict(row) for name, row in rows.items()}
+    seconds: dict[str, float] = {}
+    for row in rows.values():
+        for phase, spent in row.pop("seconds").items():
+            seconds[phase] = seconds.get(phase, 0.0) + spent
+    return {
+        "dataset": config.dataset.name,
+        "method": config.method.name,
+        "seed": config.seed,
+        "backbone": {
+            "name": config.backbone.name,
+            "weights": config.backbone.weights,
+            "sha256": pipeline.fingerprint,
+        },
+        "categories": rows,
+        "mean": results.mean(rows),
+        "seconds": seconds,
+        "versions": results.versions(),
+    }
+
+
+def _claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Writes config.json, or checks that the folder's run is this one."""
+    mine = json.loads(json.dumps(config.to_dict()))
+    path = folder / "config.json"
+    theirs = _read(path)
+    if theirs is None:
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(
+                f"{folder} is not empty and holds no run; choose another --workdir"
+            )
+        results.write_json(path, mine)
+        return
+    mine, theirs = _flat(mine), _flat(theirs)
+    differing = sorted(
+        field
+        for field in mine.keys() | theirs.keys()
+        if mine.get(field) != theirs.get(field) and field not in _PLACES
+    )
+    if differing:
+        raise InputError(
+            f"{path} is of another run (it differs in {', '.join(differing)}); choose "
+            "another --workdir, or remove that folder"
+        )
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _read(path: pathlib.Path) -> dict | None:
+    """The JSON of a file, None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise InputError(
+            f"{path} is not valid JSON; remove it to have it made again"
+        ) from None

@@ -1,0 +1,196 @@
+"""From a config and normal images to a fitted detector; to disk and back."""
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxad import checkpoint, features, memory_bank, methods, models, rng, train
+from jaxad.detectors import knn
+from jaxad.errors import InputError
+from jaxad.methods.base import Backbone, Method, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """What all categories of a run share.
+
+    Attributes:
+      config: completed; nothing is left to a default of the backbone.
+      backbone, variables: the pretrained network.
+      fingerprint: sha256 of `variables`.
+      method: how the representation is learnt.
+    """
+
+    config: object
+    backbone: Backbone
+    variables: dict
+    fingerprint: str
+    method: Method
+
+
+def load_pipeline(config) -> Pipeline:
+    """Loads the backbone and builds the method; the given config is left as it is.
+
+    Raises:
+      InputError: an unknown backbone, tap or method, or weights that cannot be had.
+    """
+    config = config.copy_and_resolve_references()
+    name = config.backbone.name
+    module, variables = models.load(name, config.backbone.weights)
+    spec = models.spec(name)
+    taps = tuple(config.backbone.taps) or tuple(spec.taps)
+    with config.unlocked():
+        config.backbone.taps = taps
+        if not any(config.dataset.image_size):
+            config.dataset.image_size = tuple(spec.image_size)
+
+    def levels(variables, images):
+        return [module.apply(variables, images)[1][tap] for tap in taps]
+
+    backbone = Backbone(name, module, taps, tuple(spec.mean), tuple(spec.std), levels)
+    _check_taps(backbone, variables, config.dataset.image_size)
+    fingerprint = models.fingerprint(variables)
+    method = methods.build(config, backbone)
+    return Pipeline(config, backbone, variables, fingerprint, method)
+
+
+def _check_taps(backbone: Backbone, variables, image_size) -> None:
+    image = jax.ShapeDtypeStruct((1, *image_size, 3), np.float32)
+    _, known = jax.eval_shape(backbone.module.apply, variables, image)
+    for tap in backbone.taps:
+        if tap not in known:
+            raise InputError(
+                f"config.backbone.taps: {backbone.name} has no tap {tap!r}; it has "
+                f"{', '.join(known)}"
+            )
+
+
+def fit(
+    pipeline: Pipeline, split, folder: pathlib.Path, *, label: str
+) -> tuple[knn.KNN, dict[str, float]]:
+    """Trains the method's stages on a split and fits the memory bank.
+
+    Args:
+      pipeline: of `load_pipeline`.
+      split: the normal images, of `data.load`.
+      folder: where the stages keep their checkpoints.
+      label: what the progress bars say first.
+
+    Returns:
+      (the fitted detector, seconds spent in each phase).
+
+    Raises:
+      InputError: too few images or patches, or features that are not finite.
+    """
+    config, method, backbone = pipeline.config, pipeline.method, pipeline.backbone
+    params: Params = {"backbone": pipeline.variables}
+    seconds = {"features": 0.0}
+    descriptors = None  # of the backbone as it is now; computed when first needed
+
+    def extract(describe):
+        with timed(seconds, "features"):
+            return features.extract(
+                lambda images: describe(method, backbone, params, images),
+                split,
+                config.batch_size,
+                label=f"{label}: features",
+            )
+
+    for stage in method.stages:
+        if stage.inputs == "patches" and descriptors is None:
+            descriptors = extract(knn.features)
+        items = split if stage.inputs == "images" else descriptors
+        with timed(seconds, stage.name):
+            params = train.train(
+                stage, params, items, seed=config.seed, workdir=folder / stage.name
+            )
+        if stage.inputs == "images":
+            descriptors = None
+    if descriptors is None:
+        patches = extract(knn.describe)
+    else:
+        patches = _project(method, params, descriptors, config.batch_size)
+    patches = patches.reshape(-1, patches.shape[-1])
+    with timed(seconds, "coreset"):
+        bank = jax.numpy.asarray(patches[_coreset(config, patches, label)])
+    return knn.fit(config, method, backbone, params, bank), seconds
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], phase: str):
+    """Adds the block's wall-clock seconds to `seconds[phase]`."""
+    start = time.perf_counter()
+    yield
+    seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+def _coreset(config, patches: np.ndarray, label: str) -> np.ndarray:
+    size = knn.coreset_size(config.coreset.ratio, len(patches))
+    with tqdm(total=size, desc=f"{label}: coreset", unit="pick", disable=None) as bar:
+        chosen = memory_bank.greedy_coreset(
+            patches,
+            size,
+            projection_dim=config.coreset.projection_dim or None,
+            key=rng.stream(config.seed, "coreset"),
+            progress=lambda done, total: bar.update(done - bar.n),
+        )
+        return np.asarray(chosen)
+
+
+def _project(method: Method, params: Params, descriptors, batch_size) -> np.ndarray:
+    """Descriptors [n, h, w, c] through the learnt map, a batch of images at a time."""
+    project = jax.jit(method.project)
+    return np.concatenate(
+        [
+            np.asarray(project(params, descriptors[start : start + batch_size]))
+            for start in range(0, len(descriptors), batch_size)
+        ]
+    )
+
+
+# ---- On disk
+
+
+def save(pipeline: Pipeline, detector: knn.KNN, folder: pathlib.Path) -> None:
+    """Writes the detector's arrays.
+
+    A backbone that no stage has changed is kept by its fingerprint alone, not copied
+    into every category.
+    """
+    learnt = dict(detector.params)
+    frozen = learnt["backbone"] is pipeline.variables
+    if frozen:
+        del learnt["backbone"]
+    checkpoint.save_tree(
+        folder,
+        {
+            "memory_bank": detector.bank,
+            "params": learnt,
+            "backbone_sha256": np.frombuffer(
+                bytes.fromhex(pipeline.fingerprint), np.uint8
+            ),
+        },
+    )
+
+
+def restore(pipeline: Pipeline, folder: pathlib.Path) -> knn.KNN:
+    """The detector that `save` wrote.
+
+    Raises:
+      InputError: it is missing or damaged, or belongs to other backbone weights.
+    """
+    tree = checkpoint.restore_tree(folder)
+    if bytes(tree["backbone_sha256"]).hex() != pipeline.fingerprint:
+        raise InputError(
+            f"{folder} was fitted with other weights of {pipeline.backbone.name} than "
+            "config.backbone.weights gives now; restore those weights, or fit again in "
+            "another --workdir"
+        )
+    params = {"backbone": pipeline.variables, **tree.get("params", {})}
+    bank = jax.numpy.asarray(tree["memory_bank"])
+    return knn.fit(pipeline.config, pipeline.method, pipeline.backbone, params, bank)
