@@ -1,0 +1,75 @@
+"""The arrows between the parts, read from the syntax tree."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1] / "jaxad"
+MODULES = {
+    ".".join(path.relative_to(ROOT.parent).with_suffix("").parts): path
+    for path in ROOT.rglob("*.py")
+}
+# What a part may never import, by the first component below jaxad.
+FORBIDDEN = {
+    "methods": {"train", "data", "checkpoint", "writer", "experiment", "evaluate"}
+    | {"fit", "results", "detectors", "main"},
+    "detectors": {"train", "data", "checkpoint", "writer", "experiment", "evaluate"}
+    | {"fit", "results", "main"},
+    "models": {"methods", "detectors", "train", "data", "experiment", "fit", "main"},
+    "data": {"methods", "detectors", "train", "experiment", "fit", "main", "models"},
+    "train": {"experiment", "fit", "detectors", "main", "data"},
+    "evaluate": {"experiment", "fit", "main", "train"},
+    **dict.fromkeys(
+        ("patches", "scores", "losses", "augment", "memory_bank", "metrics", "rng"),
+        {"methods", "detectors", "train", "data", "experiment", "fit", "main"}
+        | {"evaluate", "results", "checkpoint", "writer"},
+    ),
+}
+
+
+def imports(path):
+    """Dotted names that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def part(module):
+    """`methods` of `jaxad.methods.tocoad`; "" outside jaxad."""
+    names = module.split(".")
+    return names[1] if names[0] == "jaxad" and len(names) > 1 else ""
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_arrows(module):
+    found = {part(name) for name in imports(MODULES[module])}
+    assert not found & FORBIDDEN.get(part(module), set())
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_only_models_know_linen(module):
+    if part(module) != "models":
+        linen = {n for n in imports(MODULES[module]) if n.startswith("flax.linen")}
+        assert not linen
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_siblings_do_not_know_each_other(module):
+    if part(module) in ("methods", "detectors") and module.count(".") == 2:
+        shared = {f"jaxad.{part(module)}.base", f"jaxad.{part(module)}"}
+        for name in imports(MODULES[module]):
+            sibling = ".".join(name.split(".")[:3])
+            if sibling in MODULES and part(sibling) == part(module):
+                assert sibling in shared, f"{module} imports {sibling}"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_nothing_needs_tensorflow_or_torch(module):
+    packages = {name.split(".")[0] for name in imports(MODULES[module])}
+    assert not packages & {"tensorflow", "torch", "torchvision", "timm", "sklearn"}

@@ -1,0 +1,82 @@
+import importlib.util
+import pathlib
+
+import pytest
+
+from jaxad import config as config_lib
+from jaxad.errors import InputError
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").rglob("*.py"), key=str)
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_parse_arg_takes_the_types_of_the_defaults():
+    args = config_lib.parse_arg("k=7,flag,rate=1e-3", k=5, flag=False, rate=0.1, s="a")
+    assert args.to_dict() == {"k": 7, "flag": True, "rate": 1e-3, "s": "a"}
+    assert config_lib.parse_arg(None, k=5).k == 5
+
+
+@pytest.mark.parametrize(
+    ("arg", "message"),
+    [
+        ("runloca", "'runloca' does not exist .did you mean 'runlocal'"),
+        ("runlocal=perhaps", "runlocal=perhaps must be true or false"),
+        ("k=many", "k=many must be of type int"),
+    ],
+)
+def test_parse_arg_names_what_is_wrong(arg, message):
+    with pytest.raises(InputError, match=message):
+        config_lib.parse_arg(arg, runlocal=False, k=5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("dataset.resize", "crop", "config.dataset.resize='crop' is not known"),
+        ("dataset.image_size", (224,), "config.dataset.image_size"),
+        ("coreset.ratio", 0.0, "config.coreset.ratio=0.0 must be above 0"),
+        ("coreset.ratio", 1.5, "config.coreset.ratio=1.5 must be above 0"),
+        ("patches.neighbourhood", 2, "config.patches.neighbourhood=2 must be an odd"),
+        ("detector.image_score", "mean", "choose one of max, reweighted"),
+        ("batch_size", 0, "config.batch_size=0 must be at least 1"),
+        ("overlays", -1, "config.overlays=-1 must be 0 or more"),
+    ],
+)
+def test_validate_names_the_field(field, value, message):
+    config = config_lib.base()
+    with config.ignore_type():
+        config.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=message):
+        config_lib.validate(config)
+
+
+def test_validate_wants_a_crop_no_larger_than_what_it_is_cut_from():
+    config = config_lib.base()
+    config.dataset.image_size = (224, 224)
+    config.dataset.resize = "resize_crop"
+    with pytest.raises(InputError, match="dataset.resize_to=0 must be at least"):
+        config_lib.validate(config)
+    config.dataset.resize_to = 256
+    config_lib.validate(config)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_is_valid_and_has_a_docstring_with_its_command(path):
+    module = load(path)
+    config_lib.validate(module.get_config())
+    assert "python -m jaxad.main --config configs/" in module.__doc__
+    assert path.name in module.__doc__
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_takes_runlocal(path):
+    full, local = load(path).get_config(), load(path).get_config("runlocal")
+    config_lib.validate(local)
+    assert full.dataset.limit == 0
+    assert 0 < local.dataset.limit <= 32
