@@ -34,7 +34,9 @@ def naive_adaptive(values, size):
 def test_concat_one_level_by_hand():
     level = jnp.arange(1.0, 5.0).reshape(1, 2, 2, 1)  # [[1, 2], [3, 4]]
     # Every 3x3 neighbourhood of a 2x2 map holds all four values and five zeros.
-    np.testing.assert_allclose(patches.concat([level])[0, ..., 0], np.full((2, 2), 10 / 9))
+    np.testing.assert_allclose(
+        patches.concat([level])[0, ..., 0], np.full((2, 2), 10 / 9)
+    )
 
 
 def test_concat_upsamples_deeper_levels_between_pixel_centres():
