@@ -1,0 +1,88 @@
+"""The detector on a backbone whose features are the pixels themselves."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxad import config as config_lib
+from jaxad.detectors import knn
+from jaxad.errors import InputError
+from jaxad.methods import patchcore
+from jaxad.methods.base import Backbone
+
+PIXELS = Backbone(
+    name="pixels",
+    module=None,
+    taps=("pixels",),
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+    levels=lambda variables, images: [images],
+)
+
+
+def detector(bank, **options):
+    config = config_lib.base()
+    config.patches.neighbourhood = 1
+    config.detector.blur_sigma = 0.0
+    config.detector.update(options)
+    method = patchcore.build(config, PIXELS)
+    return knn.fit(config, method, PIXELS, {"backbone": {}}, jnp.asarray(bank))
+
+
+def image(*pixels):
+    """[1, 2, 2, 3] from four grey levels."""
+    return jnp.asarray(pixels, jnp.float32).reshape(1, 2, 2, 1) * jnp.ones((1, 1, 1, 3))
+
+
+BLACK_AND_WHITE = np.array([[0, 0, 0], [1, 1, 1]], np.float32)
+
+
+def test_max_and_map_by_hand():
+    score, heat = knn.predict(detector(BLACK_AND_WHITE), image(0.0, 1.0, 0.5, 0.9))
+    # Grey 0.5 is half a diagonal of the unit cube from either memory.
+    np.testing.assert_allclose(score, [np.sqrt(0.75)], rtol=1e-6)
+    expected = np.sqrt(3) * np.array([[0.0, 0.0], [0.5, 0.1]])
+    np.testing.assert_allclose(heat[0], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_top_fraction_by_hand():
+    fitted = detector(BLACK_AND_WHITE, image_score="top_fraction", top_fraction=0.5)
+    score, _ = knn.predict(fitted, image(0.0, 1.0, 0.5, 0.9))
+    np.testing.assert_allclose(score, [np.sqrt(3) * 0.3], rtol=1e-6)
+
+
+def test_reweighted_by_hand():
+    fitted = detector(BLACK_AND_WHITE, image_score="reweighted", reweight_neighbours=2)
+    score, _ = knn.predict(fitted, image(0.0, 1.0, 0.25, 1.0))
+    s, far = np.sqrt(3) * 0.25, np.sqrt(3) * 0.75
+    expected = (1 - np.exp(s) / (np.exp(s) + np.exp(far))) * s
+    np.testing.assert_allclose(score, [expected], rtol=1e-6)
+
+
+def test_reweighted_with_duplicates_in_the_bank():
+    """The nearest entry and its twin: s and s again, so half of s is left."""
+    bank = np.array([[1, 1, 1], [0, 0, 0], [0, 0, 0]], np.float32)
+    fitted = detector(bank, image_score="reweighted", reweight_neighbours=2)
+    score, _ = knn.predict(fitted, image(0.0, 0.25, 0.0, 0.0))
+    np.testing.assert_allclose(score, [np.sqrt(3) * 0.125], rtol=1e-6)
+
+
+def test_an_image_scores_the_same_wherever_it_lies_in_the_batch():
+    images = jnp.concatenate([image(0.1, 0.2, 0.3, 0.4), image(0.9, 0.8, 0.6, 0.5)])
+    fitted = detector(BLACK_AND_WHITE)
+    score, heat = knn.predict(fitted, images)
+    swapped_score, swapped_heat = knn.predict(fitted, images[::-1])
+    np.testing.assert_array_equal(score, swapped_score[::-1])
+    np.testing.assert_array_equal(heat, swapped_heat[::-1])
+
+
+def test_more_neighbours_than_memories():
+    with pytest.raises(InputError, match="reweight_neighbours=3 is more than the 2"):
+        detector(BLACK_AND_WHITE, image_score="reweighted", reweight_neighbours=3)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "patches", "size"), [(0.01, 275_968, 2759), (0.01, 50, 1), (1.0, 7, 7)]
+)
+def test_coreset_size(ratio, patches, size):
+    assert knn.coreset_size(ratio, patches) == size
