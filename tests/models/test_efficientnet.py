@@ -1,0 +1,94 @@
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxad import models
+from jaxad.models import layers
+
+FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+# ImageNet's classes of what the pictures show.
+TOP_1 = {"chelsea": 285, "coffee": 967}  # Egyptian cat, espresso
+
+
+@pytest.fixture(scope="module")
+def network():
+    return models.load("efficientnet_lite0")
+
+
+def test_real_weights_name_what_the_pictures_show_as_pytorch_does(network):
+    module, variables = network
+    pictures = [
+        np.asarray(Image.open(FIXTURES / f"{name}.jpg"), np.float32) for name in TOP_1
+    ]
+    images = (np.stack(pictures) - 127) / 128
+    logits, _ = jax.jit(module.apply)(variables, images)
+    assert logits.shape == (2, 1000)
+    assert np.argmax(logits, -1).tolist() == list(TOP_1.values())
+    expected = np.load(FIXTURES / "efficientnet_lite0_logits.npy")
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_taps_have_the_stated_shapes_on_an_odd_size(network):
+    module, variables = network
+    images = jax.ShapeDtypeStruct((2, 97, 130, 3), jnp.float32)
+    _, taps = jax.eval_shape(module.apply, variables, images)
+    assert {name: taps[name].shape for name in ("stem", "blocks.2", "blocks.4")} == {
+        "stem": (2, 49, 65, 32),
+        "blocks.2": (2, 13, 17, 40),
+        "blocks.4": (2, 7, 9, 112),
+    }
+    assert taps["layer3"].shape == taps["blocks.4"].shape
+    assert set(models.spec("efficientnet_lite0").taps) <= set(taps)
+
+
+@pytest.mark.parametrize("size", (3, 5))
+@pytest.mark.parametrize("strides", (1, 2))
+def test_depthwise_forms_agree(size, strides):
+    random = np.random.RandomState(0)
+    x = random.randn(2, 9, 12, 6).astype(np.float32)
+    kernel = random.randn(size, size, 1, 6).astype(np.float32)
+    options = dict(strides=strides, padding=((1, 2), (2, 2)))
+    shifted = layers.depthwise_shifted(x, kernel, **options)
+    grouped = layers.depthwise_grouped(x, kernel, **options)
+    np.testing.assert_allclose(shifted, grouped, atol=1e-5)
+
+
+def test_depthwise_by_hand():
+    x = np.arange(9, dtype=np.float32).reshape(1, 3, 3, 1)
+    kernel = np.zeros((3, 3, 1, 1), np.float32)
+    kernel[0, 1] = 10.0  # the row above
+    kernel[1, 2] = 1.0  # the column to the right
+    got = layers.conv(x, kernel, padding="SAME", groups=1)
+    depthwise = layers.depthwise_shifted(x, kernel, strides=1, padding=((1, 1), (1, 1)))
+    np.testing.assert_array_equal(got, depthwise)
+    np.testing.assert_array_equal(
+        got[0, :, :, 0], [[1, 2, 0], [4, 15, 20], [37, 48, 50]]
+    )
+
+
+def test_same_padding_puts_the_odd_pixel_below_and_right():
+    x = np.ones((1, 4, 4, 2), np.float32)
+    kernel = np.ones((3, 3, 1, 2), np.float32)
+    got = layers.conv(x, kernel, strides=2, padding="SAME", groups=2)
+    np.testing.assert_array_equal(got[0, :, :, 0], [[9, 6], [6, 4]])
+
+
+def test_one_by_one_convolution_is_the_general_one():
+    random = np.random.RandomState(1)
+    x = random.randn(2, 7, 5, 8).astype(np.float32)
+    kernel = random.randn(1, 1, 8, 4).astype(np.float32)
+    for strides in (1, 2):
+        general = jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (strides,) * 2,
+            "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        np.testing.assert_allclose(
+            layers.conv(x, kernel, strides=strides), general, atol=1e-5
+        )
