@@ -1,0 +1,97 @@
+"""Data sets: what categories there are, their splits, and batches of them.
+
+Example:
+  split = data.load(config.dataset, "mono", "train")
+  for batch in data.eval_batches(split, batch_size=16):
+      batch["image"]  # float32 [16, H, W, 3] in [0, 1]
+
+Images are not normalised here: mean and standard deviation belong to the weights.
+"""
+
+import difflib
+
+import ml_collections
+import numpy as np
+
+from jaxad.data import builders
+from jaxad.data.batches import eval_batches, train_batches
+from jaxad.data.images import Geometry
+from jaxad.data.split import Split
+from jaxad.errors import InputError
+
+__all__ = ("Split", "categories", "eval_batches", "load", "train_batches")
+
+
+def categories(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The categories that `config.category` names.
+
+    Args:
+      config: `config.dataset`; its category is a name, a comma-separated list or "all".
+
+    Raises:
+      InputError: the data set or a category does not exist.
+    """
+    _check_name(config.name)
+    everything, known = builders.categories(config.name)
+    if config.category == "all":
+        return everything
+    names = tuple(filter(None, (part.strip() for part in config.category.split(","))))
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"config.dataset.category={name!r} is not in {config.name}"
+                f"{_suggest(name, known)}; choose all or some of {', '.join(known)}"
+            )
+    if not names:
+        raise InputError("config.dataset.category is empty; name one, or all")
+    return tuple(dict.fromkeys(names))
+
+
+def load(config: ml_collections.ConfigDict, category: str, split: str) -> Split:
+    """A split of a category; the data set is prepared on first use.
+
+    Args:
+      config: `config.dataset`.
+      category: one of `categories(config)`.
+      split: "train" or "test".
+
+    Raises:
+      InputError: data or a package are missing, or the split is empty.
+    """
+    _check_name(config.name)
+    geometry = Geometry(tuple(config.image_size), config.resize, config.resize_to)
+    if min(geometry.size) < 1:
+        raise InputError(
+            f"config.dataset.image_size={geometry.size} must be two sizes in pixels, "
+            "(height, width)"
+        )
+    loaded = builders.load(config, category, split, geometry)
+    if config.limit:
+        loaded = loaded.take(_limited(loaded.labels, config.limit))
+    if not len(loaded):
+        raise InputError(f"{config.name}/{category} has no image in its {split} split")
+    return loaded
+
+
+def _limited(labels: np.ndarray, limit: int) -> list[int]:
+    """At most `limit` rows of each label, spread evenly over the split."""
+    rows = []
+    for label in np.unique(labels):
+        of_label = np.flatnonzero(labels == label)
+        count = min(limit, len(of_label))
+        rows += of_label[np.arange(count) * len(of_label) // count].tolist()
+    return sorted(rows)
+
+
+def _check_name(name: str) -> None:
+    known = builders.NAMES
+    if name not in known:
+        raise InputError(
+            f"config.dataset.name={name!r} is not known{_suggest(name, known)}; choose "
+            f"one of {', '.join(known)}"
+        )
+
+
+def _suggest(name: str, known) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,147 @@
+"""Batches of a split, decoded in threads ahead of whoever takes them.
+
+A training batch is a function of (seed, step) alone, so going on at a step means asking
+for it. With several processes, each reads its own contiguous rows of every batch: their
+batches, one after the other, are the batch that one process would have read.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+
+from jaxad.data.split import Split
+from jaxad.errors import InputError
+
+Batch = dict[str, np.ndarray]
+
+# Decoding holds no lock for most of its time; more threads than this only queue.
+_THREADS = min(16, 2 * (os.cpu_count() or 1))
+
+
+def eval_batches(
+    split: Split, batch_size: int, *, process: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """The split once, in order; the last batch is filled up with the last image.
+
+    Args:
+      split: what to read.
+      batch_size: rows of a batch over all processes.
+      process, processes: which share of every batch to read.
+
+    Yields:
+      `index` int32 [b], `image` float32 [b, H, W, 3], `mask` uint8 [b, H, W], `label`
+      int32 [b] and `valid` bool [b], False for the rows filled up.
+    """
+    share = _share(batch_size, process, processes)
+    rows = _EvalRows(len(split), batch_size, share)
+    return _batches(split, rows, len(share))
+
+
+def train_batches(
+    split: Split,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    *,
+    process: int = 0,
+    processes: int = 1,
+) -> Iterator[Batch]:
+    """Batches without end, shuffled anew each epoch; what fills no batch is dropped.
+
+    Args:
+      split: what to read.
+      batch_size: rows of a batch over all processes.
+      seed: of the order.
+      start_step: the first batch to give.
+      process, processes: which share of every batch to read.
+
+    Yields:
+      As `eval_batches`; all rows are valid.
+
+    Raises:
+      InputError: a batch is larger than the split.
+    """
+    if batch_size > len(split):
+        raise InputError(
+            f"a batch of {batch_size} images is larger than the {split.name} split, "
+            f"which has {len(split)}; lower the batch size"
+        )
+    share = _share(batch_size, process, processes)
+    rows = _TrainRows(len(split), batch_size, share, seed)
+    return _batches(split, rows, len(share), start=start_step * len(share))
+
+
+class _EvalRows:
+    """Which row of the split each item of a process is, and whether it counts."""
+
+    def __init__(self, n: int, batch_size: int, share: range):
+        self._n, self._batch_size, self._share = n, batch_size, share
+
+    def __len__(self) -> int:
+        return -(-self._n // self._batch_size) * len(self._share)
+
+    def __getitem__(self, item: int) -> tuple[int, bool]:
+        step, place = divmod(item, len(self._share))
+        row = step * self._batch_size + self._share[place]
+        return min(row, self._n - 1), row < self._n
+
+
+class _TrainRows:
+    """The same, shuffled anew each epoch, without end."""
+
+    def __init__(self, n: int, batch_size: int, share: range, seed: int):
+        self._n, self._batch_size, self._share, self._seed = n, batch_size, share, seed
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, item: int) -> tuple[int, bool]:
+        step, place = divmod(item, len(self._share))
+        epoch, step = divmod(step, self._n // self._batch_size)
+        order = _order(self._seed, epoch, self._n)
+        return int(order[step * self._batch_size + self._share[place]]), True
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, n: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(n)
+
+
+def _share(batch_size: int, process: int, processes: int) -> range:
+    """The rows of a batch that a process reads."""
+    if batch_size % processes:
+        raise InputError(
+            f"a batch of {batch_size} images cannot be shared evenly by {processes} "
+            "processes; make the batch size a multiple of their number"
+        )
+    rows = batch_size // processes
+    return range(process * rows, (process + 1) * rows)
+
+
+def _batches(split: Split, rows, batch_size: int, start: int = 0) -> Iterator[Batch]:
+    def read(row: tuple[int, bool]) -> dict:
+        index, valid = row
+        item = split[index]
+        del item["filename"]
+        return item | {"valid": valid}
+
+    # Two batches ahead, so that decoding goes on while one is computed with.
+    ahead = grain.ReadOptions(
+        num_threads=_THREADS, prefetch_buffer_size=max(_THREADS, 2 * batch_size)
+    )
+    items = grain.MapDataset.source(rows)[start:].map(read)
+    return iter(items.to_iter_dataset(ahead).batch(batch_size, batch_fn=_stack))
+
+
+def _stack(items: Sequence[dict]) -> Batch:
+    return {
+        "index": np.array([item["index"] for item in items], np.int32),
+        "image": np.stack([item["image"] for item in items]),
+        "mask": np.stack([item["mask"] for item in items]),
+        "label": np.array([item["label"] for item in items], np.int32),
+        "valid": np.array([item["valid"] for item in items], bool),
+    }

@@ -1,0 +1,130 @@
+"""Encoded images to float arrays of one size, and masks along with them.
+
+Values: 8-bit is value / 255; 16-bit grey is value / 65535, so that the order of values
+survives; 16-bit colour is read with 8 bits a channel (all that Pillow gives); floats
+must lie in [0, 1] already. Grey becomes three equal channels, alpha is dropped, palettes
+and CMYK become RGB. EXIF orientation is applied.
+
+Geometries, all with Pillow's antialiased bilinear filter:
+
+* `resize`: to (height, width), whatever the aspect ratio.
+* `resize_crop`: the shorter side to `resize_to`, the longer one to scale, rounded down;
+  then the centre (height, width), its offset rounded half to even, as torchvision does.
+* `pad`: the largest size of the same aspect ratio inside (height, width), centred; the
+  rest is the mean colour of ImageNet.
+
+A mask is whatever is not zero. It goes through its image's geometry as values 0 and 1; a
+pixel is anomalous where the result is above 0.5. Padding is normal.
+"""
+
+import dataclasses
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+PAD_COLOUR = (0.485, 0.456, 0.406)
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """How an image of any size becomes one of `size`.
+
+    Attributes:
+      size: (height, width) in pixels.
+      policy: "resize", "resize_crop" or "pad".
+      resize_to: the shorter side in pixels before the crop.
+    """
+
+    size: tuple[int, int]
+    policy: str = "resize"
+    resize_to: int = 0
+
+    def image(self, image: Image.Image) -> np.ndarray:
+        """float32 [H, W, 3] in [0, 1] of what `decode_image` gave."""
+        pixels = np.asarray(self._fit(image))
+        if pixels.dtype == np.uint8:
+            pixels = pixels.astype(np.float32) / 255
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], 3, axis=-1)
+        return self._pad(pixels, PAD_COLOUR)
+
+    def mask(self, mask: np.ndarray) -> np.ndarray:
+        """uint8 [H, W] in {0, 1} of a mask of the image's own size."""
+        soft = self._fit(Image.fromarray((mask != 0).astype(np.float32)))
+        return self._pad((np.asarray(soft) > 0.5).astype(np.uint8), 0)
+
+    def _fit(self, image: Image.Image) -> Image.Image:
+        """Resized and cropped; with `pad`, not yet padded."""
+        height, width = self.size
+        bilinear = Image.Resampling.BILINEAR
+        if self.policy == "resize":
+            return image.resize((width, height), bilinear)
+        if self.policy == "resize_crop":
+            shorter = min(image.size)
+            resized = [side * self.resize_to // shorter for side in image.size]
+            image = image.resize(resized, bilinear)
+            left, top = (
+                round((resized[0] - width) / 2),
+                round((resized[1] - height) / 2),
+            )
+            return image.crop((left, top, left + width, top + height))
+        scale = min(width / image.width, height / image.height)
+        return image.resize(
+            [max(1, round(side * scale)) for side in image.size], bilinear
+        )
+
+    def _pad(self, pixels: np.ndarray, fill) -> np.ndarray:
+        if pixels.shape[:2] == self.size:
+            return pixels
+        padded = np.full((*self.size, *pixels.shape[2:]), fill, pixels.dtype)
+        top, left = ((np.array(self.size) - pixels.shape[:2]) // 2).tolist()
+        padded[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+        return padded
+
+
+def decode_image(encoded: bytes) -> Image.Image:
+    """A PNG, JPEG, BMP, TIFF, WebP ... file as an upright image.
+
+    Returns:
+      Mode "RGB" or "L" (uint8), or "F" (grey float32 in [0, 1]).
+
+    Raises:
+      ValueError or OSError: not an image, truncated, or of a depth that has no rule.
+    """
+    with Image.open(io.BytesIO(encoded)) as image:
+        image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion to 8 bits saturates at 255.
+        return Image.fromarray(np.asarray(image).astype(np.float32) / 65535)
+    if image.mode in ("I", "F"):
+        pixels = np.asarray(image)
+        if not (pixels.min() >= 0 and pixels.max() <= 1):
+            raise ValueError(
+                f"{image.mode == 'I' and '32-bit integers' or 'floats'} outside [0, 1]; "
+                "store it as 8 or 16 bits"
+            )
+        return image.convert("F")
+    if image.mode in ("L", "RGB"):
+        return image
+    if image.mode in ("1", "LA"):
+        return image.convert("L")
+    # By way of RGBA, because a palette may hold transparency.
+    return image.convert("RGBA" if image.mode == "P" else "RGB").convert("RGB")
+
+
+def decode_mask(encoded: bytes) -> np.ndarray:
+    """A mask file as uint8 [h, w]: its grey values, class ids or palette indices.
+
+    Colour masks give the largest of their channels, alpha left out.
+    """
+    with Image.open(io.BytesIO(encoded)) as image:
+        image.load()
+    if image.mode == "1":
+        image = image.convert("L")
+    values = np.asarray(image)
+    if values.ndim == 3:
+        colour = values.shape[-1] - (image.mode in ("LA", "RGBA", "PA"))
+        values = values[..., :colour].max(axis=-1)
+    return values

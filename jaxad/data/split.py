@@ -1,0 +1,87 @@
+"""A split: images by index, at the config's size, decoded when asked for."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxad.data import images
+from jaxad.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """The images of one category, for training or for test.
+
+    Attributes:
+      name: "train" or "test".
+      filenames: of the images, as messages and tables name them.
+      labels: int32 [n]; 0 normal, 1 anomalous.
+      defect_types: "good" or the kind of the defect.
+      has_masks: whether the data set has pixel masks at all.
+      geometry: how images become the config's size.
+      version: text that changes whenever an item does; for caches.
+      read: `i -> (image, mask)`, encoded bytes; None where an image has no mask.
+    """
+
+    name: str
+    filenames: list[str]
+    labels: np.ndarray
+    defect_types: list[str]
+    has_masks: bool
+    geometry: images.Geometry
+    version: str
+    read: Callable[[int], tuple[bytes, bytes | None]] = dataclasses.field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.filenames)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        """The item `i`.
+
+        Returns:
+          `index` int, `filename` str, `label` int, `image` float32 [H, W, 3] in [0, 1],
+          `mask` uint8 [H, W] in {0, 1}: zeros where there is none.
+
+        Raises:
+          InputError: the file cannot be read, or its mask does not fit it.
+        """
+        if not 0 <= i < len(self):
+            raise IndexError(f"{self.name} has {len(self)} images, not {i + 1}")
+        encoded, encoded_mask = self.read(i)
+        try:
+            image = images.decode_image(encoded)
+            mask = None if encoded_mask is None else images.decode_mask(encoded_mask)
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow's ways to fail
+            raise InputError(
+                f"{self.filenames[i]} cannot be read ({error}); mend or remove it"
+            ) from None
+        if mask is None:
+            mask = np.zeros(self.geometry.size, np.uint8)
+        elif mask.shape != image.size[::-1]:
+            raise InputError(
+                f"{self.filenames[i]} is {image.height} x {image.width} pixels, but its "
+                f"mask is {mask.shape[0]} x {mask.shape[1]}; they must be of one size"
+            )
+        else:
+            mask = self.geometry.mask(mask)
+        return {
+            "index": i,
+            "filename": self.filenames[i],
+            "label": int(self.labels[i]),
+            "image": self.geometry.image(image),
+            "mask": mask,
+        }
+
+    def take(self, rows: Sequence[int]) -> "Split":
+        """The split of these rows only, in this order."""
+        rows = list(map(int, rows))
+        return dataclasses.replace(
+            self,
+            filenames=[self.filenames[i] for i in rows],
+            labels=self.labels[rows],
+            defect_types=[self.defect_types[i] for i in rows],
+            version=f"{self.version}[{','.join(map(str, rows))}]",
+            read=lambda i: self.read(rows[i]),
+        )
