@@ -13,6 +13,7 @@ are, and of the normal scores it is enough to count how many lie above and at ea
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,21 @@ class _Curve(NamedTuple):
     alarms: np.ndarray
     alarms_above: np.ndarray
     normal: int
+
+    @classmethod
+    def from_rising(cls, thresholds, counts, *, below, up_to, normal) -> "_Curve":
+        """From rising thresholds.
+
+        counts: anomalous items at each; below, up_to: normal items scored below it, and
+        below or at it; normal: all of them.
+        """
+        return cls(
+            thresholds[::-1],
+            hits=np.cumsum(counts[::-1]).astype(np.float64),
+            alarms=(normal - below[::-1]).astype(np.float64),
+            alarms_above=(normal - up_to[::-1]).astype(np.float64),
+            normal=normal,
+        )
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -118,17 +134,113 @@ def aupro(maps: ArrayLike, masks: ArrayLike, *, limit: float = 0.3) -> float:
       InputError: shapes differ or are not [n, H, W], a score is not finite, a mask is
         neither 0 nor 1, `limit` is outside (0, 1].
     """
-    if not 0 < limit <= 1:
-        raise InputError(f"limit must be a false-positive rate in (0, 1], not {limit}.")
-    maps, masks = _checked("maps", maps, "masks", masks)
-    if maps.ndim != 3:
-        raise InputError(f"maps must be [n, H, W], but their shape is {maps.shape}.")
+    _check_limit(limit)
+    maps, masks = _checked_maps(maps, masks)
     curve = _curve_of("aupro", maps[~masks], maps[masks])
     if curve is None:
         return math.nan
     sizes = np.concatenate([_region_sizes(mask) for mask in masks])
-    overlap = _overlap(maps[masks], sizes, curve)
-    return _aupro(curve, overlap, limit)
+    falling = np.lexsort((sizes, maps[masks]))[::-1]
+    return _aupro(curve, sizes[falling], limit)
+
+
+class PixelMetrics:
+    """Pixel metrics of a data set, gathered batch by batch: exact, in bounded memory.
+
+    Every pixel of every image counts, those of normal images included. `merge` of two
+    states is the state of both their images together, so that shares of a test set can
+    be gathered apart; the result is the same to the last bit for any order, any
+    batches, any shares.
+
+    What is kept of an anomalous pixel is its score and the size of its region, 8 bytes.
+    Of the normal pixels only the number at each distinct float32 score is kept: 2 bytes
+    a pixel at most, and at most 32 MiB for every octave [x, 2x) that the scores span,
+    however many images there are. On top come 32 MiB of pixels not yet sorted in. A
+    state holds arrays only and can be pickled.
+
+    Example:
+      state = PixelMetrics()
+      for maps, masks in batches:
+        state.update(maps, masks)
+      state.compute()  # {"pixel_auroc": 0.98, ..., "aupro_0.3": 0.93}
+    """
+
+    def __init__(self):
+        self._normal = _Histogram()
+        # Score key in the upper half, region size in the lower: sorts as one number.
+        self._anomalous: list[np.ndarray] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self._normal.nbytes + sum(array.nbytes for array in self._anomalous)
+
+    def update(self, maps: ArrayLike, masks: ArrayLike):
+        """Adds a batch; batches may differ in size.
+
+        Args:
+          maps: anomaly scores [b, H, W] that float32 can hold.
+          masks: ground truth [b, H, W], 1 = anomalous, 0 = normal, bool or number.
+
+        Raises:
+          InputError: shapes differ or are not [b, H, W], a score is not finite or not
+            a float32 number, a mask is neither 0 nor 1. Nothing is added then.
+        """
+        maps, masks = _checked_maps(maps, masks)
+        with np.errstate(over="ignore"):
+            rounded = maps.astype(np.float32, copy=False)
+        if maps.dtype != np.float32 and not np.array_equal(rounded, maps):
+            raise InputError(
+                "maps hold more than float32 can, and rounding them could make ties; "
+                "pass maps.astype('float32') to accept that."
+            )
+        for keys, mask in zip(_keys(rounded), masks, strict=True):
+            self._normal.add(keys[~mask])
+            if mask.any():
+                high = keys[mask].astype(np.uint64) << np.uint64(32)
+                self._anomalous.append(high | _region_sizes(mask).astype(np.uint64))
+
+    def merge(self, other: "PixelMetrics"):
+        """Adds all that another state has seen; the other is left as it is."""
+        self._normal.merge(other._normal)
+        self._anomalous += other._anomalous
+
+    def compute(self, *, limits: Sequence[float] = (0.3,)) -> dict[str, float]:
+        """The metrics of all pixels so far.
+
+        Args:
+          limits: false-positive rates in (0, 1] up to which AUPRO is wanted.
+
+        Returns:
+          {"pixel_auroc", "pixel_ap", "pixel_aupr", "pixel_f1_max", "aupro_<limit>"...}:
+          each what the function for it returns on all pixels at once ("pixel_aupr" is
+          `aupr_trapezoid`); NaN if there is no anomalous or no normal pixel.
+
+        Raises:
+          InputError: a limit is outside (0, 1].
+        """
+        for limit in limits:
+            _check_limit(limit)
+        anomalous = np.sort(np.concatenate([*self._anomalous, np.zeros(0, np.uint64)]))
+        self._anomalous = [anomalous]
+        names = ["pixel_auroc", "pixel_ap", "pixel_aupr", "pixel_f1_max"]
+        names += [f"aupro_{limit:g}" for limit in limits]
+        if _undefined("pixel metrics", self._normal.size, anomalous.size):
+            return dict.fromkeys(names, math.nan)
+
+        thresholds, counts = np.unique(anomalous >> np.uint64(32), return_counts=True)
+        thresholds = thresholds.astype(np.int64)
+        curve = _Curve.from_rising(
+            thresholds,
+            counts,
+            below=self._normal.below(thresholds),
+            up_to=self._normal.below(thresholds + 1),
+            normal=self._normal.size,
+        )
+        sizes = (anomalous & np.uint64(0xFFFFFFFF))[::-1]
+        values = _auroc(curve), _average_precision(curve), _aupr_trapezoid(curve)
+        areas = [_aupro(curve, sizes, limit) for limit in limits]
+        return dict(zip(names, [*values, _f1_max(curve)[0], *areas], strict=True))
 
 
 def _checked(
@@ -161,28 +273,44 @@ def _checked(
     return scores, labels
 
 
+def _checked_maps(maps: ArrayLike, masks: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    maps, masks = _checked("maps", maps, "masks", masks)
+    if maps.ndim != 3:
+        raise InputError(f"maps must be [n, H, W], but their shape is {maps.shape}.")
+    return maps, masks
+
+
+def _check_limit(limit: float):
+    if not 0 < limit <= 1:
+        raise InputError(f"limit must be a false-positive rate in (0, 1], not {limit}.")
+
+
 def _curve(metric: str, scores: ArrayLike, labels: ArrayLike) -> _Curve | None:
     scores, labels = _checked("scores", scores, "labels", labels)
     return _curve_of(metric, scores[~labels], scores[labels])
 
 
 def _curve_of(metric: str, normal: np.ndarray, anomalous: np.ndarray) -> _Curve | None:
-    if not normal.size or not anomalous.size:
-        missing = "anomalous" if normal.size else "normal"
-        logging.warning(
-            "%s is undefined (NaN): nothing is labelled %s.", metric, missing
-        )
+    if _undefined(metric, normal.size, anomalous.size):
         return None
     thresholds, counts = np.unique(anomalous, return_counts=True)
-    thresholds, counts = thresholds[::-1], counts[::-1]
     normal = np.sort(normal)
-    return _Curve(
+    return _Curve.from_rising(
         thresholds,
-        hits=np.cumsum(counts).astype(np.float64),
-        alarms=normal.size - np.searchsorted(normal, thresholds, "left") + 0.0,
-        alarms_above=normal.size - np.searchsorted(normal, thresholds, "right") + 0.0,
+        counts,
+        below=np.searchsorted(normal, thresholds, "left"),
+        up_to=np.searchsorted(normal, thresholds, "right"),
         normal=normal.size,
     )
+
+
+def _undefined(metric: str, normal: int, anomalous: int) -> bool:
+    """Whether a class is missing, and then says so."""
+    if normal and anomalous:
+        return False
+    missing = "anomalous" if normal else "normal"
+    logging.warning("%s: undefined (NaN), as nothing is labelled %s.", metric, missing)
+    return True
 
 
 def _auroc(curve: _Curve) -> float:
@@ -222,20 +350,15 @@ def _region_sizes(mask: np.ndarray) -> np.ndarray:
     return np.bincount(region)[region]
 
 
-def _overlap(scores: np.ndarray, sizes: np.ndarray, curve: _Curve) -> np.ndarray:
-    """PRO at each threshold of the curve, [t].
+def _aupro(curve: _Curve, sizes: np.ndarray, limit: float) -> float:
+    """AUPRO from the curve and, score by score falling, each pixel's region size.
 
-    Args:
-      scores, sizes: of each anomalous pixel, [p], its score and its region's size.
+    Within equal scores, `sizes` must be in order: the sum is then the same, to the last
+    bit, whatever the order of the images.
     """
-    # Each pixel is worth 1 / size, so that a region is worth 1. By size within equal
-    # scores, the sum does not depend on the order of the images.
-    order = np.lexsort((sizes, -scores))
-    covered = np.cumsum(1 / sizes[order])
-    return covered[curve.hits.astype(np.int64) - 1] / covered[-1]
-
-
-def _aupro(curve: _Curve, overlap: np.ndarray, limit: float) -> float:
+    # A pixel is worth 1 / size, so that a region is worth 1.
+    covered = np.cumsum(1 / sizes)
+    overlap = covered[curve.hits.astype(np.int64) - 1] / covered[-1]
     # Two points a threshold: just above it, where alarms have grown and overlap has
     # not, and at it. From the last one on the overlap is 1.
     fpr = np.stack([curve.alarms_above, curve.alarms], 1).ravel() / curve.normal
@@ -247,3 +370,98 @@ def _aupro(curve: _Curve, overlap: np.ndarray, limit: float) -> float:
     fpr = np.append(fpr[:inside], limit)
     pro = np.append(pro[:inside], at_limit)
     return float(np.trapezoid(pro, fpr) / limit)
+
+
+def _keys(scores: np.ndarray) -> np.ndarray:
+    """float32 scores -> uint32 keys in the same order; -0.0 equals 0.0."""
+    bits = (scores + np.float32(0)).view(np.uint32)
+    negative = (bits.view(np.int32) >> 31).view(np.uint32)  # all ones, or zero
+    return bits ^ (negative | np.uint32(0x80000000))
+
+
+class _Histogram:
+    """How often each distinct uint32 key occurs: exact, mergeable, bounded.
+
+    The upper half of a key names a page, the lower half a place in it. A page lists its
+    lower halves, 2 bytes an item, until one counter for each possible place is smaller.
+    So an item costs 2 bytes at most, and a page 256 KiB however many items it has.
+    """
+
+    _PAGE = 1 << 16
+    _GATHER = 1 << 23  # items taken in before they are sorted into pages
+
+    def __init__(self):
+        self.size = 0
+        self._gathered: list[np.ndarray] = []
+        self._lists: dict[int, np.ndarray] = {}
+        self._counters: dict[int, np.ndarray] = {}
+
+    @property
+    def nbytes(self) -> int:
+        pages = (*self._lists.values(), *self._counters.values())
+        return sum(array.nbytes for array in (*self._gathered, *pages))
+
+    def add(self, keys: np.ndarray):
+        self.size += keys.size
+        self._gathered.append(keys)
+        if sum(array.size for array in self._gathered) >= self._GATHER:
+            self._sort_into_pages()
+
+    def merge(self, other: "_Histogram"):
+        self.size += other.size
+        self._gathered += other._gathered
+        self._sort_into_pages()
+        for page, items in other._lists.items():
+            self._add_list(page, items)
+        for page, counters in other._counters.items():
+            mine = self._counters.get(page, np.zeros_like(counters))
+            self._counters[page] = np.add(mine, counters, dtype=self._counter)
+            self._add_list(page, self._lists.pop(page, np.zeros(0, np.uint16)))
+
+    def below(self, keys: np.ndarray) -> np.ndarray:
+        """How many items are smaller than each of the rising `keys`, [k] int64."""
+        self._sort_into_pages()
+        result = np.empty(keys.size, np.int64)
+        answered = total = 0
+        for page in sorted({*self._lists, *self._counters}):
+            start = page * self._PAGE
+            first, last = np.searchsorted(keys, [start, start + self._PAGE])
+            result[answered:first] = total
+            places = keys[first:last] - start
+            if page in self._lists:
+                items = np.sort(self._lists[page])
+                result[first:last] = total + np.searchsorted(items, places)
+                total += items.size
+            else:
+                sums = np.cumsum(self._counters[page], dtype=np.int64)
+                result[first:last] = total + np.append(0, sums)[places]
+                total += sums[-1]
+            answered = last
+        result[answered:] = total
+        return result
+
+    @property
+    def _counter(self) -> type:
+        return np.uint32 if self.size < 1 << 32 else np.uint64
+
+    def _sort_into_pages(self):
+        if not self._gathered:
+            return
+        keys = np.concatenate(self._gathered)
+        self._gathered.clear()
+        keys.sort()
+        page = keys >> 16
+        starts = np.flatnonzero(np.diff(page, prepend=~page[:1]))
+        for start, items in zip(starts, np.split(keys, starts[1:]), strict=True):
+            self._add_list(int(page[start]), items.astype(np.uint16))
+
+    def _add_list(self, page: int, items: np.ndarray):
+        if page not in self._counters:
+            items = np.concatenate([self._lists.pop(page, items[:0]), items])
+            if items.nbytes <= self._PAGE * 4:
+                self._lists[page] = items
+                return
+            self._counters[page] = np.zeros(self._PAGE, np.uint32)
+        counters = self._counters[page].astype(self._counter, copy=False)
+        np.add.at(counters, items.astype(np.intp), counters.dtype.type(1))
+        self._counters[page] = counters

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pickle
 
 import jax.numpy as jnp
 import numpy as np
@@ -303,3 +304,163 @@ class TestAupro:
         maps[1, 0, 2] = np.inf
         with pytest.raises(InputError, match=r"maps\[1, 0, 2\] is inf"):
             metrics.aupro(maps, masks)
+
+
+def at_once(maps, masks):
+    """What PixelMetrics must return, from the functions on all pixels."""
+    return {
+        "pixel_auroc": metrics.auroc(maps, masks),
+        "pixel_ap": metrics.average_precision(maps, masks),
+        "pixel_aupr": metrics.aupr_trapezoid(maps, masks),
+        "pixel_f1_max": metrics.f1_max(maps, masks)[0],
+        "aupro_0.3": metrics.aupro(maps, masks),
+    }
+
+
+def state_of(maps, masks, batch=1):
+    state = metrics.PixelMetrics()
+    for start in range(0, len(maps), batch):
+        state.update(maps[start : start + batch], masks[start : start + batch])
+    return state
+
+
+def crowded(seed, n=6, size=256):
+    """Blobs whose scores are few of the float32 numbers, most of them next to 1."""
+    maps, masks = blobs(seed, n, size)
+    rng = np.random.default_rng(seed)
+    near_one = 1 + rng.integers(0, 1 << 16, maps.shape) / (1 << 23)
+    return np.where(maps < 1, near_one, maps).astype(np.float32), masks
+
+
+class TestPixelMetrics:
+    """Every comparison is for equality: the state is exact, to the last bit."""
+
+    @pytest.mark.parametrize("data", [blobs, crowded])
+    @pytest.mark.parametrize("batch", [1, 3, 100])
+    @pytest.mark.parametrize("gather", [1, 1000, 1 << 23])
+    def test_equals_the_functions(self, data, batch, gather, monkeypatch):
+        monkeypatch.setattr(metrics._Histogram, "_GATHER", gather)
+        maps, masks = data(11)
+        maps = maps.astype(np.float32)
+        assert state_of(maps, masks, batch).compute() == at_once(maps, masks)
+
+    def test_limits(self):
+        maps, masks = blobs(12)
+        maps = maps.astype(np.float32)
+        result = state_of(maps, masks).compute(limits=(0.05, 1))
+        assert list(result)[-2:] == ["aupro_0.05", "aupro_1"]
+        assert result["aupro_0.05"] == metrics.aupro(maps, masks, limit=0.05)
+        assert result["aupro_1"] == metrics.aupro(maps, masks, limit=1)
+
+    @pytest.mark.parametrize("gather", [1000, 1 << 23])
+    def test_any_shares_in_any_order(self, gather, monkeypatch):
+        monkeypatch.setattr(metrics._Histogram, "_GATHER", gather)
+        maps, masks = crowded(13, n=8)
+        expected = state_of(maps, masks).compute()
+        rng = np.random.default_rng(0)
+        for _ in range(4):
+            shares = np.array_split(rng.permutation(8), [1, 2, 6])
+            states = [state_of(maps[share], masks[share]) for share in shares]
+            if rng.random() < 0.5:  # also once they have been looked at
+                alone = [state.compute() for state in states]
+            total = metrics.PixelMetrics()
+            for state in pickle.loads(pickle.dumps(states)):
+                total.merge(state)
+            assert total.compute() == expected
+        total = states[0]
+        for state in states[1:]:
+            total.merge(state)
+        total.update(maps[:1], masks[:1])
+        twice = np.append(np.arange(8), 0)
+        assert total.compute() == at_once(maps[twice], masks[twice])
+        # A state that was merged into another is left as it was.
+        alone = at_once(maps[shares[2]], masks[shares[2]])
+        assert states[2].compute() == alone
+
+    def test_batches_of_several_sizes(self):
+        maps, masks = blobs(14, size=32)
+        maps = maps.astype(np.float32)
+        maps[:, 16:], masks[:, 16:] = -50, 0
+        state = metrics.PixelMetrics()
+        state.update(maps[:2], masks[:2])
+        state.update(maps[2:, :16], masks[2:, :16])
+        state.update(maps[2:, 16:].reshape(-1, 8, 8), masks[2:, 16:].reshape(-1, 8, 8))
+        assert state.compute() == at_once(maps, masks)
+
+    def test_the_whole_range_of_float32(self):
+        info = np.finfo(np.float32)
+        line = np.array(
+            [info.max, 1, info.tiny, info.smallest_subnormal, 0], np.float32
+        )
+        line = np.concatenate([line, -line[::-1]])  # falling, with 0.0 and -0.0
+        masks = np.eye(10, dtype=bool)[:, None]  # each score once anomalous
+        ranks = np.array([5, 4, 3, 2, 1, 1, 0, -1, -2, -3])
+        assert state_of(np.tile(line, (10, 1, 1)), masks).compute() == at_once(
+            np.tile(ranks, (10, 1, 1)), masks
+        )
+
+    def test_memory_is_bounded(self):
+        maps, masks = crowded(15)
+        masks[:] = 0
+        masks[0, 0, 0] = 1
+        maps = np.minimum(maps, 1 + 1 / 128)
+        for repeats in (1, 4):
+            state = metrics.PixelMetrics()
+            for _ in range(repeats):
+                state.update(maps, masks)
+            state.compute()
+            # A page of counters, a list of the single score above it, the one pixel.
+            assert 4 * 65536 <= state.nbytes <= 2 * 4 * 65536 + 8 * repeats
+
+    def test_counters_do_not_overflow(self):
+        histogram = metrics._Histogram()
+        keys = np.full(200_000, 7 << 16, np.uint32)
+        histogram.add(keys)
+        histogram.below(keys[:1])
+        (page,) = histogram._counters
+        histogram._counters[page][0] = 2**32 - 1
+        histogram.size = 2**32 - 1
+        histogram.add(keys)
+        other = metrics._Histogram()
+        other.merge(histogram)
+        other.merge(histogram)
+        for one, total in (
+            (histogram, 2**32 + 199_999),
+            (other, 2 * (2**32 + 199_999)),
+        ):
+            assert one.size == total
+            assert one.below(np.array([7 << 16, (7 << 16) + 1])).tolist() == [0, total]
+
+    def test_undefined_is_nan_with_a_reason(self, warnings):
+        state = metrics.PixelMetrics()
+        maps = np.ones((1, 2, 2), np.float32)
+        for update in (None, np.zeros((1, 2, 2))):
+            if update is not None:
+                state.update(maps, update)
+            result = state.compute(limits=(0.3, 0.05))
+            assert len(result) == 6 and all(map(math.isnan, result.values()))
+        assert len(warnings) == 2 and "nothing is labelled anomalous" in warnings[1]
+        state.update(maps, np.ones((1, 2, 2)))
+        assert state.compute()["pixel_auroc"] == 0.5
+
+    def test_bad_input_adds_nothing(self):
+        maps, masks = blobs(16)
+        maps = maps.astype(np.float32)
+        state = state_of(maps, masks)
+        expected = state.compute()
+        for bad, message in [
+            (maps.astype(np.float64) + 1e-12, "float32"),
+            (np.full(maps.shape, 1e300), "float32"),
+            (np.where(maps > 2, np.nan, maps), r"maps\[\d, \d+, \d+\] is nan"),
+            (maps[:1], "one shape"),
+        ]:
+            with pytest.raises(InputError, match=message):
+                state.update(bad, masks)
+        with pytest.raises(InputError, match=r"\[n, H, W\]"):
+            state.update(maps[0], masks[0])
+        with pytest.raises(InputError, match="limit"):
+            state.compute(limits=(1.5,))
+        assert state.compute() == expected
+        state = metrics.PixelMetrics()
+        state.update(maps.astype(np.float64), masks)  # all float32 numbers: fine
+        assert state.compute() == expected
