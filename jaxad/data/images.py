@@ -2,8 +2,8 @@
 
 Values: 8-bit is value / 255; 16-bit grey is value / 65535, so that the order of values
 survives; 16-bit colour is read with 8 bits a channel (all that Pillow gives); floats
-must lie in [0, 1] already. Grey becomes three equal channels, alpha is dropped, palettes
-and CMYK become RGB. EXIF orientation is applied.
+must lie in [0, 1] already. Grey becomes three equal channels, alpha is dropped,
+palettes and CMYK become RGB. EXIF orientation is applied.
 
 Geometries, all with Pillow's antialiased bilinear filter:
 
@@ -13,8 +13,8 @@ Geometries, all with Pillow's antialiased bilinear filter:
 * `pad`: the largest size of the same aspect ratio inside (height, width), centred; the
   rest is the mean colour of ImageNet.
 
-A mask is whatever is not zero. It goes through its image's geometry as values 0 and 1; a
-pixel is anomalous where the result is above 0.5. Padding is normal.
+A mask is whatever is not zero. It goes through its image's geometry as values 0 and 1,
+and a pixel is anomalous where the result is above 0.5. Padding is normal.
 """
 
 import dataclasses
@@ -64,15 +64,12 @@ class Geometry:
             shorter = min(image.size)
             resized = [side * self.resize_to // shorter for side in image.size]
             image = image.resize(resized, bilinear)
-            left, top = (
-                round((resized[0] - width) / 2),
-                round((resized[1] - height) / 2),
-            )
+            left = round((resized[0] - width) / 2)
+            top = round((resized[1] - height) / 2)
             return image.crop((left, top, left + width, top + height))
         scale = min(width / image.width, height / image.height)
-        return image.resize(
-            [max(1, round(side * scale)) for side in image.size], bilinear
-        )
+        inside = [max(1, round(side * scale)) for side in image.size]
+        return image.resize(inside, bilinear)
 
     def _pad(self, pixels: np.ndarray, fill) -> np.ndarray:
         if pixels.shape[:2] == self.size:
@@ -101,10 +98,7 @@ def decode_image(encoded: bytes) -> Image.Image:
     if image.mode in ("I", "F"):
         pixels = np.asarray(image)
         if not (pixels.min() >= 0 and pixels.max() <= 1):
-            raise ValueError(
-                f"{image.mode == 'I' and '32-bit integers' or 'floats'} outside [0, 1]; "
-                "store it as 8 or 16 bits"
-            )
+            raise ValueError("32-bit values outside [0, 1]; store it as 8 or 16 bits")
         return image.convert("F")
     if image.mode in ("L", "RGB"):
         return image

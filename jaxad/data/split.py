@@ -61,8 +61,8 @@ class Split:
             mask = np.zeros(self.geometry.size, np.uint8)
         elif mask.shape != image.size[::-1]:
             raise InputError(
-                f"{self.filenames[i]} is {image.height} x {image.width} pixels, but its "
-                f"mask is {mask.shape[0]} x {mask.shape[1]}; they must be of one size"
+                f"{self.filenames[i]} is {image.height} x {image.width} pixels, but "
+                f"its mask is {mask.shape[0]} x {mask.shape[1]}; make them one size"
             )
         else:
             mask = self.geometry.mask(mask)

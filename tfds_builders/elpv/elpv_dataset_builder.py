@@ -96,9 +96,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 def _root(dl_manager) -> epath.Path:
     """The folder of labels.csv: the manual directory's, else the package's."""
     try:
-        return next(iter(sorted(dl_manager.manual_dir.rglob("labels.csv")))).parent
-    except (AssertionError, StopIteration):  # no manual directory, or not in it
-        spec = importlib.util.find_spec("elpv_dataset")
+        if (dl_manager.manual_dir / "labels.csv").exists():
+            return dl_manager.manual_dir
+    except AssertionError:  # TFDS's word for a manual directory that is not there
+        pass
+    spec = importlib.util.find_spec("elpv_dataset")
     if spec is None:
         raise InputError(
             "the data set elpv needs its package: pip install elpv-dataset"
