@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 
+import absl.logging
 import jax
 from absl import app, flags
 from ml_collections import config_flags
@@ -27,8 +28,7 @@ _WORKDIR = flags.DEFINE_string(
 
 def main(argv: list[str]) -> None:
     del argv
-    # The libraries' own INFO lines stay out of the way.
-    logging.getLogger("jaxad").setLevel(logging.INFO)
+    _set_up_logging()
     config, workdir = _CONFIG.value, _WORKDIR.value
     cache = os.path.expanduser(config.compilation_cache)
     if cache:
@@ -39,6 +39,17 @@ def main(argv: list[str]) -> None:
     print(f"Results: {os.path.join(workdir, 'results.json')}")
     for category in outcome["categories"]:
         print(f"Heat maps: {os.path.join(workdir, category, 'maps')}")
+
+
+def _set_up_logging() -> None:
+    """Our own lines from INFO on, those of the libraries from WARNING on."""
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("jaxad")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False
 
 
 def _parse(argv: list[str]) -> list[str]:
