@@ -1,0 +1,200 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from jaxad.augment import anomalies
+
+SIDE = 48
+
+
+def image(seed=0, side=SIDE):
+    coarse = np.random.default_rng(seed).random((6, 6, 3))
+    return np.kron(coarse, np.ones((side // 6, side // 6, 1))).astype(np.float32)
+
+
+def batch(generator, n=64, **options):
+    return _batch(generator, n, tuple(sorted(options.items())))
+
+
+@functools.cache
+def _batch(generator, n, options):
+    """`n` samples of a generator on one image."""
+    keys = jax.random.split(jax.random.key(0), n)
+    # The noise as texture compiles fastest; one test below takes a picture.
+    extra = {anomalies.perlin: (None,), anomalies.nsa: (image(1),)}
+
+    def one(key):
+        return generator(key, image(), *extra.get(generator, ()), **dict(options))
+
+    images, masks = jax.jit(jax.vmap(one))(keys)
+    return np.asarray(images), np.asarray(masks)
+
+
+GENERATORS = [
+    anomalies.perlin,
+    anomalies.cutpaste,
+    anomalies.cutpaste_patch,
+    anomalies.cutpaste_scar,
+    anomalies.nsa,
+]
+
+
+@pytest.mark.parametrize("generator", GENERATORS, ids=lambda g: g.__name__)
+def test_range_shape_and_what_lies_outside_the_mask(generator):
+    images, masks = batch(generator)
+    assert images.shape == (64, SIDE, SIDE, 3) and masks.shape == (64, SIDE, SIDE)
+    assert images.dtype == masks.dtype == np.float32
+    assert images.min() >= 0 and images.max() <= 1
+    assert set(np.unique(masks)) == {0.0, 1.0}
+    change = np.abs(images - image()).mean(-1)
+    if generator is anomalies.nsa:
+        # The median may swallow pixels at the rim of what changed.
+        expected = scipy.ndimage.median_filter(
+            (change > 1 / 255).astype(np.float32), (1, 5, 5), mode="nearest"
+        )
+        np.testing.assert_array_equal(masks, expected)
+    else:
+        assert change[masks == 0].max() == 0
+    assert (change * masks).sum((1, 2)).max() > 0
+
+
+def test_a_sample_is_the_same_alone_and_in_a_batch():
+    images, masks = batch(anomalies.nsa)
+    key = jax.random.split(jax.random.key(0), 64)[5]
+    alone, mask = jax.jit(anomalies.nsa)(key, image(), image(1))
+    np.testing.assert_allclose(alone, images[5], atol=1e-6)
+    np.testing.assert_array_equal(mask, masks[5])
+
+
+def naive_perlin(gradients, y, x):
+    """One position of gradient noise, written out."""
+    total, (y0, x0) = 0.0, (int(np.floor(y)), int(np.floor(x)))
+    for dy in (0, 1):
+        for dx in (0, 1):
+            weight = 1.0
+            for t, d in ((y - y0, dy), (x - x0, dx)):
+                fade = 6 * t**5 - 15 * t**4 + 10 * t**3
+                weight *= fade if d else 1 - fade
+            gradient = gradients[y0 + dy, x0 + dx]
+            total += weight * np.dot(gradient, (y - y0 - dy, x - x0 - dx))
+    return total
+
+
+def test_perlin_noise_equals_the_naive_sum():
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(5, 5, 2))
+    y, x = rng.random((2, 30)) * 4
+    ours = anomalies.perlin_noise(jnp.asarray(gradients.reshape(25, 2)), 5, y, x)
+    expected = [naive_perlin(gradients, *at) for at in zip(y, x, strict=True)]
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    corners = jnp.arange(4.0)
+    noise = anomalies.perlin_noise(
+        jnp.asarray(gradients.reshape(25, 2)), 5, corners, corners
+    )
+    np.testing.assert_allclose(noise, 0, atol=1e-6)
+
+
+def test_perlin_blends_as_draem_says():
+    """x_s = (1 - beta) texture + beta x inside, with one beta an image."""
+    images, masks = batch(anomalies.perlin)
+    for sample, mask in zip(images, masks, strict=True):
+        if mask.sum() < 30:
+            continue
+        # The texture is grey: channel differences shrink by beta alone.
+        ours, base = sample[mask > 0], np.asarray(image())[mask > 0]
+        beta = np.sum((ours[:, 0] - ours[:, 1]) * (base[:, 0] - base[:, 1])) / np.sum(
+            (base[:, 0] - base[:, 1]) ** 2
+        )
+        assert -1e-4 <= beta <= 0.8001
+        texture = (ours - beta * base) / (1 - beta)
+        np.testing.assert_allclose(texture[:, 0], texture[:, 2], atol=1e-3)
+        # noise / 2 + 1/4 where the noise exceeds a half.
+        assert texture.min() >= 0.4999
+
+
+@pytest.mark.parametrize("unchanged", [0.5, 1.0])
+def test_perlin_leaves_that_share_unchanged(unchanged):
+    _, masks = batch(anomalies.perlin, unchanged=unchanged)
+    empty = (masks.sum((1, 2)) == 0).mean()
+    # Noise that never exceeds a half leaves a mask empty, too.
+    assert unchanged - 0.15 <= empty <= min(unchanged + 0.3, 1)
+    assert (empty == 1) == (unchanged == 1)
+
+
+def test_perlin_can_turn_the_image_itself():
+    images, masks = batch(anomalies.perlin, unchanged=1.0, rotate_image=1.0)
+    assert masks.max() == 0
+    assert (np.abs(images - image()).max((1, 2, 3)) > 0.1).mean() > 0.9
+
+
+def test_textures_vary_and_stay_in_range():
+    picture = np.full((24, 24, 3), 0.37, np.float32)
+    keys = jax.random.split(jax.random.key(0), 128)
+    draw = jax.vmap(lambda key: anomalies.vary_texture(key, picture))
+    varied = np.asarray(jax.jit(draw)(keys))
+    assert varied.min() >= 0 and varied.max() <= 1
+    unlike = np.abs(varied[:, 12, 12] - 0.37).max(-1) > 1e-6
+    # Nothing moves a flat grey in five of the ten; at least one other is mostly drawn.
+    assert 0.6 < unlike.mean() < 1
+
+
+def test_patch_area_and_aspect_are_in_the_bounds():
+    _, masks = batch(anomalies.cutpaste_patch)
+    for mask in masks:
+        rows, columns = mask.any(1).sum(), mask.any(0).sum()
+        assert mask.sum() == rows * columns
+        # Sides are whole pixels: half a pixel each way.
+        assert (rows - 0.5) * (columns - 0.5) <= 0.15 * SIDE**2
+        assert (rows + 0.5) * (columns + 0.5) >= 0.02 * SIDE**2
+        assert 0.3 * (rows - 0.5) <= columns + 0.5
+        assert 0.3 * (columns - 0.5) <= rows + 0.5
+    # Everywhere, up to all four borders.
+    assert masks[:, [0, -1]].any() and masks[:, :, [0, -1]].any()
+    assert masks.any(0).mean() > 0.8
+
+
+def test_patch_is_a_copy_from_elsewhere_in_the_image():
+    base = jnp.arange(SIDE * SIDE * 3.0).reshape(SIDE, SIDE, 3) / (SIDE * SIDE * 3)
+    out, mask = anomalies.cutpaste_patch(jax.random.key(4), base, jitter=0.0)
+    index = np.rint(np.asarray(out)[..., 0] * SIDE * SIDE).astype(int)
+    where = np.argwhere(np.asarray(mask) > 0)
+    source = np.stack(np.unravel_index(index[tuple(where.T)], (SIDE, SIDE)), -1)
+    shift = source - where
+    assert (shift == shift[0]).all() and np.abs(shift[0]).max() > 0
+
+
+def test_scar_is_thin_and_stays_inside():
+    _, masks = batch(anomalies.cutpaste_scar)
+    area = masks.sum((1, 2))
+    assert area.min() >= 2 * 10 * 0.5 and area.max() <= 17 * 26
+    for mask in masks:
+        rows, columns = np.nonzero(mask)
+        # Nothing is cut off by the border: the outermost lines may only be touched.
+        assert rows.size and mask[0].sum() <= 17 and mask[:, 0].sum() <= 26
+        covariance = np.cov(np.stack([rows, columns]))
+        assert np.linalg.eigvalsh(covariance)[1] <= 26**2 / 12 * 1.1
+
+
+def test_union_holds_both_kinds():
+    _, masks = batch(anomalies.cutpaste)
+    rectangles = [m.sum() == m.any(1).sum() * m.any(0).sum() for m in masks]
+    assert 16 < np.sum(rectangles) < 48
+
+
+def test_nsa_draws_one_to_three_patches():
+    large = dict(half_height=(0.2, 0.3), half_width=(0.2, 0.3))
+    _, one = batch(anomalies.nsa, patches=1, **large)
+    _, three = batch(anomalies.nsa, **large)
+    assert (one.sum((1, 2)) > 0).mean() > 0.9
+    assert three.mean() > 1.2 * one.mean()
+
+
+def test_nsa_of_the_image_itself_at_its_own_scale_may_come_out_empty():
+    flat = jnp.full((SIDE, SIDE, 3), 0.4)
+    out, mask = anomalies.nsa(jax.random.key(0), flat, flat)
+    np.testing.assert_allclose(out, flat, atol=1e-5)
+    assert mask.sum() == 0
