@@ -86,6 +86,9 @@ def base() -> ml_collections.ConfigDict:
             batch_size=16,
             # Overlays a kind (true and false alarms, misses, clean passes); 0 is none.
             overlays=4,
+            # Descriptors of a frozen backbone are kept here and shared by all runs,
+            # which spares an ablation study the feature pass; "" keeps none.
+            feature_cache="",
             # Compiled programs are kept here; "" keeps none.
             compilation_cache="~/.cache/jaxad/xla",
         )

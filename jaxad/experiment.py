@@ -16,7 +16,12 @@ from jaxad.fit import Pipeline
 _LOG = logging.getLogger(__name__)
 
 # Where things lie may change between two calls of a run; its numbers do not.
-_PLACES = ("dataset.data_dir", "dataset.manual_dir", "compilation_cache")
+_PLACES = (
+    "dataset.data_dir",
+    "dataset.manual_dir",
+    "feature_cache",
+    "compilation_cache",
+)
 _PHASES = ("features", "coreset", "score", "total")
 
 

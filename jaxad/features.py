@@ -1,5 +1,11 @@
-"""The feature pass: patch descriptors of every image of a split, in host memory."""
+"""The feature pass: patch descriptors of every image of a split, and their cache."""
 
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import shutil
 from collections.abc import Callable
 
 import jax
@@ -9,9 +15,18 @@ from tqdm import tqdm
 from jaxad import data
 from jaxad.errors import InputError
 
+_LOG = logging.getLogger(__name__)
+
 
 def extract(
-    describe: Callable[[np.ndarray], jax.Array], split, batch_size: int, *, label: str
+    describe: Callable[[np.ndarray], jax.Array],
+    split,
+    batch_size: int,
+    *,
+    label: str,
+    empty: Callable[[tuple[int, ...]], np.ndarray] = lambda shape: np.empty(
+        shape, np.float32
+    ),
 ) -> np.ndarray:
     """Describes the patches of all images.
 
@@ -23,6 +38,7 @@ def extract(
       split: of `data.load`.
       batch_size: images a batch.
       label: what the progress bar says.
+      empty: makes the float32 array that is filled, from its shape.
 
     Returns:
       float32 [n, h, w, c] in the split's order.
@@ -35,7 +51,7 @@ def extract(
         for batch in data.eval_batches(split, batch_size):
             described = np.asarray(describe(batch["image"]))
             if out is None:
-                out = np.empty((len(split), *described.shape[1:]), np.float32)
+                out = empty((len(split), *described.shape[1:]))
             index = batch["index"][batch["valid"]]
             described = described[batch["valid"]]
             # A sum is finite only if every term is, and it costs one pass.
@@ -48,3 +64,69 @@ def extract(
             out[index] = described
             progress.update(len(index))
     return out
+
+
+def cached(
+    folder: pathlib.Path,
+    key: dict,
+    compute: Callable[[Callable[[tuple[int, ...]], np.ndarray]], np.ndarray],
+) -> np.ndarray:
+    """Descriptors from the cache, computed into it where they are not there yet.
+
+    An entry is a folder named by the key's hash: the array, and the key with the
+    array's sha256, which every read compares. The array is mapped into memory, so what
+    does not fit is paged.
+
+    Args:
+      folder: of the cache; made if need be.
+      key: everything that the descriptors depend on, as JSON.
+      compute: fills the array that the function it is given makes, as `extract` does.
+
+    Returns:
+      float32 [n, h, w, c], read-only.
+    """
+    text = json.dumps(key, sort_keys=True)
+    entry = folder / hashlib.sha256(text.encode()).hexdigest()[:32]
+    if entry.exists():
+        stored = _read(entry)
+        if stored is not None:
+            return stored
+        _LOG.warning("%s is damaged and is computed again", entry)
+        shutil.rmtree(entry)
+    temporary = folder / f".{entry.name}.{os.getpid()}.tmp"
+    temporary.mkdir(parents=True)
+    try:
+        array = compute(
+            lambda shape: np.lib.format.open_memmap(
+                temporary / "features.npy", mode="w+", dtype=np.float32, shape=shape
+            )
+        )
+        array.flush()
+        content = {"key": key, "sha256": _sha256(array)}
+        (temporary / "key.json").write_text(json.dumps(content, indent=2))
+        try:
+            os.replace(temporary, entry)
+        except OSError:
+            # Another run has put the same entry there meanwhile.
+            if not entry.exists():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return np.load(entry / "features.npy", mmap_mode="r")
+
+
+def _read(entry: pathlib.Path) -> np.ndarray | None:
+    """The array of an entry, None where its content is not what was written."""
+    try:
+        content = json.loads((entry / "key.json").read_text())
+        array = np.load(entry / "features.npy", mmap_mode="r")
+        return array if _sha256(array) == content["sha256"] else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _sha256(array: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for rows in array:
+        digest.update(np.ascontiguousarray(rows))
+    return digest.hexdigest()

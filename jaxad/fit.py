@@ -9,10 +9,19 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxad import checkpoint, features, memory_bank, methods, models, rng, train
+from jaxad import (
+    checkpoint,
+    features,
+    memory_bank,
+    methods,
+    models,
+    results,
+    rng,
+    train,
+)
 from jaxad.detectors import knn
 from jaxad.errors import InputError
-from jaxad.methods.base import Backbone, Method, Params
+from jaxad.methods.base import Backbone, Method, Params, identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,18 +101,13 @@ def fit(
     seconds = {"features": 0.0}
     descriptors = None  # of the backbone as it is now; computed when first needed
 
-    def extract(describe):
+    def describe():
         with timed(seconds, "features"):
-            return features.extract(
-                lambda images: describe(method, backbone, params, images),
-                split,
-                config.batch_size,
-                label=f"{label}: features",
-            )
+            return _descriptors(pipeline, params, split, label)
 
     for stage in method.stages:
         if stage.inputs == "patches" and descriptors is None:
-            descriptors = extract(knn.features)
+            descriptors = describe()
         items = split if stage.inputs == "images" else descriptors
         with timed(seconds, stage.name):
             params = train.train(
@@ -112,10 +116,8 @@ def fit(
         if stage.inputs == "images":
             descriptors = None
     if descriptors is None:
-        patches = extract(knn.describe)
-    else:
-        patches = _project(method, params, descriptors, config.batch_size)
-    patches = patches.reshape(-1, patches.shape[-1])
+        descriptors = describe()
+    patches = _project(method, params, descriptors, config.batch_size)
     with timed(seconds, "coreset"):
         bank = jax.numpy.asarray(patches[_coreset(config, patches, label)])
     return knn.fit(config, method, backbone, params, bank), seconds
@@ -142,15 +144,46 @@ def _coreset(config, patches: np.ndarray, label: str) -> np.ndarray:
         return np.asarray(chosen)
 
 
+def _descriptors(pipeline: Pipeline, params: Params, split, label: str) -> np.ndarray:
+    """Descriptors of all images [n, h, w, c], from the cache where they may be."""
+    config, backbone = pipeline.config, pipeline.backbone
+
+    def compute(**options):
+        return features.extract(
+            lambda images: knn.features(pipeline.method, backbone, params, images),
+            split,
+            config.batch_size,
+            label=f"{label}: features",
+            **options,
+        )
+
+    if not config.feature_cache or params["backbone"] is not pipeline.variables:
+        return compute()
+    key = {
+        "backbone": backbone.name,
+        "weights": pipeline.fingerprint,
+        "taps": list(backbone.taps),
+        "patches": config.patches.to_dict(),
+        "images": split.version,
+        # The size of a batch can change the last bit of a product.
+        "batch_size": config.batch_size,
+        "versions": results.versions(),
+    }
+    folder = pathlib.Path(config.feature_cache).expanduser()
+    return features.cached(folder, key, lambda empty: compute(empty=empty))
+
+
 def _project(method: Method, params: Params, descriptors, batch_size) -> np.ndarray:
-    """Descriptors [n, h, w, c] through the learnt map, a batch of images at a time."""
-    project = jax.jit(method.project)
-    return np.concatenate(
-        [
-            np.asarray(project(params, descriptors[start : start + batch_size]))
-            for start in range(0, len(descriptors), batch_size)
-        ]
-    )
+    """Descriptors through the learnt map, as rows [n·h·w, d]."""
+    if method.project is not identity:
+        project = jax.jit(method.project)
+        descriptors = np.concatenate(
+            [
+                np.asarray(project(params, descriptors[start : start + batch_size]))
+                for start in range(0, len(descriptors), batch_size)
+            ]
+        )
+    return descriptors.reshape(-1, descriptors.shape[-1])
 
 
 # ---- On disk

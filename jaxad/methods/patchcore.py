@@ -8,7 +8,7 @@ References:
 """
 
 from jaxad import patches
-from jaxad.methods.base import Backbone, Method
+from jaxad.methods.base import Backbone, Method, identity
 
 
 def build(config, backbone: Backbone) -> Method:
@@ -18,4 +18,4 @@ def build(config, backbone: Backbone) -> Method:
     def features(params, images):
         return describe(backbone.levels(params["backbone"], images))
 
-    return Method(stages=(), features=features, project=lambda params, x: x)
+    return Method(stages=(), features=features, project=identity)

@@ -1,0 +1,102 @@
+import json
+
+import numpy as np
+import pytest
+
+from jaxad import data, features
+from jaxad.errors import InputError
+
+
+class Split:
+    """Three grey images; only what `eval_batches` is replaced with reads."""
+
+    filenames = ["a.png", "b.png", "c.png"]
+
+    def __len__(self):
+        return 3
+
+
+def batches(split, batch_size):
+    """Batches of two, the last one padded, pixel values 0, 1 and 2."""
+    for rows, valid in (((0, 1), (True, True)), ((2, 2), (True, False))):
+        yield {
+            "index": np.array(rows, np.int32),
+            "valid": np.array(valid),
+            "image": np.array(rows, np.float32).reshape(2, 1, 1, 1)
+            * np.ones((1, 4, 4, 3), np.float32),
+        }
+
+
+@pytest.fixture
+def three_images(monkeypatch):
+    monkeypatch.setattr(data, "eval_batches", batches)
+    return Split()
+
+
+def test_extract_keeps_the_order_and_drops_the_padding(three_images):
+    out = features.extract(lambda x: x[:, :2, :2], three_images, 2, label="")
+    assert out.shape == (3, 2, 2, 3) and out.dtype == np.float32
+    np.testing.assert_array_equal(out[:, 0, 0, 0], [0, 1, 2])
+
+
+def test_extract_names_the_image_with_features_that_are_not_finite(three_images):
+    def describe(images):
+        return np.where(images == 2, np.nan, images)
+
+    with pytest.raises(InputError, match="c.png has features that are not finite"):
+        features.extract(describe, three_images, 2, label="")
+
+
+def compute(array):
+    def fill(empty):
+        out = empty(array.shape)
+        out[:] = array
+        return out
+
+    return fill
+
+
+def never(empty):
+    raise AssertionError("computed although it is in the cache")
+
+
+ARRAY = np.arange(24, dtype=np.float32).reshape(2, 2, 2, 3)
+
+
+def test_cache_computes_once(tmp_path):
+    first = features.cached(tmp_path, {"size": 1}, compute(ARRAY))
+    np.testing.assert_array_equal(first, ARRAY)
+    np.testing.assert_array_equal(features.cached(tmp_path, {"size": 1}, never), ARRAY)
+
+
+def test_cache_tells_keys_apart(tmp_path):
+    features.cached(tmp_path, {"size": 1}, compute(ARRAY))
+    other = features.cached(tmp_path, {"size": 2}, compute(ARRAY + 1))
+    np.testing.assert_array_equal(other, ARRAY + 1)
+
+
+def test_cache_leaves_nothing_of_a_failed_computation(tmp_path):
+    def fail(empty):
+        empty((2, 2, 2, 3))[:] = 7
+        raise InputError("no")
+
+    with pytest.raises(InputError):
+        features.cached(tmp_path, {"size": 1}, fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "key"])
+def test_cache_computes_a_damaged_entry_again(tmp_path, damage, caplog):
+    features.cached(tmp_path, {"size": 1}, compute(ARRAY))
+    (entry,) = tmp_path.iterdir()
+    file = entry / "features.npy"
+    content = file.read_bytes()
+    if damage == "flip":
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "truncate":
+        file.write_bytes(content[:-40])
+    else:
+        (entry / "key.json").write_text(json.dumps({}))
+    again = features.cached(tmp_path, {"size": 1}, compute(ARRAY))
+    np.testing.assert_array_equal(again, ARRAY)
+    assert "damaged" in caplog.text

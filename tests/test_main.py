@@ -1,0 +1,189 @@
+"""The command line on real images and real weights, shrunk."""
+
+import csv
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxad import data, experiment
+from jaxad.detectors import knn
+from jaxad.errors import InputError
+
+ROOT = pathlib.Path(__file__).parents[1]
+ELPV = "configs/patchcore_elpv.py:runlocal"
+SMALL = "--config.dataset.limit=6", "--config.dataset.image_size=(64, 64)"
+
+
+def command(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "jaxad.main", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("main")
+    return (
+        f"--config.dataset.data_dir={folder / 'data'}",
+        f"--config.compilation_cache={folder / 'xla'}",
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, places):
+    """The folder and the output of a run of two categories."""
+    workdir = tmp_path_factory.mktemp("run") / "two words"
+    done = command(
+        "--config", ELPV, "--workdir", workdir, *SMALL, *places,
+        "--config.dataset.category=mono,poly",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+def test_results_have_every_promised_field(finished):
+    workdir, done = finished
+    outcome = json.loads((workdir / "results.json").read_text())
+    assert outcome["dataset"] == "elpv"
+    assert outcome["method"] == "patchcore"
+    assert outcome["seed"] == 0
+    assert list(outcome["categories"]) == ["mono", "poly"]
+    for row in outcome["categories"].values():
+        assert 0 <= row["image_auroc"] <= 1
+        assert row["test_normal"] == row["test_anomalous"] == 6
+        for name in ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro_0.3"):
+            assert row[name] is None  # ELPV has no masks
+    aurocs = [row["image_auroc"] for row in outcome["categories"].values()]
+    np.testing.assert_allclose(outcome["mean"]["image_auroc"], np.mean(aurocs))
+    phases = {"features", "coreset", "score", "total"}
+    assert phases <= outcome["seconds"].keys()
+    assert {"jaxad", "jax", "python"} <= outcome["versions"].keys()
+    table = (workdir / "results.md").read_text()
+    assert table in done.stdout
+    assert "mono" in table and "mean" in table
+
+
+def test_scores_list_every_test_image(finished):
+    workdir, _ = finished
+    with (workdir / "mono" / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    assert [row["label"] for row in rows].count("1") == 6
+    assert all(float(row["score"]) > 0 for row in rows)
+
+
+def test_maps_are_written_for_both_labels(finished):
+    workdir, done = finished
+    names = [path.name for path in (workdir / "mono" / "maps").glob("*.png")]
+    assert sum(name.startswith("anomalous_highest") for name in names) == 1
+    assert sum(name.startswith("normal_highest") for name in names) == 1
+    assert str(workdir / "mono" / "maps") in done.stdout
+
+
+def test_a_finished_run_does_nothing(finished, places):
+    workdir, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    again = command(
+        "--config", ELPV, "--workdir", workdir, *SMALL, *places,
+        "--config.dataset.category=mono,poly",
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert "finished" in again.stderr
+    assert (workdir / "results.md").read_text() in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(finished, places, tmp_path):
+    """As if killed after fitting poly, before its scores were written."""
+    source, _ = finished
+    workdir = tmp_path / "run"
+    shutil.copytree(source, workdir)
+    for name in ("results.json", "results.md", "poly/result.json", "poly/scores.csv"):
+        (workdir / name).unlink()
+    mono = (workdir / "mono" / "scores.csv").stat().st_mtime_ns
+    again = command(
+        "--config", ELPV, "--workdir", workdir, *SMALL, *places,
+        "--config.dataset.category=mono,poly",
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert (workdir / "mono" / "scores.csv").stat().st_mtime_ns == mono
+    for name in ("mono/scores.csv", "poly/scores.csv", "results.md"):
+        assert (workdir / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_a_restored_detector_gives_the_scores_of_the_run(finished, places):
+    workdir, _ = finished
+    detector = experiment.restore(workdir / "mono")
+    stored = json.loads((workdir / "config.json").read_text())
+    split = data.load(_config(stored["dataset"]), "mono", "test")
+    batch = next(iter(data.eval_batches(split, stored["batch_size"])))
+    scores, maps = knn.predict(detector, batch["image"])
+    with (workdir / "mono" / "scores.csv").open(newline="") as file:
+        written = [float(row["score"]) for row in csv.DictReader(file)]
+    valid = batch["valid"]
+    # Another process with eight devices; the arithmetic is the same.
+    np.testing.assert_allclose(np.asarray(scores)[valid], written, rtol=1e-5)
+    assert maps.shape == (len(valid), 64, 64)
+
+
+def _config(fields):
+    import ml_collections
+
+    return ml_collections.ConfigDict(fields)
+
+
+def test_another_config_never_writes_into_a_run(finished, places):
+    workdir, _ = finished
+    refused = command("--config", ELPV, "--workdir", workdir, *SMALL, *places)
+    assert refused.returncode == 2
+    assert "it differs in dataset.category" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_folder_with_other_files_is_no_workdir(places, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    refused = command("--config", ELPV, "--workdir", tmp_path, *SMALL, *places)
+    assert refused.returncode == 2
+    assert "is not empty and holds no run" in refused.stderr
+
+
+def test_a_damaged_config_json_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"seed": ')
+    with pytest.raises(InputError, match="config.json is not valid JSON"):
+        experiment.restore(tmp_path / "mono")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--config", "configs/nothing.py"), "configs/nothing.py does not exist"),
+        (("--config", ELPV, "--config.coreset.ration=1"), "ration"),
+        (("--config", ELPV, "--config.batch_size=many"), "batch_size"),
+        (("--config", "configs/patchcore_elpv.py:fast"), "argument 'fast'"),
+        (("--config", ELPV, "--config.dataset.category=duo"), "duo"),
+        (("--config", ELPV, "--config.backbone.name=resnet5"), "resnet5"),
+        (("--config", ELPV, "--config.backbone.taps=('blocks.99',)"), "blocks.99"),
+        (("--config", ELPV, "--config.method.name=patchcor"), "did you mean 'patchc"),
+        (("--config", ELPV, "--config.batch_size=0"), "config.batch_size=0"),
+        ((), "--config is missing"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_mistakes_end_in_one_sentence(arguments, message, places, tmp_path):
+    workdir = tmp_path / "run"
+    failed = command(*arguments, *(places if arguments else ()), "--workdir", workdir)
+    assert failed.returncode == 2, failed.stderr
+    errors = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0], failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not workdir.exists() or not any(workdir.iterdir())
