@@ -1,0 +1,126 @@
+"""Losses and similarities: one function an equation."""
+
+import jax
+import jax.numpy as jnp
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+# ---- ReConPatch (Hyun et al., WACV 2024, arXiv:2305.16713)
+
+
+def pairwise_similarity(z: jax.Array, *, sigma: float) -> jax.Array:
+    """Gaussian similarity of all pairs (ReConPatch, eq. 1).
+
+    w_ij = exp(-||z_i - z_j||^2 / sigma)
+
+    Args:
+      z: embeddings, [n, d].
+      sigma: bandwidth, in squared units of z.
+
+    Returns:
+      [n, n] in [0, 1], ones on the diagonal.
+    """
+    return jnp.exp(-_squared_distances(z) / sigma)
+
+
+def contextual_similarity(z: jax.Array, *, k: int) -> jax.Array:
+    """How far two points share their neighbours (ReConPatch, eq. 2 to 6).
+
+    N_k(i) holds every j no farther from i than i's k-th nearest point, i itself being
+    the first; R_k(i) holds the j in N_k(i) that have i in N_k(j).
+
+      w~_ij = |N_k(i) & N_k(j)| / |N_k(i)|  if j in N_k(i), else 0     (eq. 3)
+      w^_ij = mean of w~_lj over l in R_{k/2}(i)                       (eq. 5)
+      w_ij  = (w^_ij + w^_ji) / 2                                      (eq. 6)
+
+    Ties at the k-th distance all count, so N_k(i) can be larger than k. k/2 is rounded
+    down, and is at least 1. No gradient flows through.
+
+    Args:
+      z: embeddings, [n, d].
+      k: neighbours, the point itself included; 1 <= k < n.
+
+    Returns:
+      [n, n] in [0, 1], symmetric.
+    """
+    # Under vmap the condition must stay one: a select would run both branches.
+    expanded = jax.custom_batching.sequential_vmap(lambda z: _expanded(z, k))
+    w = expanded(jax.lax.stop_gradient(z))
+    return (w + w.T) / 2
+
+
+def relaxed_contrastive_loss(
+    z: jax.Array, w: jax.Array, *, margin: float = 1.0
+) -> jax.Array:
+    """Pulls pairs together by w, and pushes them apart by 1 - w (ReConPatch, eq. 7).
+
+    delta_ij = ||z_i - z_j|| / (mean over n of ||z_i - z_n||)
+    L = (1/N) sum_ij [w_ij delta_ij^2 + (1 - w_ij) max(margin - delta_ij, 0)^2]
+
+    Args:
+      z: embeddings, [n, d].
+      w: soft labels in [0, 1], [n, n].
+      margin: in units of a point's mean distance.
+
+    Returns:
+      Scalar. Its gradient is finite wherever z is: two equal points do not pull at
+      each other.
+    """
+    squared = _squared_distances(z)
+    apart = squared > 0
+    distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
+    mean = distance.mean(1, keepdims=True)
+    delta = distance / jnp.maximum(mean, jnp.finfo(z.dtype).tiny)
+    pull = w * delta**2
+    push = (1.0 - w) * jnp.maximum(margin - delta, 0.0) ** 2
+    return (pull + push).sum() / len(z)
+
+
+def _squared_distances(z: jax.Array) -> jax.Array:
+    """||z_i - z_j||^2, [n, n]; what rounding cannot tell from zero is zero."""
+    products = jnp.matmul(z, z.T, precision=_HIGHEST)
+    squares = jnp.diagonal(products)
+    scale = squares[:, None] + squares[None, :]
+    squared = scale - 2.0 * products
+    return jnp.where(squared > 4 * jnp.finfo(z.dtype).eps * scale, squared, 0.0)
+
+
+def _expanded(z: jax.Array, k: int) -> jax.Array:
+    """w^ (eq. 5), [n, n]: from neighbour lists, or from sets where there are ties."""
+    squared = _squared_distances(z)
+    half = max(k // 2, 1)
+    nearest, lists = jax.lax.top_k(-squared, k + 1)
+    tied = (nearest[:, [k - 1, half - 1]] == nearest[:, [k, half]]).any()
+    return jax.lax.cond(
+        tied,
+        lambda: _expand_sets(squared, -nearest, k, half),
+        lambda: _expand_lists(lists, k, half).astype(z.dtype),
+    )
+
+
+def _expand_sets(squared, nearest, k, half):
+    """Eq. 2 to 5 as matrices of 0 and 1; sets of any size, at the cost of n^3."""
+
+    def within(k):
+        return (squared <= nearest[:, k - 1 : k]).astype(squared.dtype)
+
+    near, closer = within(k), within(half)
+    # Sums of zeros and ones are exact at any matmul precision with a wide accumulator.
+    shared = jnp.matmul(near, near.T) / near.sum(1, keepdims=True) * near
+    mutual = closer * closer.T
+    expanded = jnp.matmul(mutual, shared, precision=_HIGHEST)
+    return expanded / mutual.sum(1, keepdims=True)
+
+
+def _expand_lists(lists, k, half):
+    """Eq. 2 to 5 on exactly k neighbours each, [n, k + 1]; costs n k^3."""
+    near, closer = lists[:, :k], lists[:, :half]
+    rows = jnp.arange(len(lists), dtype=near.dtype)
+    # shared[i, a] = |N_k(i) & N_k(j)|, j the a-th neighbour of i.
+    shared = (near[:, None, :, None] == near[near][:, :, None, :]).sum((2, 3))
+    mutual = (closer[closer] == rows[:, None, None]).any(2)
+    counts = shared[closer] * mutual[:, :, None]
+    total = jnp.zeros((len(lists),) * 2, counts.dtype)
+    # Whole numbers: the order in which they are added does not matter.
+    total = total.at[rows[:, None, None], near[closer]].add(counts)
+    return total / (k * mutual.sum(1, keepdims=True))

@@ -1,0 +1,206 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxad import losses
+
+# ---- ReConPatch, from its equations, loop by loop
+
+
+def distance(z, i, j):
+    return math.sqrt(sum((a - b) ** 2 for a, b in zip(z[i], z[j], strict=True)))
+
+
+def naive_pairwise(z, sigma):
+    n = len(z)
+    return [
+        [math.exp(-(distance(z, i, j) ** 2) / sigma) for j in range(n)]
+        for i in range(n)
+    ]
+
+
+def naive_contextual(z, k):
+    n = len(z)
+    d = [[distance(z, i, j) for j in range(n)] for i in range(n)]
+
+    def near(i, k):
+        return {j for j in range(n) if d[i][j] <= sorted(d[i])[k - 1]}
+
+    def mutual(i, k):
+        return {j for j in near(i, k) if i in near(j, k)}
+
+    def w3(i, j):
+        if j not in near(i, k):
+            return 0.0
+        return len(near(i, k) & near(j, k)) / len(near(i, k))
+
+    def w5(i, j):
+        around = mutual(i, max(k // 2, 1))
+        return sum(w3(m, j) for m in around) / len(around)
+
+    return [[(w5(i, j) + w5(j, i)) / 2 for j in range(n)] for i in range(n)]
+
+
+def naive_loss(z, w, margin):
+    n, total = len(z), 0.0
+    for i in range(n):
+        mean = sum(distance(z, i, m) for m in range(n)) / n
+        for j in range(n):
+            delta = distance(z, i, j) / mean
+            total += w[i][j] * delta**2
+            total += (1 - w[i][j]) * max(margin - delta, 0) ** 2
+    return total / n
+
+
+def scattered(n=14, d=5, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
+
+
+def grid():
+    """A 4x3 lattice: every point has tied neighbours."""
+    return np.array([[i, j] for i in range(4) for j in range(3)], np.float32)
+
+
+def duplicates():
+    """Three points, one of them five times; in coordinates that are not round."""
+    return np.repeat(scattered(3, 7, seed=3), [1, 5, 2], axis=0)
+
+
+def alone():
+    """A tight group and one point far from it."""
+    return np.concatenate([scattered(9, 3, seed=5), [[50.0, 50.0, 50.0]]]).astype(
+        np.float32
+    )
+
+
+POINTS = {f.__name__: f for f in (scattered, grid, duplicates, alone)}
+every_case = pytest.mark.parametrize("points", POINTS)
+
+
+def test_pairwise_by_hand():
+    z = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    w = losses.pairwise_similarity(z, sigma=25.0)
+    np.testing.assert_allclose(w, [[1, 0.36787944], [0.36787944, 1]], rtol=1e-6)
+
+
+@every_case
+def test_pairwise_against_loops(points):
+    z = POINTS[points]()
+    got = jax.jit(functools.partial(losses.pairwise_similarity, sigma=0.7))(z)
+    np.testing.assert_allclose(got, naive_pairwise(z.tolist(), 0.7), atol=2e-6)
+
+
+def test_contextual_by_hand():
+    """Points at 0, 1, 3, 7 on a line and k = 2: each one's nearest other.
+
+    N(0) = {0, 1}, N(1) = {0, 1}, N(3) = {1, 3}, N(7) = {3, 7}; k/2 = 1 leaves every
+    point alone in R, so (5) is (3).
+    """
+    z = jnp.array([[0.0], [1.0], [3.0], [7.0]])
+    want = [
+        [1.0, 1.0, 0.0, 0.0],
+        [1.0, 1.0, 0.25, 0.0],
+        [0.0, 0.25, 1.0, 0.25],
+        [0.0, 0.0, 0.25, 1.0],
+    ]
+    np.testing.assert_array_equal(losses.contextual_similarity(z, k=2), want)
+
+
+def test_contextual_of_duplicates_is_one():
+    """Four equal points are all in each other's sets, whatever k says."""
+    z = jnp.concatenate([jnp.ones((4, 3)) * 0.3, 5 * jnp.eye(3)])
+    w = losses.contextual_similarity(z, k=2)
+    np.testing.assert_array_equal(w[:4, :4], np.ones((4, 4)))
+    np.testing.assert_array_equal(np.diagonal(w), np.ones(7))
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+@every_case
+def test_contextual_against_loops(points, k):
+    z = POINTS[points]()
+    got = jax.jit(functools.partial(losses.contextual_similarity, k=k))(z)
+    np.testing.assert_allclose(got, naive_contextual(z.tolist(), k), atol=1e-6)
+
+
+def test_contextual_of_a_point_alone():
+    """Nobody has it for a neighbour, yet it has neighbours: weights fall by half."""
+    w = np.asarray(losses.contextual_similarity(alone(), k=3))
+    assert w[9, 9] == 1.0
+    assert (w[9, :9] > 0).sum() == 2 and w[9, :9].max() < 0.5
+
+
+@pytest.mark.parametrize("k", [2, 4, 5])
+def test_lists_and_sets_agree(k):
+    squared = losses._squared_distances(jnp.asarray(scattered(40)))
+    nearest, lists = jax.lax.top_k(-squared, k + 1)
+    np.testing.assert_allclose(
+        losses._expand_lists(lists, k, max(k // 2, 1)),
+        losses._expand_sets(squared, -nearest, k, max(k // 2, 1)),
+        atol=1e-6,
+    )
+
+
+def test_contextual_under_vmap_and_permutation():
+    z = np.stack([scattered(12, 2), grid()])
+    function = functools.partial(losses.contextual_similarity, k=4)
+    batched = jax.vmap(function)(z)
+    order = np.random.default_rng(1).permutation(12)
+    for w, points in zip(batched, z, strict=True):
+        np.testing.assert_allclose(w, function(points), atol=1e-6)
+        np.testing.assert_allclose(
+            function(points[order]), w[order][:, order], atol=1e-6
+        )
+
+
+def test_loss_by_hand():
+    """Two points: mean distance is half of theirs, so delta = 2."""
+    z = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    w = jnp.array([[1.0, 0.25], [0.25, 0.5]])
+    # Off the diagonal 2 x 0.25 x 4 and, with margin 3, 2 x 0.75 x 1; on it 0.5 x 9.
+    assert losses.relaxed_contrastive_loss(z, w, margin=3.0) == (2 + 1.5 + 4.5) / 2
+    assert losses.relaxed_contrastive_loss(z, w, margin=1.0) == (2 + 0.5) / 2
+
+
+@every_case
+def test_loss_against_loops(points):
+    z = POINTS[points]()
+    w = np.random.default_rng(2).uniform(size=(len(z), len(z))).astype(np.float32)
+    got = jax.jit(functools.partial(losses.relaxed_contrastive_loss, margin=0.9))(z, w)
+    np.testing.assert_allclose(got, naive_loss(z.tolist(), w.tolist(), 0.9), rtol=1e-5)
+
+
+def test_loss_ignores_scale():
+    z, w = scattered(), np.full((14, 14), 0.3, np.float32)
+    loss = functools.partial(losses.relaxed_contrastive_loss, w=w)
+    np.testing.assert_allclose(loss(z), loss(100 * z), rtol=1e-5)
+
+
+def test_gradient_against_differences():
+    """Central differences of the loops in float64."""
+    z = scattered(6, 3)
+    w = np.random.default_rng(2).uniform(size=(6, 6))
+    got = jax.grad(losses.relaxed_contrastive_loss)(z, jnp.float32(w), margin=1.0)
+    h = 1e-5
+    for i in range(6):
+        for j in range(3):
+            step = np.zeros((6, 3))
+            step[i, j] = h
+            ahead = naive_loss((z + step).tolist(), w, 1.0)
+            behind = naive_loss((z - step).tolist(), w, 1.0)
+            np.testing.assert_allclose(
+                got[i, j], (ahead - behind) / (2 * h), atol=2e-5, rtol=1e-4
+            )
+
+
+@pytest.mark.parametrize(
+    "z", [duplicates(), np.zeros((4, 3)), np.full((4, 3), 0.7)], ids=str
+)
+def test_gradient_is_finite_at_zero_distance(z):
+    z = jnp.asarray(z, jnp.float32)
+    w = jnp.full((len(z), len(z)), 0.3)
+    loss, gradient = jax.value_and_grad(losses.relaxed_contrastive_loss)(z, w)
+    assert jnp.isfinite(loss) and jnp.isfinite(gradient).all()
