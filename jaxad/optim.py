@@ -1,0 +1,103 @@
+"""Optimisers and schedules that optax lacks."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class AdamPState(NamedTuple):
+    """Steps taken, and the moments of the gradient."""
+
+    count: jax.Array
+    mu: optax.Updates
+    nu: optax.Updates
+
+
+def scale_by_adamp(
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    *,
+    weight_decay: float = 0.0,
+    delta: float = 0.1,
+    wd_ratio: float = 0.1,
+) -> optax.GradientTransformation:
+    """AdamP's direction, to be scaled by minus the learning rate.
+
+    Adam's step, less what would only lengthen weights whose scale does not matter.
+    Where the gradient of a kernel is nearly orthogonal to it,
+    |cos| < delta / sqrt(size), the step loses its component along the kernel and the
+    decay is multiplied by `wd_ratio`. First every output channel's kernel is looked
+    at, then, unless all of those qualify, the whole array. Vectors and scalars take
+    Adam's step. The decay is decoupled: `weight_decay` times the parameter is part of
+    the direction.
+
+    The last axis is the output channel, as in JAX's kernels.
+
+    Args:
+      b1, b2: decay of the first and second moment.
+      eps: added to the root of the second moment, and to norms.
+      weight_decay: of every parameter.
+      delta: threshold of the cosine.
+      wd_ratio: of the decay where the step is projected.
+
+    References:
+      Heo et al., AdamP: Slowing Down the Slowdown for Momentum Optimizers on
+      Scale-invariant Weights, ICLR 2021 (arXiv:2006.08217), algorithm 2.
+    """
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return AdamPState(jnp.zeros((), jnp.int32), zeros, zeros)
+
+    def update(grads, state, params):
+        count = state.count + 1
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, state.nu, grads)
+
+        def direction(m, v, g, w):
+            step = m / (jnp.sqrt(v / _correction(b2, count)) + eps)
+            decay = weight_decay
+            if w.ndim > 1:
+                step, projected = _project(step, g, w, delta, eps)
+                decay = weight_decay * jnp.where(projected, wd_ratio, 1.0)
+            return step / _correction(b1, count) + decay * w
+
+        return jax.tree.map(direction, mu, nu, grads, params), AdamPState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _correction(decay: float, count: jax.Array) -> jax.Array:
+    """1 - decay^count, without the cancellation of the first steps."""
+    return -jnp.expm1(count * math.log(decay))
+
+
+def _project(step, grad, weight, delta, eps):
+    """(step without its radial part where that is due, whether it was)."""
+
+    def columns(x):
+        return x.reshape(-1, x.shape[-1])
+
+    def whole(x):
+        return x.reshape(-1, 1)
+
+    projected = jnp.bool_(False)
+    for view in (columns, whole):
+        g, w, s = view(grad), view(weight), view(step)
+        norm = jnp.linalg.norm(w, axis=0, keepdims=True) + eps
+        cosine = (g * w).sum(0) / (jnp.linalg.norm(g, axis=0) + eps) / norm[0]
+        due = (jnp.abs(cosine).max() < delta / len(w) ** 0.5) & ~projected
+        unit = w / norm
+        tangent = s - unit * (unit * s).sum(0, keepdims=True)
+        step = jnp.where(due, tangent.reshape(step.shape), step)
+        projected |= due
+    return step, projected
+
+
+def cosine(progress: jax.Array) -> jax.Array:
+    """Cosine annealing: 1 at progress 0 down to 0 at progress 1."""
+    return 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
