@@ -155,7 +155,7 @@ class PixelMetrics:
     What is kept of an anomalous pixel is its score and the size of its region, 8 bytes.
     Of the normal pixels only the number at each distinct float32 score is kept: 2 bytes
     a pixel at most, and at most 32 MiB for every octave [x, 2x) that the scores span,
-    however many images there are. On top come 32 MiB of pixels not yet sorted in. A
+    however many images there are. On top come 16 MiB of pixels not yet sorted in. A
     state holds arrays only and can be pickled.
 
     Example:
@@ -194,7 +194,8 @@ class PixelMetrics:
                 "maps hold more than float32 can, and rounding them could make ties; "
                 "pass maps.astype('float32') to accept that."
             )
-        for keys, mask in zip(_keys(rounded), masks, strict=True):
+        for scores, mask in zip(rounded, masks, strict=True):
+            keys = _keys(scores)
             self._normal.add(keys[~mask])
             if mask.any():
                 high = keys[mask].astype(np.uint64) << np.uint64(32)
@@ -230,12 +231,11 @@ class PixelMetrics:
 
         thresholds, counts = np.unique(anomalous >> np.uint64(32), return_counts=True)
         thresholds = thresholds.astype(np.int64)
+        # The next key after a score's is that of the next float32 number.
+        edges = np.stack([thresholds, thresholds + 1], 1)
+        below, up_to = self._normal.below(edges.ravel()).reshape(-1, 2).T
         curve = _Curve.from_rising(
-            thresholds,
-            counts,
-            below=self._normal.below(thresholds),
-            up_to=self._normal.below(thresholds + 1),
-            normal=self._normal.size,
+            thresholds, counts, below=below, up_to=up_to, normal=self._normal.size
         )
         sizes = (anomalous & np.uint64(0xFFFFFFFF))[::-1]
         values = _auroc(curve), _average_precision(curve), _aupr_trapezoid(curve)
@@ -263,13 +263,14 @@ def _checked(
             "score must be a finite number."
         )
     if labels.dtype != bool:
-        wrong = (labels != 0) & (labels != 1)
+        anomalous = labels == 1
+        wrong = labels != anomalous
         if wrong.any():
             raise InputError(
                 f"{labels_name} must be 0 (normal) or 1 (anomalous), but one is "
                 f"{labels[wrong][0]}."
             )
-        labels = labels.astype(bool)
+        labels = anomalous
     return scores, labels
 
 
@@ -388,7 +389,7 @@ class _Histogram:
     """
 
     _PAGE = 1 << 16
-    _GATHER = 1 << 23  # items taken in before they are sorted into pages
+    _GATHER = 1 << 22  # items taken in before they are sorted into pages
 
     def __init__(self):
         self.size = 0
@@ -450,10 +451,11 @@ class _Histogram:
         keys = np.concatenate(self._gathered)
         self._gathered.clear()
         keys.sort()
-        page = keys >> 16
-        starts = np.flatnonzero(np.diff(page, prepend=~page[:1]))
-        for start, items in zip(starts, np.split(keys, starts[1:]), strict=True):
-            self._add_list(int(page[start]), items.astype(np.uint16))
+        starts = np.searchsorted(keys, np.arange(1 << 16, dtype=np.uint32) << 16)
+        ends = np.append(starts[1:], keys.size)
+        for page in np.flatnonzero(starts < ends):
+            items = keys[starts[page] : ends[page]].astype(np.uint16)
+            self._add_list(int(page), items)
 
     def _add_list(self, page: int, items: np.ndarray):
         if page not in self._counters:
