@@ -38,8 +38,20 @@ def base() -> ml_collections.ConfigDict:
                 category="all",
                 # Where prepared data goes; "" is the default of tensorflow-datasets.
                 data_dir="",
-                # Where a downloaded archive or extracted folder lies.
+                # The folder that a downloaded archive, or one extracted, lies in.
                 manual_dir="",
+                # Only "folder": own images, or a CSV that lists them; see docs/data.md.
+                path="",
+                # Where `path` is a plain folder of normal images: one of anomalous
+                # images, and the share of the normal ones that is held out for test.
+                anomalous_path="",
+                test_share=0.2,
+                # Only "visa": 1cls, 2cls_highshot or 2cls_fewshot.
+                protocol="1cls",
+                # Only 2cls_fewshot: images of each class that a draw (0 to 4) takes
+                # from the pool; 0 takes the pool whole.
+                shots=0,
+                draw=0,
                 # (height, width) that the backbone sees; (0, 0) is the backbone's own.
                 image_size=(0, 0),
                 # "resize" to image_size; "resize_crop": shorter side to resize_to,
@@ -166,6 +178,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for field in (
         "dataset.limit",
         "dataset.resize_to",
+        "dataset.shots",
+        "dataset.draw",
         "coreset.projection_dim",
         "detector.blur_sigma",
         "overlays",

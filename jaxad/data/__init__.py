@@ -13,7 +13,8 @@ import difflib
 import ml_collections
 import numpy as np
 
-from jaxad.data import builders
+from jaxad import config as config_lib
+from jaxad.data import builders, folder
 from jaxad.data.batches import eval_batches, train_batches
 from jaxad.data.images import Geometry
 from jaxad.data.split import Split
@@ -31,8 +32,7 @@ def categories(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     Raises:
       InputError: the data set or a category does not exist.
     """
-    _check_name(config.name)
-    everything, known = builders.categories(config.name)
+    everything, known = _source(config.name).categories(config)
     if config.category == "all":
         return everything
     names = tuple(filter(None, (part.strip() for part in config.category.split(","))))
@@ -58,14 +58,14 @@ def load(config: ml_collections.ConfigDict, category: str, split: str) -> Split:
     Raises:
       InputError: data or a package are missing, or the split is empty.
     """
-    _check_name(config.name)
+    source = _source(config.name)
     geometry = Geometry(tuple(config.image_size), config.resize, config.resize_to)
     if min(geometry.size) < 1:
         raise InputError(
             f"config.dataset.image_size={geometry.size} must be two sizes in pixels, "
             "(height, width)"
         )
-    loaded = builders.load(config, category, split, geometry)
+    loaded = source.load(config, category, split, geometry)
     if config.limit:
         loaded = loaded.take(_limited(loaded.labels, config.limit))
     if not len(loaded):
@@ -83,13 +83,12 @@ def _limited(labels: np.ndarray, limit: int) -> list[int]:
     return sorted(rows)
 
 
-def _check_name(name: str) -> None:
-    known = builders.NAMES
-    if name not in known:
-        raise InputError(
-            f"config.dataset.name={name!r} is not known{_suggest(name, known)}; choose "
-            f"one of {', '.join(known)}"
-        )
+def _source(name: str):
+    """The module that knows a data set."""
+    if name == folder.NAME:
+        return folder
+    config_lib.choose("dataset.name", name, (*builders.NAMES, folder.NAME))
+    return builders
 
 
 def _suggest(name: str, known) -> str:

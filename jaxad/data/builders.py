@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import io
 import logging
+import pathlib
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,18 +13,24 @@ from collections.abc import Iterator
 import ml_collections
 import numpy as np
 
+from jaxad.config import choose
 from jaxad.data import images
 from jaxad.data.split import Split
+from jaxad.errors import InputError
 
 _LOG = logging.getLogger(__name__)
 
 NAMES = ("elpv", "mvtec_ad", "visa", "btad")
 
 
-def categories(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def categories(
+    config: ml_collections.ConfigDict,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The categories that "all" stands for, and every one that can be named."""
-    builder = _class(name)
-    return tuple(builder.CATEGORIES), tuple(builder.builder_configs)
+    builder = _class(config.name)
+    if config.name == "elpv":
+        return builder.CATEGORIES, tuple(builder.builder_configs)
+    return builder.CATEGORIES, builder.CATEGORIES
 
 
 def load(
@@ -37,13 +44,17 @@ def load(
     Raises:
       InputError: something is missing from which to prepare it.
     """
-    builder = _prepared(config, category)
-    from tensorflow_datasets import decode
+    variant = category
+    if config.name == "visa":
+        choose("dataset.protocol", config.protocol, _class("visa").PROTOCOLS)
+        variant = f"{category}_{config.protocol}"
+    builder = _prepared(config, variant)
+    import tensorflow_datasets as tfds
 
     raw = {
-        feature: decode.SkipDecoding()
-        for feature in ("image", "mask")
-        if feature in builder.info.features
+        feature: tfds.decode.SkipDecoding()
+        for feature, kind in builder.info.features.items()
+        if isinstance(kind, tfds.features.Image)
     }
     records = builder.as_data_source(split=name, decoders=raw)
     has_masks = "mask" in raw
@@ -61,7 +72,7 @@ def load(
         record = records[i]
         return record["image"], record["mask"] if has_masks else None
 
-    return Split(
+    split = Split(
         name=name,
         filenames=filenames,
         labels=np.array(labels, np.int32),
@@ -71,6 +82,20 @@ def load(
         version=f"{builder.info.full_name}/{name}/{digest.hexdigest()}",
         read=read,
     )
+    if config.name == "visa" and config.shots and name == "train":
+        return split.take(_few_shot(config, category, split.labels))
+    return split
+
+
+def _few_shot(config: ml_collections.ConfigDict, category: str, labels) -> list[int]:
+    if config.protocol != "2cls_fewshot":
+        raise InputError(
+            f"config.dataset.shots={config.shots} is for the protocol 2cls_fewshot, "
+            f"not {config.protocol}"
+        )
+    from tfds_builders import visa
+
+    return visa.few_shot(category, config.draw, config.shots, labels)
 
 
 def _class(name: str):
@@ -78,23 +103,69 @@ def _class(name: str):
     return importlib.import_module(f"tfds_builders.{name}").Builder
 
 
-def _prepared(config: ml_collections.ConfigDict, category: str):
-    """The builder of a category whose data are on disk, whole."""
+def _prepared(config: ml_collections.ConfigDict, variant: str):
+    """The builder of a category whose data are on disk, whole.
+
+    TFDS writes into a folder of another name, and renames it when all is written.
+    """
     import tensorflow_datasets as tfds
 
-    builder = _class(config.name)(
-        config=category,
-        data_dir=config.data_dir or None,
-        file_format="array_record",
-    )
-    # TFDS writes into a folder of another name and renames it when all is written.
-    if builder.data_path.exists():
+    def new():
+        return _class(config.name)(
+            config=variant,
+            data_dir=config.data_dir or None,
+            file_format="array_record",
+        )
+
+    manual_dir = _manual_dir(config)
+    builder = new()
+    if builder.data_path.exists() and not _changed(builder, manual_dir):
         return builder
-    _LOG.info("preparing %s/%s in %s", config.name, category, builder.data_path)
-    download = tfds.download.DownloadConfig(manual_dir=config.manual_dir or None)
-    with _quiet():
-        builder.download_and_prepare(download_config=download)
-    return builder
+    _LOG.info("preparing %s in %s", builder.info.full_name, builder.data_path)
+    download = tfds.download.DownloadConfig(
+        manual_dir=manual_dir,
+        # Writes anew what is there, but downloads nothing twice.
+        download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS,
+    )
+    try:
+        with _quiet():
+            builder.download_and_prepare(download_config=download)
+    except OSError:
+        # Another process of this run may have been faster.
+        if not builder.data_path.exists():
+            raise
+    return new()
+
+
+def _manual_dir(config: ml_collections.ConfigDict) -> pathlib.Path | None:
+    if not config.manual_dir:
+        return None
+    path = pathlib.Path(config.manual_dir).expanduser()
+    if not path.is_dir():
+        raise InputError(
+            f"config.dataset.manual_dir={config.manual_dir} is not a folder; name the "
+            "one that holds the archive or the extracted data"
+        )
+    return path.resolve()
+
+
+def _changed(builder, manual_dir: pathlib.Path | None) -> bool:
+    """Whether the files that data were prepared from have changed since.
+
+    Raises:
+      InputError: they were others than those in `manual_dir`.
+    """
+    metadata = builder.info.metadata
+    if not metadata:
+        return False
+    origin = pathlib.Path(metadata["origin"])
+    if manual_dir and manual_dir not in (origin, origin.parent):
+        raise InputError(
+            f"{builder.data_path} was prepared from {origin}, not from "
+            f"config.dataset.manual_dir={manual_dir}; remove that folder, or name "
+            "another config.dataset.data_dir"
+        )
+    return builder.changed()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """A split: images by index, at the config's size, decoded when asked for."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ class Split:
       geometry: how images become the config's size.
       version: text that changes whenever an item does; for caches.
       read: `i -> (image, mask)`, encoded bytes; None where an image has no mask.
+      unused_masks: mask files that belong to no image.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Split:
     geometry: images.Geometry
     version: str
     read: Callable[[int], tuple[bytes, bytes | None]] = dataclasses.field(repr=False)
+    unused_masks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.filenames)
@@ -49,8 +52,8 @@ class Split:
         """
         if not 0 <= i < len(self):
             raise IndexError(f"{self.name} has {len(self)} images, not {i + 1}")
-        encoded, encoded_mask = self.read(i)
         try:
+            encoded, encoded_mask = self.read(i)
             image = images.decode_image(encoded)
             mask = None if encoded_mask is None else images.decode_mask(encoded_mask)
         except (OSError, SyntaxError, ValueError) as error:  # Pillow's ways to fail
@@ -74,14 +77,21 @@ class Split:
             "mask": mask,
         }
 
+    def normal(self) -> "Split":
+        """The normal images only, for what learns from nothing else."""
+        return self.take(np.flatnonzero(self.labels == 0))
+
     def take(self, rows: Sequence[int]) -> "Split":
         """The split of these rows only, in this order."""
-        rows = list(map(int, rows))
+        rows = np.asarray(rows, np.int64)
+        if np.array_equal(rows, np.arange(len(self))):
+            return self
+        digest = hashlib.sha256(rows.tobytes()).hexdigest()
         return dataclasses.replace(
             self,
             filenames=[self.filenames[i] for i in rows],
             labels=self.labels[rows],
             defect_types=[self.defect_types[i] for i in rows],
-            version=f"{self.version}[{','.join(map(str, rows))}]",
-            read=lambda i: self.read(rows[i]),
+            version=f"{self.version}/{digest}",
+            read=lambda i: self.read(int(rows[i])),
         )

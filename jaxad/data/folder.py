@@ -1,0 +1,241 @@
+"""Own images: folders as MVTec AD has them, plain folders, or a CSV.
+
+`config.path` is one of
+
+* a folder with `train/good`, `test/good`, `test/<defect>` and, where there are masks,
+  `ground_truth/<defect>`, whose files are named as their images, with or without
+  `_mask`, of any image type; or a folder of several such categories;
+* a folder of normal images. `config.test_share` of them test, chosen by a hash of
+  their names, together with the images in `config.anomalous_path`, if it is given;
+* a CSV with the columns file, split (train or test), label (normal or anomalous, or 0
+  or 1), and optionally mask, category and defect_type. Paths are relative to the CSV.
+
+Listing reads no image, so that a folder of a million takes seconds.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import os
+import pathlib
+
+import ml_collections
+import numpy as np
+
+from jaxad.data import images
+from jaxad.data.split import Split
+from jaxad.errors import InputError
+
+NAME = "folder"
+
+_GOOD = ("good", "ok", "normal")
+_LABELS = {"0": 0, "1": 1, "normal": 0, "good": 0, "anomalous": 1, "anomaly": 1}
+_COLUMNS = ("file", "split", "label")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Item:
+    """`image` and `mask` are paths; the mask is "" where there is none."""
+
+    image: str
+    label: int
+    defect_type: str
+    mask: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Listing:
+    """Items of a split; `root` is what their names are relative to."""
+
+    root: str
+    items: list[_Item]
+    unused_masks: list[str] = dataclasses.field(default_factory=list)
+
+
+def categories(
+    config: ml_collections.ConfigDict,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The categories in `config.path`, twice: all, and all that can be named."""
+    path = _path(config.path, "path")
+    if path.is_file():
+        found = {row.get("category") or path.stem for row in _rows(path)}
+    elif _is_category(path) or images.names(path):
+        found = {path.name}
+    else:
+        found = {p.name for p in path.iterdir() if p.is_dir() and _is_category(p)}
+    if not found:
+        raise InputError(
+            f"config.dataset.path={path} holds neither images nor train/good; "
+            "docs/data.md shows how to lay out own images"
+        )
+    return (tuple(sorted(found)),) * 2
+
+
+def load(
+    config: ml_collections.ConfigDict,
+    category: str,
+    name: str,
+    geometry: images.Geometry,
+) -> Split:
+    """A split of a category; files are read when their item is asked for."""
+    path = _path(config.path, "path")
+    if path.is_file():
+        listing = _from_table(path, category, name)
+    elif _is_category(path):
+        listing = _from_tree(path, name)
+    elif images.names(path):
+        listing = _from_plain(config, path, name)
+    else:
+        listing = _from_tree(path / category, name)
+    items = listing.items
+
+    def read(i: int) -> tuple[bytes, bytes | None]:
+        image = pathlib.Path(items[i].image).read_bytes()
+        return image, pathlib.Path(items[i].mask).read_bytes() if items[
+            i
+        ].mask else None
+
+    return Split(
+        name=name,
+        filenames=[os.path.relpath(item.image, listing.root) for item in items],
+        labels=np.array([item.label for item in items], np.int32),
+        defect_types=[item.defect_type for item in items],
+        has_masks=any(item.mask for item in items),
+        geometry=geometry,
+        version=f"{NAME}/{name}/{_digest(items)}",
+        read=read,
+        unused_masks=tuple(listing.unused_masks),
+    )
+
+
+def _path(text: str, field: str) -> pathlib.Path:
+    path = pathlib.Path(text).expanduser()
+    if not text or not path.exists():
+        raise InputError(
+            f"config.dataset.{field}={text!r} does not exist; name the folder of the "
+            "images, or the CSV that lists them"
+        )
+    return path.resolve()
+
+
+def _is_category(path: pathlib.Path) -> bool:
+    return (path / "train").is_dir()
+
+
+def _from_tree(root: pathlib.Path, split: str) -> _Listing:
+    """MVTec AD's layout."""
+    listing = _Listing(str(root), [])
+    masks = _masks(root / "ground_truth") if split == "test" else {}
+    folders = [path for path in root.glob(f"{split}/*") if path.is_dir()]
+    # Normal images first, then defect by defect.
+    for folder in sorted(folders, key=lambda path: (path.name not in _GOOD, path.name)):
+        good = folder.name in _GOOD
+        for name in images.names(folder):
+            path = os.path.join(folder, name)
+            mask = masks.pop((folder.name, _stem(name)), "")
+            item = _Item(path, int(not good), "good" if good else folder.name, mask)
+            listing.items.append(item)
+    listing.unused_masks.extend(masks.values())
+    return listing
+
+
+def _masks(truth: pathlib.Path) -> dict[tuple[str, str], str]:
+    """From (defect, stem of the image) to the mask's path."""
+    return {
+        (folder.name, _stem(name).removesuffix("_mask")): os.path.join(folder, name)
+        for folder in sorted(truth.glob("*"))
+        for name in images.names(folder)
+    }
+
+
+def _from_plain(
+    config: ml_collections.ConfigDict, folder: pathlib.Path, split: str
+) -> _Listing:
+    """A folder of normal images, and perhaps one of anomalous ones."""
+    if not 0 <= config.test_share < 1:
+        raise InputError(
+            f"config.dataset.test_share={config.test_share} must be at least 0 and "
+            "below 1"
+        )
+    names = images.names(folder)
+    # By hash, so that an image that comes later hardly moves the others.
+    held_out = set(sorted(names, key=_hash)[: round(config.test_share * len(names))])
+    names = [name for name in names if (name in held_out) == (split == "test")]
+    items = [_Item(os.path.join(folder, name), 0, "good") for name in names]
+    if split == "test" and config.anomalous_path:
+        anomalous = _path(config.anomalous_path, "anomalous_path")
+        items += [
+            _Item(os.path.join(anomalous, name), 1, anomalous.name)
+            for name in images.names(anomalous)
+        ]
+    return _Listing(str(folder), items)
+
+
+def _from_table(table: pathlib.Path, category: str, split: str) -> _Listing:
+    """The rows of a CSV."""
+    items = []
+    for line, row in enumerate(_rows(table), start=2):
+        if row["split"] not in ("train", "test"):
+            raise InputError(
+                f"{table}, line {line}: split {row['split']!r} must be train or test"
+            )
+        if row["label"].lower() not in _LABELS:
+            raise InputError(
+                f"{table}, line {line}: label {row['label']!r} must be one of "
+                f"{', '.join(_LABELS)}"
+            )
+        if row["split"] != split or (row.get("category") or table.stem) != category:
+            continue
+        label = _LABELS[row["label"].lower()]
+        items.append(
+            _Item(
+                os.path.join(table.parent, row["file"]),
+                label,
+                row.get("defect_type") or ("good", "anomalous")[label],
+                row.get("mask") and os.path.join(table.parent, row["mask"]) or "",
+            )
+        )
+    return _Listing(str(table.parent), items)
+
+
+def _rows(table: pathlib.Path) -> list[dict[str, str]]:
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise InputError(
+                f"{table} has no column {', '.join(missing)}; its first line must name "
+                f"the columns {', '.join(_COLUMNS)} and may name mask, category and "
+                "defect_type"
+            )
+        rows = list(reader)
+    for line, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise InputError(f"{table}, line {line}: not as many cells as columns")
+    return rows
+
+
+def _digest(items: list[_Item]) -> str:
+    """Of names, labels, sizes and times of the files."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(repr((item, _stat(item.image), _stat(item.mask))).encode())
+    return digest.hexdigest()
+
+
+def _stat(path: str) -> tuple[int, int] | None:
+    if not path:
+        return None
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from None
+    return status.st_size, status.st_mtime_ns
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
+
+
+def _hash(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()

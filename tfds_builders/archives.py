@@ -1,0 +1,219 @@
+"""Where a builder's files come from: an extracted folder, an archive, or a download."""
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import pathlib
+import shutil
+import stat
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+import requests
+from tqdm import tqdm
+
+from jaxad.errors import InputError
+
+_LOG = logging.getLogger(__name__)
+_SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".zip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    """A published archive; `size` in bytes."""
+
+    name: str
+    url: str
+    size: int
+    sha256: str
+    licence: str
+
+    def instructions(self, folder: pathlib.Path | str = "the manual directory") -> str:
+        """How a person gets the data."""
+        return (
+            f"download {self.name} ({self.size / 1e9:.1f} GB, licence {self.licence}) "
+            f"from {self.url} and put it, or the folder extracted from it, in {folder}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """An extracted data set.
+
+    Attributes:
+      root: the folder of the layout's top level.
+      origin: what the user gave or TFDS downloaded: the folder, or the archive.
+      published: whether it comes from the published archive, byte for byte.
+    """
+
+    root: pathlib.Path
+    origin: pathlib.Path
+    published: bool
+
+
+def find(
+    dl_manager, archive: Archive, is_root: Callable[[pathlib.Path], bool]
+) -> Found:
+    """The data set's files: in the manual directory, or else downloaded.
+
+    Args:
+      dl_manager: TFDS's download manager.
+      archive: the published archive.
+      is_root: whether a folder is the top level of the layout.
+
+    Raises:
+      InputError: says which file to get from where, and where to put it.
+    """
+    downloads = pathlib.Path(dl_manager.download_dir)
+    try:
+        manual = pathlib.Path(dl_manager.manual_dir)
+    except AssertionError:  # TFDS's word for one that is missing or empty
+        manual = None
+    if manual:
+        if root := _root(manual, is_root):
+            return Found(root, manual, published=False)
+        if path := _archive_in(manual, archive):
+            return _extracted(path, archive, downloads, is_root)
+        if manual != downloads / "manual":  # somebody named it
+            raise InputError(
+                f"{manual} holds neither {archive.name} nor the folder extracted from "
+                f"it; {archive.instructions(manual)}"
+            )
+    _LOG.info("downloading %s, licence %s", archive.url, archive.licence)
+    try:
+        # TFDS's own retries take minutes to find out that there is no network.
+        requests.head(archive.url, timeout=20)
+        path = pathlib.Path(dl_manager.download(archive.url))
+    except Exception as error:  # of requests, urllib3, TFDS: all of them mean this
+        raise InputError(
+            f"{archive.url} could not be downloaded ({type(error).__name__}); "
+            f"{archive.instructions(downloads / 'manual')}, or in a folder that "
+            "config.dataset.manual_dir names"
+        ) from error
+    return _extracted(path, archive, downloads, is_root)
+
+
+def _root(folder: pathlib.Path, is_root) -> pathlib.Path | None:
+    """The top level of the layout: this folder, or one right inside it."""
+    if is_root(folder):
+        return folder
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    return next(filter(is_root, inside), None)
+
+
+def _archive_in(folder: pathlib.Path, archive: Archive) -> pathlib.Path | None:
+    """The archive of the published name, packed in whatever way; or the only one."""
+    paths = [path for path in folder.iterdir() if path.name.endswith(_SUFFIXES)]
+    stem = archive.name.split(".")[0]
+    of_name = [path for path in paths if path.name.split(".")[0] == stem]
+    if of_name:
+        return min(of_name)
+    return paths[0] if len(paths) == 1 else None
+
+
+def _extracted(
+    path: pathlib.Path, archive: Archive, downloads: pathlib.Path, is_root
+) -> Found:
+    """An archive's files, extracted the first time."""
+    status = path.stat()
+    stem = archive.name.split(".")[0]
+    target = downloads / "extracted" / f"{stem}-{status.st_size}-{status.st_mtime_ns}"
+    digest_file = target / ".sha256"
+    if not target.exists():
+        digest = sha256(path)
+        if digest != archive.sha256:
+            _LOG.warning(
+                "%s is not the published archive: its sha256 is %s, not %s",
+                path,
+                digest,
+                archive.sha256,
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = pathlib.Path(tempfile.mkdtemp(prefix=".", dir=target.parent))
+        try:
+            extract(path, temporary)
+            (temporary / digest_file.name).write_text(digest)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    root = _root(target, is_root)
+    if root is None:
+        raise InputError(f"{path} is not {archive.name}: its folders are others")
+    return Found(root, path, published=digest_file.read_text() == archive.sha256)
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def extract(path: pathlib.Path, target: pathlib.Path) -> None:
+    """Extracts the plain files of a .tar, .tar.xz, .tar.gz or .zip into a folder.
+
+    Raises:
+      InputError: the archive is damaged, or holds anything but plain files and folders
+        with names that stay inside the target.
+    """
+    try:
+        with _members(path) as members:
+            for name, opened in tqdm(
+                members, desc=f"extract {path.name}", unit="file", disable=None
+            ):
+                destination = target.joinpath(*name.parts)
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                with opened() as source, destination.open("wb") as file:
+                    shutil.copyfileobj(source, file)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        raise InputError(f"{path} cannot be extracted ({error})") from error
+
+
+Member = tuple[pathlib.PurePosixPath, Callable[[], BinaryIO]]
+
+
+@contextlib.contextmanager
+def _members(path: pathlib.Path) -> Iterator[Iterator[Member]]:
+    """Names of the plain files of an archive, each with what opens it."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            yield (
+                (_inside(path, info.filename), lambda info=info: archive.open(info))
+                for info in archive.infolist()
+                if _plain(path, info.filename, *_zip_kind(info))
+            )
+        return
+    with tarfile.open(path) as archive:
+        yield (
+            (_inside(path, info.name), lambda info=info: archive.extractfile(info))
+            for info in archive
+            if _plain(path, info.name, info.isdir(), info.isreg())
+        )
+
+
+def _zip_kind(info: zipfile.ZipInfo) -> tuple[bool, bool]:
+    """Whether a member is a folder, and whether it is a plain file."""
+    kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where no Unix packed it
+    return info.is_dir(), kind in (0, stat.S_IFREG)
+
+
+def _plain(path: pathlib.Path, name: str, folder: bool, plain: bool) -> bool:
+    if folder or plain:
+        return not folder
+    raise InputError(
+        f"{path} holds {name!r}, which is neither a file nor a folder; no archive of "
+        "images needs that, so nothing of it is used"
+    )
+
+
+def _inside(path: pathlib.Path, name: str) -> pathlib.PurePosixPath:
+    inside = pathlib.PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts or "\\" in name or ":" in name:
+        raise InputError(
+            f"{path} holds {name!r}, which would lie outside the folder that it is "
+            "extracted to; nothing of it is used"
+        )
+    return inside
