@@ -139,8 +139,8 @@ class Checkpoints:
         )
 
     def preempted(self, step: int) -> bool:
-        """Whether every process of a multi-process run should leave at this step."""
-        return self._manager.reached_preemption(step)
+        """Whether all processes of a run of several should leave at this step."""
+        return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
 
 # ---- Checksums

@@ -53,12 +53,14 @@ class Stage:
       name: names the stage's folder, random stream and curves.
       inputs: what a batch holds. "images": the dictionary of `data.train_batches`.
         "patches": `{"patches": float32 [b, c], "index": int32 [b]}`, rows of the
-        descriptors that `Method.features` gives for all training images.
+        descriptors that `Method.features` gives for all training images. Either way
+        the loop adds `progress`, float32 in [0, 1): the share of the stage's steps that
+        are done, which is what schedules are functions of.
       batch_size: items in the global batch, whatever the device count.
       num_steps: training steps, from the number of training items.
       init: `(key, params) -> state`, a pytree of arrays.
       step: `(state, batch, key) -> (state, metrics)`, pure; the loop jits, shards and
-        donates it. Metrics are scalars.
+        donates it. Metrics are scalars; training stops where one is not finite.
       finish: `(state, params) -> params`, what the stage hands on.
     """
 

@@ -1,0 +1,69 @@
+"""Curves: scalars by step as JSON lines, and for TensorBoard where it is installed."""
+
+import json
+import math
+import os
+import pathlib
+
+try:
+    from tensorboardX import SummaryWriter
+except ImportError:
+    SummaryWriter = None  # pip install 'jaxad[tensorboard]'
+
+
+class Writer:
+    """Appends to `<folder>/metrics.jsonl`; use as a context manager.
+
+    Every line is `{"step": s, name: value, ...}`; a value that is not finite is null.
+    A run that goes on from step s first drops what an earlier one wrote beyond it, so
+    an interrupted run leaves the same file as one that was not.
+
+    Args:
+      folder: made if need be.
+      start_step: steps that are already done.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, *, start_step: int = 0):
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        _keep_until(path, start_step)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._events = None
+        if SummaryWriter is not None:
+            self._events = SummaryWriter(str(folder), purge_step=start_step + 1)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Writes the values after `step` steps, at once."""
+        values = {name: float(value) for name, value in scalars.items()}
+        finite = {n: v if math.isfinite(v) else None for n, v in values.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+
+
+def _keep_until(path: pathlib.Path, last: int) -> None:
+    """Drops the lines of later steps, and one that was cut off by a kill."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] > last:
+                break
+        except ValueError:
+            break
+        kept.append(line)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
