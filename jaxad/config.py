@@ -58,6 +58,8 @@ def base() -> ml_collections.ConfigDict:
                 # then the centre; "pad": keep the aspect ratio, pad with the mean.
                 resize="resize",
                 resize_to=0,
+                # Look through all images before a run, and stop at errors.
+                check=True,
                 # At most so many images of each label in a split; 0 takes all.
                 limit=0,
             ),

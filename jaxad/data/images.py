@@ -110,6 +110,15 @@ def size(encoded: bytes) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+def kind(encoded: bytes) -> str:
+    """Colour and depth of an image as it is stored: Pillow's mode, or "RGB;16"."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        stored = image.tile[0].args if image.tile else ""
+        # Pillow says RGB for 16-bit colour too; only the raw mode tells.
+        deep = image.mode == "RGB" and ";16" in str(stored)
+        return "RGB;16" if deep else image.mode
+
+
 def decode_image(encoded: bytes) -> Image.Image:
     """A PNG, JPEG, BMP, TIFF, WebP ... file as an upright image.
 
