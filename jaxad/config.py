@@ -80,6 +80,13 @@ def base() -> ml_collections.ConfigDict:
                 target_dim=1024,
             ),
             method=dict(name="patchcore"),
+            train=dict(
+                # Steps between two lines of the curves, and between two checkpoints.
+                log_every=100,
+                save_every=1000,
+                # Checkpoints that a stage keeps.
+                keep=2,
+            ),
             coreset=dict(
                 # Share of the training patches that the memory bank keeps.
                 ratio=0.01,
@@ -175,6 +182,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "detector.reweight_neighbours",
         "patches.level_dim",
         "patches.target_dim",
+        "train.log_every",
+        "train.save_every",
+        "train.keep",
     ):
         require(_get(config, field) >= 1, field, _get(config, field), "at least 1")
     for field in (

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import time
 
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from jaxad import (
     checkpoint,
+    data,
     features,
     memory_bank,
     methods,
@@ -108,10 +110,20 @@ def fit(
     for stage in method.stages:
         if stage.inputs == "patches" and descriptors is None:
             descriptors = describe()
-        items = split if stage.inputs == "images" else descriptors
+        items = descriptors
+        if stage.inputs == "images":
+            batches = functools.partial(
+                data.train_batches, split, stage.batch_size, config.seed
+            )
+            items = train.Images(len(split), batches)
         with timed(seconds, stage.name):
             params = train.train(
-                stage, params, items, seed=config.seed, workdir=folder / stage.name
+                stage,
+                params,
+                items,
+                seed=config.seed,
+                workdir=folder / stage.name,
+                options=train.Options(**config.train),
             )
         if stage.inputs == "images":
             descriptors = None
