@@ -2,20 +2,23 @@
 
 import logging
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 import absl.logging
 from absl import app, flags
+from ml_collections import config_flags
 
 from jaxad.errors import InputError
+from jaxad.train import Preempted
 
 
 def run(main: Callable[[], int | None], command: str, required: Sequence[str]) -> None:
     """Parses the flags and calls `main`; never returns.
 
-    Ends with main's status, with 2 and one sentence where the user made a mistake, and
-    with 130 where the user interrupted.
+    Exit status: that of main; 2 for a mistake that one sentence names; 75 told to stop
+    (SIGTERM) and 130 interrupted, where the same command goes on.
 
     Args:
       main: the command.
@@ -35,36 +38,56 @@ def run(main: Callable[[], int | None], command: str, required: Sequence[str]) -
         _set_up_logging()
         return main()
 
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app.run(call, flags_parser=parse)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Preempted as stopped:
+        print(f"{stopped}; the same command goes on from here", file=sys.stderr)
+        sys.exit(75)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
 
 
+def _stop(signum, frame) -> None:
+    # Whatever is on disk is whole, so outside of training there is nothing to save.
+    raise Preempted("told to stop")
+
+
 def _parse(argv: list[str]) -> list[str]:
     try:
-        return flags.FLAGS(argv)
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"config file {error.filename} does not exist") from None
-    # ml_collections raises all of these for a field that a config does not have, or a
-    # value of the wrong type.
+        rest = flags.FLAGS(argv)
+    # ml_collections raises all of these for a field that a config does not have, a
+    # value of the wrong type, or an argument that the config file refuses.
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"command line: {_sentence(error)}") from None
+        raise InputError(_sentence(error)) from error
+    config = flags.FLAGS["config"]
+    try:
+        if config.value is not None:
+            config.value.lock()  # a file that is not there raises only when it is used
+    except OSError:
+        path = config_flags.get_config_filename(config)
+        raise InputError(f"the config file {path} does not exist") from None
+    return rest
 
 
-def _sentence(error: Exception) -> str:
-    text = str(error.args[0] if error.args else error)
-    field = re.search(r"""['"](\w+)\\?['"]""", text)
-    if field and isinstance(error, AttributeError | KeyError):
-        close = re.search(r'Did you mean "(\w+)"', text)
-        suggestion = f" (did you mean {close[1]!r}?)" if close else ""
-        return f"the config has no field {field[1]!r}{suggestion}"
+def _sentence(error: BaseException) -> str:
+    """What went wrong, from our own error where the libraries have wrapped one."""
+    ours, cause = None, error
+    while cause is not None:
+        ours = cause if isinstance(cause, InputError) else ours
+        cause = cause.__cause__ or cause.__context__
+    if ours is not None:
+        return str(ours)
+    text = str(error)
+    if isinstance(error, KeyError | AttributeError):
+        field = re.search(r"\w+", text)
+        meant = re.search(r"Did you mean \W*(\w+)", text)
+        hint = f" (did you mean {meant[1]!r}?)" if meant else ""
+        return f"the config has no field {field[0] if field else text!r}{hint}"
     return text.split("\n")[0]
 
 

@@ -166,15 +166,12 @@ def test_a_damaged_config_json_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--config", "configs/nothing.py"), "configs/nothing.py does not exist"),
-        (("--config", ELPV, "--config.coreset.ration=1"), "ration"),
+        (("--config", "configs/none.py"), "config file configs/none.py does not exist"),
+        (("--config", ELPV, "--config.coreset.ration=1"), "no field 'ration' (did you"),
         (("--config", ELPV, "--config.batch_size=many"), "batch_size"),
         (("--config", "configs/patchcore_elpv.py:fast"), "argument 'fast'"),
         (("--config", ELPV, "--config.dataset.category=duo"), "duo"),
-        (("--config", ELPV, "--config.backbone.name=resnet5"), "resnet5"),
         (("--config", ELPV, "--config.backbone.taps=('blocks.99',)"), "blocks.99"),
-        (("--config", ELPV, "--config.method.name=patchcor"), "did you mean 'patchc"),
-        (("--config", ELPV, "--config.batch_size=0"), "config.batch_size=0"),
         ((), "--config is missing"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
