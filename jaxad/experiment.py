@@ -7,18 +7,19 @@ import time
 
 import ml_collections
 
+from jaxad import check, data, evaluate, fit, overlays, results
 from jaxad import config as config_lib
-from jaxad import data, evaluate, fit, overlays, results
 from jaxad.detectors import knn
 from jaxad.errors import InputError
 from jaxad.fit import Pipeline
 
 _LOG = logging.getLogger(__name__)
 
-# Where things lie may change between two calls of a run; its numbers do not.
+# What may change between two calls of a run, because its numbers do not.
 _PLACES = (
     "dataset.data_dir",
     "dataset.manual_dir",
+    "dataset.check",
     "feature_cache",
     "compilation_cache",
 )
@@ -88,7 +89,9 @@ def _category(pipeline: Pipeline, category: str, folder: pathlib.Path) -> dict:
     if (folder / "detector").exists():
         detector = fit.restore(pipeline, folder / "detector")
     else:
-        split = data.load(config.dataset, category, "train")
+        if config.dataset.check:
+            check.require_sound(config.dataset, category)
+        split = data.load(config.dataset, category, "train").normal()
         detector, spent = fit.fit(pipeline, split, folder, label=category)
         seconds.update(spent)
         fit.save(pipeline, detector, folder / "detector")
