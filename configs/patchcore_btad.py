@@ -1,0 +1,26 @@
+"""PatchCore on BTAD with the settings of the original (arXiv 2106.08265).
+
+  python -m jaxad.main --config configs/patchcore_btad.py --workdir runs/btad
+
+WideResNet-50, layer2 and layer3, shorter side 256 and its centre 224, a 10 % coreset
+chosen under a random projection to 128 dimensions. docs/data.md says how to get the
+images. Arguments: `category` (01, 02, 03 or all) and `runlocal`, a short run.
+"""
+
+from jaxad import config as config_lib
+
+
+def get_config(arg=None):
+    args = config_lib.parse_arg(arg, runlocal=False, category="all")
+    config = config_lib.base()
+    config.dataset.name = "btad"
+    config.dataset.category = args.category
+    config.dataset.image_size = (224, 224)
+    config.dataset.resize = "resize_crop"
+    config.dataset.resize_to = 256
+    config.backbone.name = "wide_resnet50_2"
+    config.backbone.taps = ("layer2", "layer3")
+    config.patches.descriptor = "pooled"
+    config.coreset.ratio = 0.1
+    config.coreset.projection_dim = 128
+    return config_lib.runlocal(config) if args.runlocal else config
