@@ -18,7 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxad.errors import InputError
-from jaxad.models import efficientnet, pretrained
+from jaxad.models import densenet, efficientnet, pretrained, resnet, vit
+from jaxad.models.folding import fold, frozen
+
+__all__ = ["Spec", "fingerprint", "fold", "frozen", "load", "names", "spec"]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -33,10 +36,11 @@ class Spec:
       taps: the feature maps that anomaly detection uses by default.
       weights: source of the pretrained weights, see `jaxad.models.pretrained`.
       mean, std: of the normalisation `(image - mean) / std` of images in [0, 1].
-      image_size: (height, width) in pixels of the pretraining.
+      image_size: (height, width) in pixels at which it is used by default.
       module: makes the Flax module.
       rename: from a parameter's name in a weights file to its path here.
       ignore: patterns of names in weights files that the backbone has no use for.
+      prepare: brings a weights file's arrays together before they are renamed.
     """
 
     name: str
@@ -48,8 +52,39 @@ class Spec:
     std: tuple[float, float, float] = _IMAGENET_STD
     image_size: tuple[int, int] = (224, 224)
     ignore: tuple[str, ...] = ()
+    prepare: Callable[[dict], dict] = dataclasses.field(default=dict, repr=False)
 
 
+def _resnet(name: str, *depths: int, **options: Any) -> Spec:
+    return Spec(
+        name=name,
+        taps=("layer2", "layer3"),
+        weights=f"hf:timm/{name}.tv_in1k",
+        module=functools.partial(resnet.ResNet, depths=depths, **options),
+        rename=resnet.rename,
+    )
+
+
+def _vit(name: str, weights: str, width: int, **options: Any) -> Spec:
+    return Spec(
+        name=name,
+        taps=("norm",),
+        weights=f"hf:timm/vit_{weights}",
+        module=functools.partial(
+            vit.VisionTransformer, width=width, heads=width // 64, **options
+        ),
+        rename=vit.rename,
+        image_size=(448, 448),
+        ignore=vit.IGNORE,
+        prepare=vit.prepare,
+    )
+
+
+_REGISTERS = dict(registers=4, antialias=True)
+_DINOV3 = dict(patch=16, registers=4, positions=0, epsilon=1e-5)
+
+# Weights are torchvision's first ones (tv_in1k), which the papers used, not timm's
+# later and better classifiers.
 _SPECS = {
     spec.name: spec
     for spec in (
@@ -60,6 +95,28 @@ _SPECS = {
             module=efficientnet.EfficientNetLite,
             rename=efficientnet.rename,
         ),
+        _resnet("resnet18", 2, 2, 2, 2, bottleneck=False),
+        _resnet("resnet50", 3, 4, 6, 3),
+        _resnet("wide_resnet50_2", 3, 4, 6, 3, group_width=128),
+        _resnet("wide_resnet101_2", 3, 4, 23, 3, group_width=128),
+        _resnet("resnext101_32x8d", 3, 4, 23, 3, groups=32, group_width=8),
+        Spec(
+            name="densenet201",
+            taps=("layer2", "layer3"),
+            weights="hf:timm/densenet201.tv_in1k",
+            module=functools.partial(densenet.DenseNet, depths=(6, 12, 48, 32)),
+            rename=densenet.rename,
+        ),
+        _vit("dinov2_vits14", "small_patch14_dinov2.lvd142m", 384),
+        _vit("dinov2_vitb14", "base_patch14_dinov2.lvd142m", 768),
+        _vit(
+            "dinov2_vits14_reg", "small_patch14_reg4_dinov2.lvd142m", 384, **_REGISTERS
+        ),
+        _vit(
+            "dinov2_vitb14_reg", "base_patch14_reg4_dinov2.lvd142m", 768, **_REGISTERS
+        ),
+        _vit("dinov3_vits16", "small_patch16_dinov3.lvd1689m", 384, **_DINOV3),
+        _vit("dinov3_vitb16", "base_patch16_dinov3.lvd1689m", 768, **_DINOV3),
     )
 }
 

@@ -38,6 +38,8 @@ def conv(
     size = kernel.shape[0]
     if size == 1 and groups == 1:
         return x[:, ::strides, ::strides, :] @ kernel[0, 0]
+    if size == strides and padding == 0 and groups == 1:
+        return _patches(x, size) @ kernel.reshape(-1, kernel.shape[-1])
     if isinstance(padding, int):
         padding = ((padding, padding), (padding, padding))
     else:
@@ -85,6 +87,14 @@ def _convolve(x, kernel, *, strides, padding, groups):
         dimension_numbers=_DIMENSIONS,
         feature_group_count=groups,
     )
+
+
+def _patches(x, size):
+    """[b, h, w, c] in squares that do not overlap, [b, h/size, w/size, size*size*c]."""
+    b, h, w, c = x.shape
+    h, w = h // size, w // size
+    x = x[:, : h * size, : w * size].reshape(b, h, size, w, size, c)
+    return x.swapaxes(2, 3).reshape(b, h, w, size * size * c)
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -144,6 +154,29 @@ class BatchNorm(nn.Module):
         return batch_mean, batch_var
 
 
+class Conv(nn.Module):
+    """A convolution computed in `dtype`; see `conv`."""
+
+    features: int
+    size: int = 1
+    strides: int = 1
+    padding: str | int = 0
+    use_bias: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", _KAIMING, shape).astype(self.dtype)
+        x = conv(
+            x.astype(self.dtype), kernel, strides=self.strides, padding=self.padding
+        )
+        if not self.use_bias:
+            return x
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return x + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+
+
 class ConvNorm(nn.Module):
     """A convolution without a bias, and the batch normalisation of its result.
 
@@ -187,14 +220,11 @@ class Dense(nn.Module):
 
     features: int
     dtype: jnp.dtype = jnp.float32
-    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        x = x.astype(self.dtype) @ kernel.astype(self.dtype)
-        if not self.use_bias:
-            return x
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return x + bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        bias = bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias

@@ -9,6 +9,8 @@ Names and shapes are checked both ways: a parameter that the file lacks, and one
 the backbone lacks, stop the run.
 """
 
+import contextlib
+import functools
 import importlib.util
 import pathlib
 import re
@@ -23,6 +25,9 @@ from jaxad.models import pth
 
 # Bookkeeping of PyTorch's BatchNorm, of no use in inference.
 IGNORE = (r"(.*\.)?num_batches_tracked",)
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+# OIHW to HWIO, and [out, in] to [in, out].
+_LAYOUTS = {4: (2, 3, 1, 0), 2: (1, 0)}
 _LEAVES = {"bias": "bias", "running_mean": "mean", "running_var": "var"}
 
 
@@ -70,9 +75,43 @@ def package_file(package: str) -> pathlib.Path:
     return files[0]
 
 
-def hub_file(repository: str) -> pathlib.Path:
-    """The weights file of `OWNER/REPO[@REVISION]`, from the cache or downloaded."""
-    raise InputError(f"hf:{repository} cannot be had yet")
+def hub_file(name: str) -> pathlib.Path:
+    """The weights file of a repository `OWNER/REPO[@REVISION]` of the hub.
+
+    What the cache holds is used as it is, without asking the hub; the rest is
+    downloaded. So a run needs the network once, and its weights stay what they were.
+
+    Raises:
+      InputError: it is neither in the cache nor to be downloaded.
+    """
+    import huggingface_hub as hub
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    repository, _, revision = name.partition("@")
+    fetch = functools.partial(
+        hub.hf_hub_download, repository, revision=revision or None
+    )
+    for file in _HUB_FILES:
+        with contextlib.suppress(LocalEntryNotFoundError):
+            return pathlib.Path(fetch(file, local_files_only=True))
+    reason = f"it has none of {', '.join(_HUB_FILES)}"
+    for file in _HUB_FILES:
+        try:
+            return pathlib.Path(fetch(file))
+        except LocalEntryNotFoundError:
+            reason = "the hub cannot be reached and the cache does not hold it"
+        except EntryNotFoundError:
+            continue
+        except Exception as error:
+            # Whatever went wrong, the way out is the same.
+            reason = str(error).strip().partition("\n")[0]
+        break
+    at = f" --revision {revision}" if revision else ""
+    raise InputError(
+        f"weights hf:{name} cannot be had: {reason}; where there is a network, run "
+        f"`hf download {repository} {_HUB_FILES[0]}{at} --local-dir weights`, bring "
+        "the file here and name its path as config.backbone.weights"
+    )
 
 
 def assign(
@@ -138,14 +177,9 @@ def _place(path: str, array: np.ndarray) -> tuple[str, np.ndarray]:
     collection = "batch_stats" if leaf.startswith("running_") else "params"
     if leaf == "weight":
         leaf = "scale" if array.ndim == 1 else "kernel"
-        # OIHW to HWIO, [out, in] to [in, out].
-        array = (
-            array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim))
-            if array.ndim in (2, 4)
-            else array
-        )
+        array = array.transpose(_LAYOUTS.get(array.ndim, range(array.ndim)))
     leaf = _LEAVES.get(leaf, leaf)
-    return "/".join([collection, *module.split("."), leaf]), array
+    return "/".join([collection, *filter(None, module.split(".")), leaf]), array
 
 
 def _state_dict(path, content) -> dict[str, np.ndarray]:

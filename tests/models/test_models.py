@@ -118,6 +118,7 @@ def test_weights_that_cannot_be_read(tmp_path):
 
 class Tiny(nn.Module):
     dtype: jnp.dtype = jnp.float32
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -173,6 +174,15 @@ def test_batch_norm_trains_as_pytorch_does():
     np.testing.assert_allclose(
         norm.apply(variables, x).ravel(), x.ravel() / np.sqrt(1 + 1e-5), rtol=1e-6
     )
+
+
+def test_fold_of_a_depthwise_layer(tiny):
+    module, variables = models.load(tiny, "random")
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    _, variables = module.apply(variables, images, True, mutable=list(variables))
+    features, params = models.frozen(module, variables, ["stem"])
+    want = module.apply(variables, images)[1]["stem"]
+    np.testing.assert_allclose(features(params, images)["stem"], want, atol=1e-5)
 
 
 def test_training_mode_moves_every_statistic_and_every_parameter(tiny):
