@@ -124,3 +124,85 @@ def _expand_lists(lists, k, half):
     # Whole numbers: the order in which they are added does not matter.
     total = total.at[rows[:, None, None], near[closer]].add(counts)
     return total / (k * mutual.sum(1, keepdims=True))
+
+
+# ---- ToCoAD (Liang et al., TIM 2025, arXiv:2407.01312)
+
+
+def focal_loss(
+    logits: jax.Array, mask: jax.Array, *, alpha: float = 0.5, gamma: float = 2.0
+) -> jax.Array:
+    """Cross-entropy that well classified pixels weigh little in.
+
+    L = mean over pixels of -a_t (1 - p_t)^gamma log(p_t + 1e-5), where p_t is the
+    probability of the pixel's class, a_t = alpha for anomalous pixels and 1 - alpha for
+    normal ones. gamma = 0 and alpha = 0.5 is half the cross-entropy.
+
+    Args:
+      logits: (normal, anomalous), [..., 2].
+      mask: 1 where anomalous, 0 where normal, [...].
+      alpha: weight of the anomalous class, in [0, 1].
+      gamma: focus, 0 or more.
+
+    Returns:
+      Scalar.
+
+    References:
+      Lin et al., Focal Loss for Dense Object Detection, ICCV 2017 (arXiv:1708.02002),
+      eq. 5.
+    """
+    margin = logits[..., 1] - logits[..., 0]
+    p = jax.nn.sigmoid(jnp.where(mask > 0, margin, -margin))
+    weight = jnp.where(mask > 0, alpha, 1.0 - alpha)
+    return (-weight * (1.0 - p) ** gamma * jnp.log(p + 1e-5)).mean()
+
+
+def cosine_similarity(a: jax.Array, b: jax.Array) -> jax.Array:
+    """cos(a, b) of two times [..., d] -> [...]; 0 where a vector is zero."""
+    squares = (a**2).sum(-1) * (b**2).sum(-1)
+    return (a * b).sum(-1) * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+
+
+def simsiam_loss(
+    p1: jax.Array, p2: jax.Array, z1: jax.Array, z2: jax.Array
+) -> jax.Array:
+    """Each view predicts the other's projection, which stands still.
+
+    L = mean over rows of -1/2 [cos(p1, sg z2) + cos(p2, sg z1)]
+
+    Args:
+      p1, p2: predictions of the two views, [n, d].
+      z1, z2: their projections, [n, d].
+
+    Returns:
+      Scalar in [-1, 1].
+
+    References:
+      Chen and He, Exploring Simple Siamese Representation Learning, CVPR 2021
+      (arXiv:2011.10566), eqs. 1 to 4.
+    """
+    z1, z2 = jax.lax.stop_gradient((z1, z2))
+    return -0.5 * (cosine_similarity(p1, z2) + cosine_similarity(p2, z1)).mean()
+
+
+def ntxent_loss(z1: jax.Array, z2: jax.Array, *, temperature: float = 0.5) -> jax.Array:
+    """Each projection picks the other view of its image among all others in the batch.
+
+    Args:
+      z1, z2: projections of the two views, [n, d].
+      temperature: of the softmax over cosines.
+
+    Returns:
+      Scalar.
+
+    References:
+      Chen et al., A Simple Framework for Contrastive Learning of Visual
+      Representations, ICML 2020 (arXiv:2002.05709), eq. 1.
+    """
+    z = jnp.concatenate([z1, z2])
+    cosine = cosine_similarity(z[:, None], z[None]) / temperature
+    n = len(z)
+    cosine = jnp.where(jnp.eye(n, dtype=bool), -jnp.inf, cosine)
+    partner = (jnp.arange(n) + n // 2) % n
+    picked = jnp.take_along_axis(jax.nn.log_softmax(cosine), partner[:, None], 1)
+    return -picked.mean()

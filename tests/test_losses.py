@@ -204,3 +204,67 @@ def test_gradient_is_finite_at_zero_distance(z):
     w = jnp.full((len(z), len(z)), 0.3)
     loss, gradient = jax.value_and_grad(losses.relaxed_contrastive_loss)(z, w)
     assert jnp.isfinite(loss) and jnp.isfinite(gradient).all()
+
+
+# ---- ToCoAD
+
+
+def test_focal_loss_by_hand():
+    # p_t = 1/2 twice, then sigma(2) for a normal pixel said to be normal.
+    logits = jnp.asarray([[0.0, 0.0], [3.0, 3.0], [2.0, 0.0]])
+    mask = jnp.asarray([1.0, 0.0, 0.0])
+    p = 1 / (1 + math.exp(-2))
+    terms = [
+        -0.3 * 0.25 * math.log(0.5 + 1e-5),
+        -0.7 * 0.25 * math.log(0.5 + 1e-5),
+        -0.7 * (1 - p) ** 2 * math.log(p + 1e-5),
+    ]
+    ours = jax.jit(losses.focal_loss)(logits, mask, alpha=0.3, gamma=2.0)
+    np.testing.assert_allclose(ours, sum(terms) / 3, rtol=1e-5)
+    np.testing.assert_allclose(sum(terms) / 3, 0.058181, atol=1e-6)
+
+
+def test_focal_loss_without_focus_is_half_the_cross_entropy():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5, 2)), jnp.float32)
+    mask = jnp.asarray(np.random.default_rng(1).random((4, 5)) < 0.3, jnp.float32)
+    log_p = jax.nn.log_softmax(logits)
+    cross_entropy = -jnp.where(mask > 0, log_p[..., 1], log_p[..., 0]).mean()
+    ours = losses.focal_loss(logits, mask, alpha=0.5, gamma=0.0)
+    np.testing.assert_allclose(2 * ours, cross_entropy, atol=1e-4)
+
+
+def test_focal_loss_is_finite_where_the_answer_is_certainly_wrong():
+    logits = jnp.asarray([[1e4, -1e4]])
+    value, gradient = jax.value_and_grad(losses.focal_loss)(logits, jnp.ones(1))
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+def test_simsiam_loss_by_hand_and_where_its_gradient_goes():
+    p1, z2 = jnp.asarray([[1.0, 0.0]]), jnp.asarray([[3.0, 4.0]])
+    p2, z1 = jnp.asarray([[0.0, 2.0]]), jnp.asarray([[0.0, -1.0]])
+    # cos(p1, z2) = 3/5, cos(p2, z1) = -1
+    np.testing.assert_allclose(losses.simsiam_loss(p1, p2, z1, z2), 0.2, rtol=1e-6)
+    gradients = jax.grad(losses.simsiam_loss, (0, 1, 2, 3))(p1, p2, z1, z2)
+    assert np.abs(gradients[0]).max() > 0
+    np.testing.assert_array_equal(gradients[2:], 0)
+
+
+def test_cosine_of_a_zero_vector_is_zero():
+    zero, one = jnp.zeros(3), jnp.ones(3)
+    assert losses.cosine_similarity(zero, one) == 0
+    assert np.isfinite(jax.grad(losses.cosine_similarity)(zero, one)).all()
+
+
+def test_ntxent_loss_equals_the_naive_sum():
+    rng = np.random.default_rng(0)
+    z1, z2 = rng.normal(size=(2, 5, 7))
+    z = np.concatenate([z1, z2])
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    expected = 0.0
+    for i in range(10):
+        others = [math.exp(z[i] @ z[j] / 0.3) for j in range(10) if j != i]
+        expected -= math.log(math.exp(z[i] @ z[(i + 5) % 10] / 0.3) / sum(others)) / 10
+    ours = losses.ntxent_loss(
+        jnp.asarray(z1, jnp.float32), jnp.asarray(z2, jnp.float32), temperature=0.3
+    )
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)

@@ -1,0 +1,489 @@
+"""ToCoAD: two-stage contrastive learning for industrial anomaly detection.
+
+Stage I (DNP) teaches a discriminative network D to find synthetic anomalies in the
+features of a frozen backbone F. Stage II (NCL) fine-tunes F by contrastive learning on
+normal images, while the frozen D keeps watch that anomalies stay visible. The memory
+bank is then built on the fine-tuned F.
+
+The paper's modules, losses and best settings are known; its layouts, optimisers and
+schedules are a reconstruction. `fields` says which is which.
+
+References:
+  Liang et al., ToCoAD: Two-Stage Contrastive Learning for Industrial Anomaly Detection,
+  IEEE TIM 2025 (arXiv:2407.01312).
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from jaxad import config as config_lib
+from jaxad import losses, models, patches, rng
+from jaxad.augment import anomalies, views
+from jaxad.errors import InputError
+from jaxad.methods.base import Backbone, Method, Stage, identity
+from jaxad.models import decoder, heads
+
+STAGES = ("dnp", "ncl")
+GENERATORS = ("perlin", "cutpaste", "cutpaste_patch", "cutpaste_scar", "nsa")
+TEXTURES = ("images", "noise")
+CONTRASTIVE = ("simsiam", "ntxent")
+GUIDES = ("gradient", "feature")
+# F's feature maps, shallowest first, under the names that every backbone knows.
+LEVELS = ("layer1", "layer2", "layer3", "layer4")
+
+
+def fields() -> ml_collections.ConfigDict:
+    """`config.method` with its defaults; (ours) marks what no source of it says."""
+    return ml_collections.ConfigDict(
+        dict(
+            name="tocoad",
+            # Both; "ncl" alone needs lambda_neg = 0; none is PatchCore.
+            stages=STAGES,
+            # ---- Anomaly generator G
+            # "perlin" is the paper's best; the others are compared with it. Their
+            # constants (ours) are those of each generator's own code.
+            generator="perlin",
+            # What "perlin" pastes (ours): other training "images", or its "noise".
+            texture="images",
+            perlin=dict(max_blend=0.8, unchanged=0.5, rotate_image=0.0),
+            cutpaste=dict(jitter=0.1),
+            nsa=dict(
+                half_height=(0.03, 0.4),
+                half_width=(0.03, 0.4),
+                resize=(0.7, 1.3),
+                patches=3,
+            ),
+            # ---- Discriminative network D and its loss
+            # Residual blocks a stage, and "none" or "unet" skip connections (ours).
+            decoder=dict(depths=(3, 4, 6), skip="none"),
+            # The paper's best cell. gamma = 0 is half the cross-entropy.
+            focal=dict(alpha=0.5, gamma=2.0),
+            # ---- Stage I (all ours)
+            dnp=dict(
+                batch_size=16,
+                epochs=100,
+                min_steps=2000,
+                # Adam; times 0.2 at 80 % and at 90 % of the steps.
+                learning_rate=1e-4,
+            ),
+            # ---- Stage II
+            # Levels of the contrastive loss. The paper's best is "3 and 4", read as
+            # these two (ours); the other reading is layer2 and layer3.
+            levels=("layer3", "layer4"),
+            # "simsiam" is the paper's; "ntxent" contrasts with the batch's images.
+            contrastive="simsiam",
+            # How the frozen D guides (ours): "gradient", its loss on synthetic
+            # anomalies flows into F; "feature", views are pushed from what it shows.
+            guide="gradient",
+            # Weight of the guide (ours); 0 is stage II without a guide.
+            lambda_neg=1.0,
+            # Widths are SimSiam's; "batch" or "layer" normalisation (ours).
+            heads=dict(width=2048, bottleneck=512, norm="batch"),
+            # Weak views of a normal image (ours); flip only what is symmetric.
+            views=dict(scale=(0.8, 1.0), jitter=0.1, flip=False),
+            # All ours. Adam with L2 decay, cosine to 0.
+            ncl=dict(
+                batch_size=32,
+                epochs=20,
+                min_steps=500,
+                backbone_learning_rate=1e-5,
+                heads_learning_rate=1e-4,
+                weight_decay=1e-5,
+            ),
+        )
+    )
+
+
+def build(config, backbone: Backbone) -> Method:
+    """The stages that `config.method.stages` names, and PatchCore's descriptors.
+
+    Raises:
+      InputError: a field that cannot work, or levels that the backbone does not have.
+    """
+    options = config.method
+    _check(options)
+    make = {"dnp": _discriminative_pretraining, "ncl": _negative_guided_contrast}
+    describe = patches.descriptor(config.patches)
+
+    def features(params, images):
+        return describe(backbone.levels(params["backbone"], images))
+
+    stages = tuple(
+        make[name](options, backbone, config.dataset.image_size)
+        for name in STAGES
+        if name in options.stages
+    )
+    return Method(stages=stages, features=features, project=identity)
+
+
+# -----------------------------------------------------------------------------
+# Stage I: discriminative network pre-training (DNP)
+# -----------------------------------------------------------------------------
+
+
+def _discriminative_pretraining(options, backbone: Backbone, image_size) -> Stage:
+    """D learns to find what G put there: L_I = FL(D(F(x_s)), m), F frozen."""
+    discriminator = _discriminator(options, backbone, image_size)
+    generate = _generator(options)
+    optimiser = optax.scale_by_adam()
+
+    def init(key, params):
+        frozen = models.fold(backbone.module, params["backbone"])
+        image = jnp.zeros((1, *image_size, 3))
+        maps = _levels(backbone, frozen, image)
+        variables = discriminator.init(key, maps, image_size)
+        return {
+            "discriminator": variables,
+            "optimiser": optimiser.init(variables["params"]),
+            "frozen": frozen,
+        }
+
+    def loss_of(params, statistics, maps, mask):
+        variables = {"params": params, "batch_stats": statistics}
+        logits, moved = discriminator.apply(
+            variables, maps, image_size, train=True, mutable=["batch_stats"]
+        )
+        loss = losses.focal_loss(logits, mask, **options.focal)
+        return loss, (moved["batch_stats"], logits)
+
+    def step(state, batch, key):
+        x_s, mask = generate(key, batch)
+        maps = _levels(backbone, state["frozen"], backbone.normalise(x_s))
+        params, statistics = (
+            state["discriminator"][name] for name in ("params", "batch_stats")
+        )
+        (loss, (statistics, logits)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            params, statistics, maps, mask
+        )
+        rate = options.dnp.learning_rate * _two_drops(batch["progress"])
+        updates, optimiser_state = optimiser.update(grads, state["optimiser"])
+        params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+        state = {
+            "discriminator": {"params": params, "batch_stats": statistics},
+            "optimiser": optimiser_state,
+            "frozen": state["frozen"],
+        }
+        return state, {"loss": loss} | _watch_guide(logits, mask)
+
+    def finish(state, params):
+        return params | {"discriminator": state["discriminator"]}
+
+    return Stage(
+        name="dnp",
+        inputs="images",
+        batch_size=options.dnp.batch_size,
+        num_steps=functools.partial(_num_steps, options.dnp),
+        init=init,
+        step=step,
+        finish=finish,
+    )
+
+
+def _two_drops(progress):
+    """The learning rate's factor: times 0.2 at 80 % and at 90 % (ours, as DRAEM)."""
+    return jnp.where(progress < 0.8, 1.0, jnp.where(progress < 0.9, 0.2, 0.04))
+
+
+# -----------------------------------------------------------------------------
+# Stage II: negative-guided contrastive learning (NCL)
+# -----------------------------------------------------------------------------
+
+
+def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
+    """F contracts normal views and keeps anomalies apart; D is frozen.
+
+    L_II = L_con + lambda_neg L_neg. BatchNorm in F keeps its statistics and learns its
+    scale and shift.
+    """
+    _check_levels(options, backbone, image_size)
+    guided = options.lambda_neg > 0
+    discriminator = _discriminator(options, backbone, image_size) if guided else None
+    generate, weaken = _generator(options), _weak_views(options)
+    siamese = heads.SimSiamHeads(levels=len(options.levels), **options.heads)
+    optimiser = optax.chain(
+        optax.add_decayed_weights(options.ncl.weight_decay), optax.scale_by_adam()
+    )
+    rates = {
+        "backbone": options.ncl.backbone_learning_rate,
+        "heads": options.ncl.heads_learning_rate,
+    }
+
+    def init(key, params):
+        variables = params["backbone"]
+        maps = backbone.module.apply(variables, jnp.zeros((2, *image_size, 3)))[1]
+        learnt = {
+            "backbone": variables["params"],
+            "heads": siamese.init(key, _pooled(maps, options.levels))["params"],
+        }
+        frozen = {"batch_stats": variables["batch_stats"]}
+        if guided:
+            frozen["discriminator"] = params["discriminator"]
+        return {
+            "learnt": learnt,
+            "optimiser": optimiser.init(learnt),
+            "frozen": frozen,
+        }
+
+    def loss_of(learnt, frozen, images, mask):
+        variables = {
+            "params": learnt["backbone"],
+            "batch_stats": frozen["batch_stats"],
+        }
+
+        def f(x):
+            return backbone.module.apply(variables, backbone.normalise(x))[1]
+
+        def project(pooled):
+            return siamese.apply(
+                {"params": learnt["heads"]}, pooled, method=siamese.project
+            )
+
+        def embed(maps):
+            return siamese.apply(
+                {"params": learnt["heads"]}, _pooled(maps, options.levels)
+            )
+
+        z1, p1 = embed(f(images["view1"]))
+        z2, p2 = embed(f(images["view2"]))
+        pull = _contrast(options, p1, p2, z1, z2)
+        metrics = {"contrastive": pull, "spread": _mean(heads.collapse, z1)}
+        if not guided:
+            return pull, metrics | {"loss": pull}
+
+        maps = f(images["defect"])
+        logits = discriminator.apply(
+            frozen["discriminator"], [maps[level] for level in LEVELS], image_size
+        )
+        if options.guide == "gradient":
+            # D's weights stand still; its gradient reaches F through the features.
+            push = losses.focal_loss(logits, mask, **options.focal)
+        else:
+            shown = jax.nn.softmax(logits)[..., 1]
+            n = project(_pooled_where(maps, options.levels, shown))
+            push = _repel(p1, p2, n, there=mask.any((1, 2)))
+        loss = pull + options.lambda_neg * push
+        return loss, metrics | {"guide": push, "loss": loss} | _watch_guide(
+            logits, mask
+        )
+
+    def step(state, batch, key):
+        images = dict(zip(("view1", "view2"), weaken(key, batch), strict=True))
+        mask = None
+        if guided:
+            images["defect"], mask = generate(key, batch)
+        grads, metrics = jax.grad(loss_of, has_aux=True)(
+            state["learnt"], state["frozen"], images, mask
+        )
+        updates, optimiser_state = optimiser.update(
+            grads, state["optimiser"], state["learnt"]
+        )
+        fall = 0.5 * (1 + jnp.cos(jnp.pi * batch["progress"]))
+        learnt = {
+            part: jax.tree.map(
+                lambda p, u, rate=rate: p - rate * fall * u,
+                state["learnt"][part],
+                updates[part],
+            )
+            for part, rate in rates.items()
+        }
+        return state | {"learnt": learnt, "optimiser": optimiser_state}, metrics
+
+    def finish(state, params):
+        """Hands on F alone: D and the heads have done their work."""
+        tuned = {
+            "params": state["learnt"]["backbone"],
+            "batch_stats": state["frozen"]["batch_stats"],
+        }
+        kept = {k: v for k, v in params.items() if k != "discriminator"}
+        return kept | {"backbone": tuned}
+
+    return Stage(
+        name="ncl",
+        inputs="images",
+        batch_size=options.ncl.batch_size,
+        num_steps=functools.partial(_num_steps, options.ncl),
+        init=init,
+        step=step,
+        finish=finish,
+    )
+
+
+def _contrast(options, p1, p2, z1, z2):
+    """L_con, the mean over levels."""
+    if options.contrastive == "simsiam":
+        return _mean(losses.simsiam_loss, p1, p2, z1, z2)
+    return _mean(losses.ntxent_loss, z1, z2)
+
+
+def _repel(p1, p2, n, *, there):
+    """L_neg of the feature guide: views must not point where the anomaly lies.
+
+    Mean over levels of 1/2 [max(0, cos(p1, sg n)) + max(0, cos(p2, sg n))], over the
+    images that have an anomaly (`there`, bool [b]).
+    """
+
+    def level(p1, p2, n):
+        n = jax.lax.stop_gradient(n)
+        towards = [jax.nn.relu(losses.cosine_similarity(p, n)) for p in (p1, p2)]
+        return (0.5 * sum(towards) * there).sum() / jnp.maximum(there.sum(), 1)
+
+    return _mean(level, p1, p2, n)
+
+
+def _pooled(maps, levels):
+    """Global average pooling: [b, h, w, c] -> [b, c] a level."""
+    return [maps[level].mean((1, 2)) for level in levels]
+
+
+def _pooled_where(maps, levels, weight):
+    """Average pooling weighted by [b, H, W], brought to each level's grid."""
+    pooled = []
+    for level in levels:
+        x = maps[level]
+        a = jax.image.resize(weight, x.shape[:3], "linear", antialias=True)[..., None]
+        pooled.append((a * x).sum((1, 2)) / jnp.maximum(a.sum((1, 2)), 1e-6))
+    return pooled
+
+
+# -----------------------------------------------------------------------------
+# What both stages share
+# -----------------------------------------------------------------------------
+
+
+def _generator(options) -> Callable:
+    """G: (key, batch) -> images with defects [b, H, W, 3] and their masks [b, H, W].
+
+    What is pasted is `batch["texture"]` where the batch has one, otherwise the next
+    image of the batch.
+    """
+    name = options.generator
+    constants = options[name.split("_")[0]].to_dict()
+    generate = functools.partial(getattr(anomalies, name), **constants)
+
+    def apply(key, batch):
+        keys = rng.per_example(rng.at(key, 0), batch["index"])
+        images = batch["image"]
+        others = batch.get("texture", jnp.roll(images, 1, axis=0))
+        if name == "perlin" and options.texture == "noise":
+            return jax.vmap(lambda key, image: generate(key, image, None))(keys, images)
+        if name in ("perlin", "nsa"):
+            return jax.vmap(generate)(keys, images, others)
+        return jax.vmap(generate)(keys, images)
+
+    return apply
+
+
+def _weak_views(options) -> Callable:
+    """(key, batch) -> two weak views, [b, H, W, 3] each."""
+    weaken = jax.vmap(functools.partial(views.weak_view, **options.views))
+
+    def apply(key, batch):
+        return tuple(
+            weaken(rng.per_example(rng.at(key, i), batch["index"]), batch["image"])
+            for i in (1, 2)
+        )
+
+    return apply
+
+
+def _discriminator(options, backbone: Backbone, image_size) -> decoder.InverseNetwork:
+    maps = _shapes(backbone, image_size)
+    missing = [level for level in LEVELS if level not in maps]
+    if missing:
+        raise InputError(
+            f"config.backbone.name={backbone.name} has no {', '.join(missing)}, which "
+            "ToCoAD's discriminative network inverts; choose a convolutional backbone"
+        )
+    return decoder.build(
+        [maps[level] for level in LEVELS],
+        depths=options.decoder.depths,
+        skip=options.decoder.skip,
+    )
+
+
+def _levels(backbone: Backbone, variables, images):
+    maps = backbone.module.apply(variables, images)[1]
+    return [maps[level] for level in LEVELS]
+
+
+def _shapes(backbone: Backbone, image_size):
+    """Shapes of all feature maps, without computing any."""
+
+    def run():
+        module, image = backbone.module, jnp.zeros((1, *image_size, 3))
+        return module.init_with_output(jax.random.key(0), image)[0][1]
+
+    return jax.eval_shape(run)
+
+
+def _watch_guide(logits, mask):
+    """Curves: D's mean probability inside and outside masks, and empty masks."""
+    p = jax.nn.sigmoid(logits[..., 1] - logits[..., 0])
+    inside, outside = (mask * p).sum(), ((1 - mask) * p).sum()
+    return {
+        "found": inside / jnp.maximum(mask.sum(), 1),
+        "false_alarm": outside / jnp.maximum((1 - mask).sum(), 1),
+        "empty_masks": 1 - mask.any((1, 2)).mean(),
+    }
+
+
+def _num_steps(fields, images: int) -> int:
+    return max(fields.min_steps, fields.epochs * (images // fields.batch_size))
+
+
+def _mean(loss, *levels):
+    """Mean over levels of `loss(*one of each)`."""
+    values = [loss(*one) for one in zip(*levels, strict=True)]
+    return sum(values) / len(values)
+
+
+# -----------------------------------------------------------------------------
+# Checks
+# -----------------------------------------------------------------------------
+
+
+def _check(options) -> None:
+    for stage in options.stages:
+        config_lib.choose("method.stages", stage, STAGES)
+    for field, allowed in (
+        ("generator", GENERATORS),
+        ("texture", TEXTURES),
+        ("contrastive", CONTRASTIVE),
+        ("guide", GUIDES),
+        ("decoder.skip", decoder.SKIPS),
+        ("heads.norm", heads.NORMS),
+    ):
+        value = functools.reduce(
+            lambda tree, part: tree[part], field.split("."), options
+        )
+        config_lib.choose(f"method.{field}", value, allowed)
+    alpha = options.focal.alpha
+    config_lib.require(0 <= alpha <= 1, "method.focal.alpha", alpha, "between 0 and 1")
+    gamma, weight = options.focal.gamma, options.lambda_neg
+    config_lib.require(gamma >= 0, "method.focal.gamma", gamma, "0 or more")
+    config_lib.require(weight >= 0, "method.lambda_neg", weight, "0 or more")
+    if "ncl" in options.stages:
+        config_lib.require(
+            "dnp" in options.stages or weight == 0,
+            "method.lambda_neg",
+            weight,
+            '0 where method.stages has no "dnp": nothing has taught the guide',
+        )
+        config_lib.require(
+            len(options.levels) > 0, "method.levels", options.levels, "at least one"
+        )
+
+
+def _check_levels(options, backbone: Backbone, image_size) -> None:
+    known = _shapes(backbone, image_size)
+    for level in options.levels:
+        if level not in known:
+            raise InputError(
+                f"config.method.levels: {backbone.name} has no level {level!r}; it has "
+                f"{', '.join(known)}"
+            )

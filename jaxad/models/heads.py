@@ -1,0 +1,117 @@
+"""Projection and prediction heads of SimSiam."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+NORMS = ("batch", "layer")
+
+
+class SimSiamHeads(nn.Module):
+    """One projector and one predictor a level.
+
+    Attributes:
+      levels: number of levels.
+      width: of a projection.
+      bottleneck: hidden width of a predictor.
+      norm: "batch", with the statistics of the batch at hand, or "layer" for batches
+        that are too small for that.
+
+    References:
+      Chen and He, Exploring Simple Siamese Representation Learning, CVPR 2021
+      (arXiv:2011.10566), section 3: projection and prediction MLP.
+    """
+
+    levels: int
+    width: int = 2048
+    bottleneck: int = 512
+    norm: str = "batch"
+
+    def setup(self):
+        self.projectors = [Projector(self.width, self.norm) for _ in range(self.levels)]
+        self.predictors = [
+            Predictor(self.width, self.bottleneck, self.norm)
+            for _ in range(self.levels)
+        ]
+
+    def __call__(
+        self, pooled: Sequence[jax.Array]
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Pooled features [n, c_l] to projections z, predictions p: [n, d] a level."""
+        z = self.project(pooled)
+        return z, [head(one) for head, one in zip(self.predictors, z, strict=True)]
+
+    def project(self, pooled: Sequence[jax.Array]) -> list[jax.Array]:
+        """Projections alone: [n, c_l] -> [n, d] a level."""
+        return [head(x) for head, x in zip(self.projectors, pooled, strict=True)]
+
+
+class Projector(nn.Module):
+    """Three layers, the last one normalised but not rescaled: [n, c] -> [n, width]."""
+
+    width: int
+    norm: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i in range(3):
+            x = nn.Dense(self.width, use_bias=False, name=f"layer{i}")(x)
+            x = Norm(self.norm, affine=i < 2, name=f"norm{i}")(x)
+            if i < 2:
+                x = nn.relu(x)
+        return x
+
+
+class Predictor(nn.Module):
+    """A bottleneck of two layers: [n, width] -> [n, width]."""
+
+    width: int
+    bottleneck: int
+    norm: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.Dense(self.bottleneck, use_bias=False, name="layer0")(x)
+        x = nn.relu(Norm(self.norm, name="norm0")(x))
+        return nn.Dense(self.width, name="layer1")(x)
+
+
+class Norm(nn.Module):
+    """Normalises [n, d] over the batch or over each row.
+
+    Heads are dropped after training, so batch normalisation keeps no statistics.
+    """
+
+    kind: str
+    affine: bool = True
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        axis = {"batch": 0, "layer": 1}[self.kind]
+        centred = x - x.mean(axis, keepdims=True)
+        variance = (centred**2).mean(axis, keepdims=True)
+        x = centred * jax.lax.rsqrt(variance + self.epsilon)
+        if self.affine:
+            shape = (1, x.shape[1])
+            x = x * self.param("scale", nn.initializers.ones, shape[1:]).reshape(shape)
+            x = x + self.param("bias", nn.initializers.zeros, shape[1:]).reshape(shape)
+        return x
+
+
+def collapse(z: jax.Array) -> jax.Array:
+    """How spread projections are: 0 where they have collapsed, 1 for a Gaussian cloud.
+
+    sqrt(d) times the standard deviation of the normalised projections, a channel at a
+    time, averaged (SimSiam, section 4.1).
+
+    Args:
+      z: [n, d].
+
+    Returns:
+      Scalar.
+    """
+    unit = z * jax.lax.rsqrt(jnp.maximum((z**2).sum(-1, keepdims=True), 1e-24))
+    return unit.std(0).mean() * z.shape[1] ** 0.5

@@ -1,0 +1,269 @@
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxad import config as config_lib
+from jaxad.errors import InputError
+from jaxad.methods import tocoad
+from jaxad.methods.base import Backbone
+from jaxad.models.layers import ConvNorm
+
+SIDE, BATCH = 32, 4
+
+
+class Tiny(nn.Module):
+    """Four levels at strides 2 to 16."""
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x, maps = images, {}
+        for i, width in enumerate((4, 8, 8, 12), start=1):
+            x = nn.relu(ConvNorm(width, 3, 2, 1, name=f"conv{i}")(x, train=train))
+            maps[f"layer{i}"] = x
+        return x.mean((1, 2)), maps
+
+
+def make_backbone():
+    module = Tiny()
+
+    def levels(variables, images):
+        maps = module.apply(variables, images)[1]
+        return [maps["layer1"], maps["layer2"]]
+
+    return Backbone(
+        "tiny", module, ("layer1", "layer2"), (0.5,) * 3, (0.25,) * 3, levels
+    )
+
+
+def make_config(**changes):
+    config = config_lib.base()
+    config.dataset.image_size = (SIDE, SIDE)
+    with config.unlocked():
+        config.method = tocoad.fields()
+        config.method.decoder.depths = (1, 1, 1)
+        config.method.heads.width = 16
+        config.method.heads.bottleneck = 8
+        config.method.dnp.batch_size = config.method.ncl.batch_size = BATCH
+        for field, value in changes.items():
+            *path, last = field.split("__")
+            functools.reduce(lambda tree, part: tree[part], path, config.method)[
+                last
+            ] = value
+    return config
+
+
+@functools.cache
+def backbone_variables():
+    images = jnp.zeros((1, SIDE, SIDE, 3))
+    return jax.jit(Tiny().init)(jax.random.key(0), images)
+
+
+def make_batch(progress=0.1):
+    images = np.random.default_rng(0).random((BATCH, 4, 4, 3), np.float32)
+    images = np.kron(images, np.ones((1, 8, 8, 1), np.float32))
+    index = jnp.arange(BATCH, dtype=jnp.int32)
+    return {"image": jnp.asarray(images), "index": index, "progress": progress}
+
+
+def run(stage, params, steps):
+    state = jax.jit(stage.init)(jax.random.key(0), params)
+    step, history = jax.jit(stage.step), []
+    for i in range(steps):
+        state, metrics = step(state, make_batch(), jax.random.key(i))
+        history.append({name: float(value) for name, value in metrics.items()})
+    return state, history
+
+
+def stages(**changes):
+    return tocoad.build(make_config(**changes), make_backbone()).stages
+
+
+@functools.cache
+def after_stage_one():
+    """Params after a few dozen steps of stage I, and its curves."""
+    (dnp, _) = stages(perlin__unchanged=0.0, texture="noise", dnp__learning_rate=3e-3)
+    params = {"backbone": backbone_variables()}
+    state, history = run(dnp, params, 40)
+    return dnp.finish(state, params), history
+
+
+def equal(a, b):
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
+
+
+def test_stage_one_teaches_the_discriminator_and_leaves_the_backbone():
+    params, history = after_stage_one()
+    assert equal(params["backbone"], backbone_variables())
+    losses = [metrics["loss"] for metrics in history]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert history[-1]["found"] > history[-1]["false_alarm"]
+
+
+def test_the_learning_rate_drops_twice():
+    progress = jnp.asarray([0.0, 0.79, 0.8, 0.89, 0.9, 1.0])
+    np.testing.assert_allclose(
+        tocoad._two_drops(progress), [1, 1, 0.2, 0.2, 0.04, 0.04], rtol=1e-6
+    )
+
+
+@functools.cache
+def after_stage_two(lambda_neg, guide="gradient"):
+    params, _ = after_stage_one()
+    _, ncl = stages(lambda_neg=lambda_neg, guide=guide, texture="noise")
+    return run(ncl, params, 2), ncl
+
+
+def test_stage_two_moves_the_backbone_only():
+    params, _ = after_stage_one()
+    (state, _), ncl = after_stage_two(1.0)
+    assert equal(state["frozen"]["discriminator"], params["discriminator"])
+    assert equal(state["frozen"]["batch_stats"], params["backbone"]["batch_stats"])
+    moved = jax.tree.map(
+        lambda a, b: bool((a != b).any()),
+        state["learnt"]["backbone"],
+        params["backbone"]["params"],
+    )
+    assert all(jax.tree.leaves(moved))
+    handed_on = ncl.finish(state, params)
+    assert set(handed_on) == {"backbone"}
+    assert set(handed_on["backbone"]) == {"params", "batch_stats"}
+
+
+def test_the_guides_gradient_reaches_the_backbone():
+    (guided, _), _ = after_stage_two(1.0)
+    (alone, _), _ = after_stage_two(0.0)
+    kernels = (s["learnt"]["backbone"]["conv1"]["kernel"] for s in (guided, alone))
+    assert np.abs(np.subtract(*kernels)).max() > 0
+
+
+def test_the_gradient_guide_alone_is_the_discriminators_loss():
+    """A heavy guide lowers what D misses; its loss on the same anomalies falls."""
+    params, _ = after_stage_one()
+    _, ncl = stages(
+        lambda_neg=1000.0, texture="noise", perlin__unchanged=0.0,
+        ncl__backbone_learning_rate=1e-3,
+    )  # fmt: skip
+    state = jax.jit(ncl.init)(jax.random.key(0), params)
+    step, guide = jax.jit(ncl.step), []
+    for _ in range(25):
+        state, metrics = step(state, make_batch(), jax.random.key(7))
+        guide.append(float(metrics["guide"]))
+    assert guide[-1] < 0.8 * guide[0]
+
+
+def test_feature_guide_repels_only_where_there_is_an_anomaly():
+    p = jnp.asarray([[1.0, 0.0], [1.0, 0.0]])
+    n = jnp.asarray([[1.0, 1.0], [1.0, 0.0]])
+    there = jnp.asarray([True, False])
+    # Half of cos 45 degrees from the first view, nothing from the opposite second.
+    ours = tocoad._repel([p], [-p], [n], there=there)
+    np.testing.assert_allclose(ours, 0.5 * 0.5**0.5, rtol=1e-6)
+    none = tocoad._repel([p], [p], [n], there=jnp.asarray([False, False]))
+    assert none == 0
+
+
+def test_pooling_where_the_mask_is():
+    x = jnp.arange(4.0).reshape(1, 2, 2, 1)
+    weight = jnp.zeros((1, 4, 4)).at[0, :2, 2:].set(1.0)
+    (pooled,) = tocoad._pooled_where({"level": x}, ("level",), weight)
+    # The upper right quarter is most of the second pixel.
+    mean = float(pooled[0, 0])
+    assert abs(mean - 1) < abs(mean - 1.5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(generator="cutpaste", guide="feature", levels=("layer2", "layer3")),
+        dict(generator="cutpaste_patch", contrastive="ntxent"),
+        dict(generator="cutpaste_scar", decoder__skip="unet"),
+        dict(generator="nsa"),
+        dict(
+            heads__norm="layer",
+            texture="noise",
+            views__flip=True,
+            perlin__rotate_image=0.3,
+        ),
+        dict(stages=("ncl",), lambda_neg=0.0),
+        dict(stages=()),
+    ],
+    ids=str,
+)
+def test_every_switch_traces(changes):
+    trace(stages(**changes))
+
+
+def trace(method_stages):
+    params = {"backbone": backbone_variables()}
+    for stage in method_stages:
+        state = jax.eval_shape(stage.init, jax.random.key(0), params)
+        after, metrics = jax.eval_shape(
+            stage.step, state, make_batch(), jax.random.key(0)
+        )
+        # The loop carries the state: its shapes and types may not change.
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+            lambda x: (x.shape, x.dtype), state
+        )
+        assert all(value.shape == () for value in metrics.values())
+        params = jax.eval_shape(stage.finish, after, params)
+
+
+def test_lengths_follow_the_number_of_images():
+    dnp, ncl = stages(dnp__batch_size=16, ncl__batch_size=32)
+    assert (dnp.num_steps(60), ncl.num_steps(60)) == (2000, 500)
+    assert (dnp.num_steps(1000), ncl.num_steps(1000)) == (6200, 620)
+
+
+def test_the_pasted_texture_can_come_with_the_batch():
+    large = dict(nsa__half_height=(0.3, 0.4), nsa__half_width=(0.3, 0.4))
+    config = make_config(generator="nsa", **large)
+    generate = jax.jit(tocoad._generator(config.method))
+    batch = make_batch()
+    key = jax.random.key(0)
+    itself, mask = generate(key, batch | {"texture": jnp.roll(batch["image"], 1, 0)})
+    by_default, same_mask = generate(key, batch)
+    np.testing.assert_array_equal(itself, by_default)
+    np.testing.assert_array_equal(mask, same_mask)
+    flat, nothing = generate(key, batch | {"texture": jnp.zeros_like(batch["image"])})
+    assert mask.sum() > 0 and (flat != itself).any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(stages=("dnp", "nlc")), "did you mean 'ncl'"),
+        (dict(generator="perlim"), "did you mean 'perlin'"),
+        (dict(texture="dtdd"), "method.texture"),
+        (dict(guide="none"), "method.guide"),
+        (dict(contrastive="moco"), "method.contrastive"),
+        (dict(decoder__skip="full"), "method.decoder.skip"),
+        (dict(heads__norm="group"), "method.heads.norm"),
+        (dict(levels=("layer3", "layer9")), "no level 'layer9'"),
+        (dict(levels=()), "method.levels"),
+        (dict(stages=("ncl",)), "nothing has taught the guide"),
+        (dict(lambda_neg=-1.0), "lambda_neg"),
+        (dict(focal__alpha=1.5), "method.focal.alpha"),
+        (dict(focal__gamma=-1.0), "method.focal.gamma"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_named(changes, message):
+    with pytest.raises(InputError, match=message):
+        stages(**changes)
+
+
+def test_a_backbone_without_levels_is_refused():
+    class Flat(nn.Module):
+        @nn.compact
+        def __call__(self, images, train=False):
+            return images.mean((1, 2)), {"norm": images}
+
+    backbone = make_backbone()._replace(name="flat", module=Flat())
+    with pytest.raises(InputError, match="layer1.*convolutional"):
+        tocoad.build(make_config(), backbone)
