@@ -60,18 +60,16 @@ def _stop(signum, frame) -> None:
 def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
+        if flags.FLAGS["config"].value is not None:
+            flags.FLAGS["config"].value.lock()  # raises only now if there is no file
+        return rest
+    except OSError:
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        raise InputError(f"the config file {path} does not exist") from None
     # ml_collections raises all of these for a field that a config does not have, a
     # value of the wrong type, or an argument that the config file refuses.
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(_sentence(error)) from error
-    config = flags.FLAGS["config"]
-    try:
-        if config.value is not None:
-            config.value.lock()  # a file that is not there raises only when it is used
-    except OSError:
-        path = config_flags.get_config_filename(config)
-        raise InputError(f"the config file {path} does not exist") from None
-    return rest
 
 
 def _sentence(error: BaseException) -> str:
