@@ -1,6 +1,7 @@
 """What the commands share: flags, logging, and mistakes told in one sentence."""
 
 import logging
+import os
 import re
 import signal
 import sys
@@ -8,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 import absl.logging
 from absl import app, flags
-from ml_collections import config_flags
 
 from jaxad.errors import InputError
 from jaxad.train import Preempted
@@ -58,18 +58,23 @@ def _stop(signum, frame) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
+    _check_config_exists(argv)
     try:
-        rest = flags.FLAGS(argv)
-        if flags.FLAGS["config"].value is not None:
-            flags.FLAGS["config"].value.lock()  # raises only now if there is no file
-        return rest
-    except OSError:
-        path = config_flags.get_config_filename(flags.FLAGS["config"])
-        raise InputError(f"the config file {path} does not exist") from None
+        return flags.FLAGS(argv)
     # ml_collections raises all of these for a field that a config does not have, a
     # value of the wrong type, or an argument that the config file refuses.
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(_sentence(error)) from error
+
+
+def _check_config_exists(argv: list[str]) -> None:
+    """Looks first, since ml_collections raises only when the config is used."""
+    for flag, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, given, value = flag.partition("=")
+        if name in ("--config", "-config"):
+            path = (value if given else following).split(":")[0]
+            if not os.path.isfile(path):
+                raise InputError(f"the config file {path} does not exist")
 
 
 def _sentence(error: BaseException) -> str:
