@@ -155,8 +155,8 @@ class PixelMetrics:
     What is kept of an anomalous pixel is its score and the size of its region, 8 bytes.
     Of the normal pixels only the number at each distinct float32 score is kept: 2 bytes
     a pixel at most, and at most 32 MiB for every octave [x, 2x) that the scores span,
-    however many images there are. On top come 16 MiB of pixels not yet sorted in. A
-    state holds arrays only and can be pickled.
+    however many images there are. On top come 16 MiB of pixels not yet sorted in, and
+    while `compute` runs some 120 bytes an anomalous pixel. A state can be pickled.
 
     Example:
       state = PixelMetrics()
@@ -222,25 +222,27 @@ class PixelMetrics:
         """
         for limit in limits:
             _check_limit(limit)
-        anomalous = np.sort(np.concatenate([*self._anomalous, np.zeros(0, np.uint64)]))
-        self._anomalous = [anomalous]
         names = ["pixel_auroc", "pixel_ap", "pixel_aupr", "pixel_f1_max"]
         names += [f"aupro_{limit:g}" for limit in limits]
-        if _undefined("pixel metrics", self._normal.size, anomalous.size):
+        count = sum(array.size for array in self._anomalous)
+        if _undefined("pixel metrics", self._normal.size, count):
             return dict.fromkeys(names, math.nan)
-
-        thresholds, counts = np.unique(anomalous >> np.uint64(32), return_counts=True)
-        thresholds = thresholds.astype(np.int64)
-        # The next key after a score's is that of the next float32 number.
-        edges = np.stack([thresholds, thresholds + 1], 1)
-        below, up_to = self._normal.below(edges.ravel()).reshape(-1, 2).T
-        curve = _Curve.from_rising(
-            thresholds, counts, below=below, up_to=up_to, normal=self._normal.size
-        )
-        sizes = (anomalous & np.uint64(0xFFFFFFFF))[::-1]
+        self._anomalous = [np.sort(np.concatenate(self._anomalous))]
+        curve = self._curve()
+        sizes = self._anomalous[0][::-1] & np.uint64(0xFFFFFFFF)
         values = _auroc(curve), _average_precision(curve), _aupr_trapezoid(curve)
         areas = [_aupro(curve, sizes, limit) for limit in limits]
         return dict(zip(names, [*values, _f1_max(curve)[0], *areas], strict=True))
+
+    def _curve(self) -> _Curve:
+        keys = (self._anomalous[0] >> np.uint64(32)).astype(np.int64)
+        thresholds, counts = np.unique(keys, return_counts=True)
+        # The key after a score's own is that of the next float32 number.
+        edges = np.stack([thresholds, thresholds + 1], 1).ravel()
+        below, up_to = self._normal.below(edges).reshape(-1, 2).T
+        return _Curve.from_rising(
+            thresholds, counts, below=below, up_to=up_to, normal=self._normal.size
+        )
 
 
 def _checked(
@@ -314,27 +316,31 @@ def _undefined(metric: str, normal: int, anomalous: int) -> bool:
     return True
 
 
+def _mean_over_hits(values: np.ndarray, curve: _Curve) -> float:
+    """The mean over all anomalous items of a value given at each threshold."""
+    # A sum, not a dot product, whose order depends on the number of BLAS threads.
+    return float(np.sum(values * np.diff(curve.hits, prepend=0)) / curve.hits[-1])
+
+
 def _auroc(curve: _Curve) -> float:
-    new_hits = np.diff(curve.hits, prepend=0)
     # Of the normal items those below count whole, those level count half.
     outranked = curve.normal - (curve.alarms + curve.alarms_above) / 2
-    return float(new_hits @ outranked / (curve.hits[-1] * curve.normal))
+    return _mean_over_hits(outranked, curve) / curve.normal
 
 
 def _average_precision(curve: _Curve) -> float:
     precision = curve.hits / (curve.hits + curve.alarms)
-    return float(np.diff(curve.hits, prepend=0) @ precision / curve.hits[-1])
+    return _mean_over_hits(precision, curve)
 
 
 def _aupr_trapezoid(curve: _Curve) -> float:
     precision = curve.hits / (curve.hits + curve.alarms)
-    # The lowest threshold still above this one: the hits before it, and every alarm
-    # above it. With nothing above, precision is 1 by convention.
+    # Just above a threshold there are the hits before it, and every alarm above it.
+    # With nothing above, precision is 1 by convention.
     hits_above = np.concatenate([[0], curve.hits[:-1]])
     called = hits_above + curve.alarms_above
     before = np.divide(hits_above, called, out=np.ones_like(called), where=called > 0)
-    area = np.diff(curve.hits, prepend=0) @ (before + precision) / 2
-    return float(area / curve.hits[-1])
+    return _mean_over_hits((before + precision) / 2, curve)
 
 
 def _f1_max(curve: _Curve) -> tuple[float, float]:
@@ -362,15 +368,16 @@ def _aupro(curve: _Curve, sizes: np.ndarray, limit: float) -> float:
     overlap = covered[curve.hits.astype(np.int64) - 1] / covered[-1]
     # Two points a threshold: just above it, where alarms have grown and overlap has
     # not, and at it. From the last one on the overlap is 1.
-    fpr = np.stack([curve.alarms_above, curve.alarms], 1).ravel() / curve.normal
-    pro = np.stack([np.concatenate([[0], overlap[:-1]]), overlap], 1).ravel()
-    fpr = np.concatenate([[0], fpr, [1]])
-    pro = np.concatenate([[0], pro, [1]])
-    inside = np.searchsorted(fpr, limit, "right")
-    at_limit = np.interp(limit, fpr, pro)
-    fpr = np.append(fpr[:inside], limit)
-    pro = np.append(pro[:inside], at_limit)
-    return float(np.trapezoid(pro, fpr) / limit)
+    fpr = np.zeros(2 * overlap.size + 2)
+    fpr[1:-1:2], fpr[2:-1:2], fpr[-1] = curve.alarms_above, curve.alarms, curve.normal
+    fpr /= curve.normal
+    pro = np.zeros_like(fpr)
+    pro[3:-1:2], pro[2:-1:2], pro[-1] = overlap[:-1], overlap, 1
+    # The first point past the limit slides back to it, along the line it ends.
+    last = min(np.searchsorted(fpr, limit, "right"), fpr.size - 1)
+    pro[last] = np.interp(limit, fpr[last - 1 : last + 1], pro[last - 1 : last + 1])
+    fpr[last] = limit
+    return float(np.trapezoid(pro[: last + 1], fpr[: last + 1]) / limit)
 
 
 def _keys(scores: np.ndarray) -> np.ndarray:
