@@ -1,0 +1,188 @@
+"""ReConPatch: contrastive patch representation learning.
+
+A linear map f is trained on the patch features of a frozen backbone, so that patches
+that are alike come close and others move apart. How alike two patches are is not
+labelled: slow copies of f and of a projection g tell it, from the distances of a batch
+and from the neighbourhoods in it. The memory bank is then built on f's output.
+
+References:
+  Hyun et al., ReConPatch: Contrastive Patch Representation Learning for Industrial
+  Anomaly Detection, WACV 2024 (arXiv:2305.16713).
+"""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from jaxad import config as config_lib
+from jaxad import losses, optim, patches
+from jaxad.methods.base import Backbone, Method, Stage
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def fields() -> ml_collections.ConfigDict:
+    """`config.method` with the paper's values.
+
+    (ours) marks a default of this project where the paper is silent, (inferred) what
+    independent reproductions take to be the paper's.
+    """
+    return ml_collections.ConfigDict(
+        dict(
+            name="reconpatch",
+            # Width of f's output: the dimension of the memory bank.
+            dim=512,
+            # Width of g's output (ours).
+            projection_dim=128,
+            # Share of the pairwise similarity in the mix, the rest is contextual
+            # (inferred).
+            alpha=0.5,
+            # Bandwidth of the pairwise similarity (ours).
+            sigma=0.5,
+            # Neighbours in the contextual similarity (inferred).
+            k=5,
+            # Margin of the loss, in units of a patch's mean distance (inferred).
+            margin=1.0,
+            # Decay of the slow copies (ours); 0 keeps none.
+            ema=0.999,
+            # Slow embeddings to unit length before they are compared (ours).
+            normalise=True,
+            # AdamP's, annealed by a cosine at every step.
+            learning_rate=1e-5,
+            weight_decay=1e-2,
+            # Passes over the patches; 0 leaves f as it starts, a random projection.
+            epochs=120,
+            # Patches a batch (ours).
+            batch_size=1024,
+        )
+    )
+
+
+def build(config, backbone: Backbone) -> Method:
+    """f on PatchCore's descriptors, learnt in one stage.
+
+    Raises:
+      InputError: a field that cannot work.
+    """
+    options = config.method
+    _check(options)
+    describe = patches.descriptor(config.patches)
+
+    def features(params, images):
+        return describe(backbone.levels(params["backbone"], images))
+
+    def width(params):
+        image = jax.ShapeDtypeStruct((1, *config.dataset.image_size, 3), jnp.float32)
+        return jax.eval_shape(features, params, image).shape[-1]
+
+    def project(params, x):
+        return linear(params["f"], x)
+
+    return Method((_stage(options, width),), features, project)
+
+
+def _stage(options, width) -> Stage:
+    optimiser = optim.scale_by_adamp(weight_decay=options.weight_decay)
+
+    def init(key, params):
+        key_f, key_g = jax.random.split(key)
+        student = {
+            "f": _orthogonal(key_f, width(params), options.dim),
+            "g": _orthogonal(key_g, options.dim, options.projection_dim),
+        }
+        return {
+            "student": student,
+            "teacher": jax.tree.map(jnp.copy, student),
+            "optimiser": optimiser.init(student),
+        }
+
+    def step(state, batch, key):
+        del key  # nothing is random but the order of the patches
+        x, student, teacher = batch["patches"], state["student"], state["teacher"]
+        w = soft_labels(options, embed(teacher, x))
+
+        def loss_of(student):
+            z = embed(student, x)
+            return losses.relaxed_contrastive_loss(z, w, margin=options.margin), z
+
+        (loss, z), grads = jax.value_and_grad(loss_of, has_aux=True)(student)
+        direction, memory = optimiser.update(grads, state["optimiser"], student)
+        rate = options.learning_rate * optim.cosine(batch["progress"])
+        student = jax.tree.map(lambda p, d: p - rate * d, student, direction)
+        # Eq. 8.
+        teacher = optax.incremental_update(student, teacher, 1.0 - options.ema)
+        state = {"student": student, "teacher": teacher, "optimiser": memory}
+        return state, {"loss": loss, "mean_weight": w.mean(), **collapse(z)}
+
+    def finish(state, params):
+        # g and the slow copies have done their work (section 3.2).
+        return {**params, "f": state["student"]["f"]}
+
+    def num_steps(patches):
+        return options.epochs * (patches // options.batch_size)
+
+    return Stage(
+        "reconpatch", "patches", options.batch_size, num_steps, init, step, finish
+    )
+
+
+def embed(networks, x: jax.Array) -> jax.Array:
+    """g(f(x)): [n, c] -> [n, projection_dim]."""
+    return linear(networks["g"], linear(networks["f"], x))
+
+
+def soft_labels(options, z: jax.Array) -> jax.Array:
+    """w = alpha w_pairwise + (1 - alpha) w_contextual of slow embeddings, [n, n].
+
+    The mix that eq. 7 is weighted by; `normalise` puts the embeddings on the unit
+    sphere first, where sigma has a meaning of its own.
+    """
+    if options.normalise:
+        z = z / jnp.maximum(jnp.linalg.norm(z, axis=-1, keepdims=True), 1e-12)
+    pairwise = losses.pairwise_similarity(z, sigma=options.sigma)
+    contextual = losses.contextual_similarity(z, k=options.k)
+    return options.alpha * pairwise + (1.0 - options.alpha) * contextual
+
+
+def collapse(z: jax.Array) -> dict[str, jax.Array]:
+    """What falls when embeddings [n, d] collapse to a point, or into few dimensions.
+
+    Returns:
+      `z_variance`: over the batch, mean of the dimensions. `z_rank`: effective rank,
+      the participation ratio (sum l)^2 / sum l^2 of the covariance's eigenvalues l;
+      from 1 to d.
+    """
+    z = z - z.mean(0, keepdims=True)
+    covariance = jnp.matmul(z.T, z, precision=_HIGHEST) / len(z)
+    total, squares = jnp.trace(covariance), (covariance**2).sum()
+    rank = total**2 / jnp.maximum(squares, jnp.finfo(z.dtype).tiny)
+    return {"z_variance": total / z.shape[1], "z_rank": rank}
+
+
+def linear(parameters, x: jax.Array) -> jax.Array:
+    """x [..., c] -> [..., d]."""
+    product = jnp.matmul(x, parameters["kernel"], precision=_HIGHEST)
+    return product + jnp.broadcast_to(parameters["bias"], product.shape)
+
+
+def _orthogonal(key: jax.Array, inputs: int, outputs: int):
+    """A linear map that starts as a random (semi-)orthogonal one (ours)."""
+    kernel = jax.nn.initializers.orthogonal()(key, (inputs, outputs))
+    return {"kernel": kernel, "bias": jnp.zeros(outputs)}
+
+
+def _check(options) -> None:
+    def require(holds, field, must_be):
+        config_lib.require(holds, f"method.{field}", options[field], must_be)
+
+    for field in ("dim", "projection_dim", "batch_size"):
+        require(options[field] >= 1, field, "at least 1")
+    for field in ("sigma", "margin", "learning_rate"):
+        require(options[field] > 0, field, "above 0")
+    for field in ("weight_decay", "epochs"):
+        require(options[field] >= 0, field, "0 or more")
+    require(0 <= options.alpha <= 1, "alpha", "between 0 and 1")
+    require(0 <= options.ema < 1, "ema", "0 or more and below 1")
+    below = f"at least 1 and below method.batch_size={options.batch_size}"
+    require(1 <= options.k < options.batch_size, "k", below)
