@@ -32,8 +32,8 @@ class Pipeline:
 
     Attributes:
       config: completed; nothing is left to a default of the backbone.
-      backbone, variables: the pretrained network.
-      fingerprint: sha256 of `variables`.
+      backbone, variables: the pretrained network, folded unless a stage trains it.
+      fingerprint: sha256 of the variables as loaded.
       method: how the representation is learnt.
     """
 
@@ -67,6 +67,8 @@ def load_pipeline(config) -> Pipeline:
     _check_taps(backbone, variables, config.dataset.image_size)
     fingerprint = models.fingerprint(variables)
     method = methods.build(config, backbone)
+    if not any(stage.inputs == "images" for stage in method.stages):
+        variables = models.fold(module, variables)
     return Pipeline(config, backbone, variables, fingerprint, method)
 
 
@@ -127,6 +129,11 @@ def fit(
             )
         if stage.inputs == "images":
             descriptors = None
+    if params["backbone"] is not pipeline.variables:
+        params = {
+            **params,
+            "backbone": models.fold(backbone.module, params["backbone"]),
+        }
     if descriptors is None:
         descriptors = describe()
     patches = _project(method, params, descriptors, config.batch_size)
