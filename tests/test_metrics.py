@@ -282,6 +282,14 @@ class TestAupro:
         assert metrics.aupro(maps[::-1], masks[::-1]) == expected
         assert metrics.aupro(maps[:, ::-1], masks[:, ::-1]) == expected
 
+    def test_ties_between_regions_of_many_sizes_add_up_in_any_order(self):
+        maps, masks = blobs(4, n=40)
+        maps = np.round(maps)
+        expected = metrics.aupro(maps, masks)
+        for seed in range(8):
+            order = np.random.default_rng(seed).permutation(40)
+            assert metrics.aupro(maps[order], masks[order]) == expected
+
     def test_undefined_is_nan_with_a_reason(self, warnings):
         maps = np.ones((1, 2, 2))
         assert math.isnan(metrics.aupro(maps, np.zeros((1, 2, 2))))
