@@ -7,8 +7,8 @@ chosen under a random projection to 128 dimensions. docs/data.md says how to get
 images. Arguments: `category` (a name, or all) and `runlocal`, which shrinks the run.
 
 The original's results for these settings, mean of the 15 categories: image AUROC 99.16,
-pixel AUROC 98.11. Its scores are squared distances, these are distances, which moves the
-pixel figure a little (the map is smoothed after).
+pixel AUROC 98.11. Its scores are squared distances and these are distances, which moves
+the pixel figure a little (the map is smoothed afterwards).
 """
 
 from jaxad import config as config_lib

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from jaxad.errors import InputError
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger(f"jaxad.{__name__}")
 _SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".zip")
 
 

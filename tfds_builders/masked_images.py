@@ -17,7 +17,7 @@ from jaxad.data import images
 from jaxad.errors import InputError
 from tfds_builders import archives
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger(f"jaxad.{__name__}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,6 +106,10 @@ def size(encoded: bytes) -> tuple[int, int]:
     """(height, width) of an upright image, from the file's header."""
     with Image.open(io.BytesIO(encoded)) as image:
         width, height = image.size
+        if image.format == "TIFF":  # Pillow has turned it already
+            return height, width
+        if image.format == "PNG" and "exif" not in image.info:
+            return height, width  # getexif would decode all of it to look behind it
         turned = image.getexif().get(_ORIENTATION, 1) >= 5
     return (width, height) if turned else (height, width)
 

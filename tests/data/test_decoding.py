@@ -1,0 +1,241 @@
+"""Files of every kind to arrays, and the three geometries."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import trees
+from PIL import Image
+
+from jaxad.data import images
+from jaxad.data.images import Geometry
+
+
+def decode(encoded):
+    """float32 [h, w, 3] at the image's own size."""
+    image = images.decode_image(encoded)
+    return Geometry(image.size[::-1]).image(image)
+
+
+def png16(pixels):
+    """A 16-bit RGB PNG, which Pillow cannot write."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+
+    def chunk(kind, content):
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
+def test_rgb_files_give_their_values(kind):
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 14
+    options = {"lossless": True} if kind == "WEBP" else {}
+    got = decode(trees.encoded(Image.fromarray(pixels), kind, **options))
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, pixels.astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "expected"),
+    [
+        ("L", 51, (51, 51, 51)),
+        ("1", 255, (255, 255, 255)),
+        ("LA", (51, 7), (51, 51, 51)),
+        ("RGBA", (10, 20, 30, 0), (10, 20, 30)),
+        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
+    ],
+)
+def test_colour_modes_become_rgb(mode, value, expected):
+    image = Image.new(mode, (3, 2), value)
+    got = decode(trees.encoded(image, "TIFF"))
+    np.testing.assert_allclose(got[1, 2] * 255, expected, atol=1e-4)
+
+
+def test_palette_images_take_the_colours_of_the_palette():
+    image = Image.new("P", (2, 1), 1)
+    image.putpalette([9, 9, 9, 30, 60, 90])
+    transparent = trees.encoded(image, "PNG", transparency=b"\x00\x80")
+    for encoded in (trees.encoded(image), transparent):
+        np.testing.assert_allclose(decode(encoded)[0, 0] * 255, (30, 60, 90), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_keeps_the_order_of_values(kind):
+    values = np.array([[0, 1, 255, 256, 30000, 65535]], np.uint16)
+    encoded = trees.encoded(Image.fromarray(values), kind)
+    saturated = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))[0, :, 0]
+    assert (np.diff(saturated.astype(int)) == 0).any()  # what is to be avoided
+    got = decode(encoded)[0, :, 0]
+    np.testing.assert_allclose(got, values[0] / 65535, rtol=1e-6)
+    assert (np.diff(got) > 0).all()
+
+
+def test_big_endian_16_bit_tiff():
+    values = np.array([[3, 40000]], ">u2")
+    image = Image.frombytes("I;16B", (2, 1), values.tobytes())
+    got = decode(trees.encoded(image, "TIFF"))[0, :, 0]
+    np.testing.assert_allclose(got, [3 / 65535, 40000 / 65535], rtol=1e-6)
+
+
+def test_16_bit_colour_is_read_with_8_bits_a_channel():
+    pixels = np.array([[[0, 0x1234, 0xFFFF], [0x80FF, 0x0100, 0x00FF]]])
+    encoded = png16(pixels)
+    assert images.kind(encoded) == "RGB;16"
+    expected = np.array([[[0, 0x12, 0xFF], [0x80, 0x01, 0]]], np.float32) / 255
+    np.testing.assert_allclose(decode(encoded), expected, rtol=1e-6)
+
+
+def test_floats_must_lie_in_0_to_1():
+    inside = Image.fromarray(np.array([[0.0, 0.25, 1.0]], np.float32))
+    np.testing.assert_array_equal(
+        decode(trees.encoded(inside, "TIFF"))[0, :, 0], [0, 0.25, 1]
+    )
+    for outside in ([[0.0, 1.5]], [[-0.1, 1.0]], [[np.nan, 1.0]]):
+        image = Image.fromarray(np.array(outside, np.float32))
+        with pytest.raises(ValueError, match="32-bit values outside"):
+            decode(trees.encoded(image, "TIFF"))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_exif_orientation_is_applied(kind):
+    # Stored 2 high and 4 wide; orientation 6 turns it clockwise when shown.
+    pixels = np.zeros((16, 32), np.uint8)
+    pixels[:, 16:] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    encoded = trees.encoded(Image.fromarray(pixels), kind, exif=exif)
+    assert images.size(encoded) == (32, 16)
+    got = decode(encoded)
+    assert got.shape == (32, 16, 3)
+    assert got[:15].max() < 0.1
+    assert got[17:].min() > 0.9
+
+
+def test_size_reads_a_header_only():
+    encoded = trees.encoded(Image.new("RGB", (40, 30)))
+    assert images.size(encoded) == (30, 40)
+    assert images.size(encoded[:60]) == (30, 40)
+
+
+def test_names_leave_out_what_is_no_image(tmp_path):
+    for name in ("b.PNG", "a.JPG", "Größe 1.tiff", ".c.png", "._a.JPG", "d.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert images.names(tmp_path) == ["Größe 1.tiff", "a.JPG", "b.PNG"]
+    assert images.names(tmp_path / "missing") == []
+
+
+# --------------------------------------------------------------------------------------
+# Masks
+# --------------------------------------------------------------------------------------
+
+
+def test_masks_of_every_kind_keep_their_ids():
+    ids = np.array([[0, 1, 7], [2, 0, 9]], np.uint8)
+    grey = Image.fromarray(ids)
+    palette = Image.fromarray(ids).convert("P")
+    palette.putdata(ids.ravel().tolist())
+    palette.putpalette([0, 0, 0] * 256)
+    for image in (grey, palette):
+        np.testing.assert_array_equal(images.decode_mask(trees.encoded(image)), ids)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "I;16"])
+def test_a_mask_is_whatever_is_not_zero_and_alpha_does_not_count(mode):
+    binary = np.array([[0, 255, 0]], np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(binary.astype(np.uint16) * 256)
+    else:
+        image = Image.fromarray(binary).convert(mode)
+    mask = images.decode_mask(trees.encoded(image))
+    assert Geometry((1, 3)).mask(mask).tolist() == [[0, 1, 0]]
+
+
+def test_a_mask_pixel_is_anomalous_above_one_half_of_its_weight():
+    # One pixel from two: each has half the weight, and half is not above one half.
+    assert Geometry((1, 1)).mask(np.array([[9, 0]])).tolist() == [[0]]
+    # Triangle of support 3 over three pixels: weights 2/9, 3/9, 2/9, normalised.
+    assert Geometry((1, 1)).mask(np.array([[0, 1, 0]])).tolist() == [[0]]
+    assert Geometry((1, 1)).mask(np.array([[1, 1, 0]])).tolist() == [[1]]
+    # Enlarged by two: the edge falls between 1/4 and 3/4.
+    assert Geometry((1, 4)).mask(np.array([[1, 0]])).tolist() == [[1, 1, 0, 0]]
+
+
+# --------------------------------------------------------------------------------------
+# Geometries
+# --------------------------------------------------------------------------------------
+
+
+def triangle(pixels, size, axis):
+    """Antialiased bilinear resizing of one axis, from its definition."""
+    pixels = np.moveaxis(pixels, axis, 0)
+    n = len(pixels)
+    scale = n / size
+    out = []
+    for i in range(size):
+        centre = (i + 0.5) * scale
+        distance = abs(np.arange(n) + 0.5 - centre) / max(scale, 1)
+        weights = np.clip(1 - distance, 0, None)
+        out.append(np.tensordot(weights / weights.sum(), pixels, 1))
+    return np.moveaxis(np.array(out), 0, axis)
+
+
+@pytest.mark.parametrize("size", [(3, 4), (9, 20), (7, 11), (1, 1)])
+def test_resize_is_the_antialiased_bilinear_filter(size):
+    pixels = np.random.default_rng(0).random((7, 11)).astype(np.float32)
+    got = Geometry(size).image(Image.fromarray(pixels))
+    expected = triangle(triangle(pixels, size[0], 0), size[1], 1)
+    assert got.shape == (*size, 3)
+    for channel in range(3):
+        np.testing.assert_allclose(got[..., channel], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "resized", "top", "left"),
+    [
+        ((10, 20), (6, 12), 1, 4),
+        ((20, 10), (12, 6), 4, 1),
+        # The longer side, 13.2, is rounded down; the offset, 4.5, half to even.
+        ((10, 22), (6, 13), 1, 4),
+        ((10, 25), (6, 15), 1, 6),  # 5.5
+    ],
+)
+def test_resize_crop_takes_the_centre(shape, resized, top, left):
+    pixels = np.random.default_rng(0).random(shape).astype(np.float32)
+    got = Geometry((4, 4), "resize_crop", 6).image(Image.fromarray(pixels))
+    whole = triangle(triangle(pixels, resized[0], 0), resized[1], 1)
+    expected = whole[top : top + 4, left : left + 4]
+    np.testing.assert_allclose(got[..., 0], expected, atol=1e-6)
+
+
+def test_pad_keeps_the_aspect_ratio():
+    image = Image.fromarray(np.full((2, 4), 255, np.uint8))
+    geometry = Geometry((6, 6), "pad")
+    got = geometry.image(image)
+    ones = (got == 1).all((1, 2))
+    assert ones.tolist() == [False, True, True, True, False, False]
+    np.testing.assert_allclose(got[0], np.tile([0.485, 0.456, 0.406], (6, 1)))
+    mask = geometry.mask(np.full((2, 4), 3))
+    assert mask[:, 0].tolist() == [0, 1, 1, 1, 0, 0]
+    assert mask.dtype == np.uint8
+
+
+@pytest.mark.parametrize("policy", ["resize", "resize_crop", "pad"])
+def test_mask_and_image_go_through_the_same_geometry(policy):
+    # An image that is its own mask.
+    mask = np.zeros((24, 36), np.uint8)
+    mask[6:18, 12:24] = 255
+    geometry = Geometry((16, 20), policy, 20)
+    image = geometry.image(Image.fromarray(mask))
+    np.testing.assert_array_equal(geometry.mask(mask), image[..., 0] > 0.5)
