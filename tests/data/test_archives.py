@@ -1,0 +1,184 @@
+"""Archives, opened safely, and where a builder looks for them."""
+
+import dataclasses
+import io
+import stat
+import tarfile
+import zipfile
+
+import pytest
+import trees
+
+from jaxad.errors import InputError
+from tfds_builders import archives
+
+PUBLISHED = archives.Archive(
+    "set_2020.tar.xz",
+    "https://example.invalid/set_2020.tar.xz",
+    5_300_000_000,
+    "0" * 64,
+    "CC BY",
+)
+
+
+@dataclasses.dataclass
+class Manager:
+    """What the builders use of TFDS's download manager."""
+
+    folder: object
+    manual: object = None
+    downloaded: object = None
+
+    @property
+    def download_dir(self):
+        return self.folder
+
+    @property
+    def manual_dir(self):
+        if self.manual is None:
+            raise AssertionError
+        return self.manual
+
+    def download(self, url):
+        assert url == PUBLISHED.url
+        return self.downloaded
+
+
+def is_root(folder):
+    return (folder / "bottle").is_dir()
+
+
+def find(manager):
+    return archives.find(manager, PUBLISHED, is_root)
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.xz", ".tar.gz", ".zip"])
+def test_every_kind_of_archive_is_extracted(tmp_path, suffix):
+    tree = trees.mvtec_ad(tmp_path / "tree")
+    archive = trees.packed(tree, tmp_path / f"any{suffix}")
+    archives.extract(archive, tmp_path / "out")
+    files = {
+        p.relative_to(tree): p.read_bytes() for p in tree.rglob("*") if p.is_file()
+    }
+    out = tmp_path / "out"
+    assert files == {
+        p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()
+    }
+
+
+def tar_with(path, name, kind=tarfile.REGTYPE, link=""):
+    with tarfile.open(path, "w") as archive:
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname, info.size = kind, link, 1 if not link else 0
+        archive.addfile(info, io.BytesIO(b"x"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "link"),
+    [
+        ("../out.png", tarfile.REGTYPE, ""),
+        ("a/../../out.png", tarfile.REGTYPE, ""),
+        ("/out.png", tarfile.REGTYPE, ""),
+        ("C:\\out.png", tarfile.REGTYPE, ""),
+        ("a.png", tarfile.SYMTYPE, "/etc/passwd"),
+        ("a.png", tarfile.LNKTYPE, "b.png"),
+        ("a.png", tarfile.CHRTYPE, ""),
+        ("a.png", tarfile.FIFOTYPE, ""),
+    ],
+)
+def test_a_tar_with_anything_unsafe_is_refused_whole(tmp_path, name, kind, link):
+    manual = tmp_path / "manual"
+    manual.mkdir()
+    tar_with(manual / "set_2020.tar", name, kind, link)
+    with pytest.raises(InputError, match="set_2020.tar holds .*nothing of it is used"):
+        find(Manager(tmp_path / "downloads", manual))
+    assert not list((tmp_path / "downloads/extracted").iterdir())
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize("name", ["../out.png", "/out.png", "link.png"])
+def test_a_zip_with_anything_unsafe_is_refused_whole(tmp_path, name):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        info = zipfile.ZipInfo(name)
+        if name == "link.png":
+            info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(InputError, match="nothing of it is used"):
+        archives.extract(path, tmp_path / "target")
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_damaged_archive_leaves_nothing(tmp_path):
+    archive = trees.packed(
+        trees.mvtec_ad(tmp_path / "tree"), tmp_path / "m/set_2020.tar.xz"
+    )
+    archive.write_bytes(archive.read_bytes()[:-200])
+    with pytest.raises(InputError, match="set_2020.tar.xz cannot be extracted"):
+        find(Manager(tmp_path / "downloads", archive.parent))
+    assert not list((tmp_path / "downloads/extracted").iterdir())
+
+
+@pytest.mark.parametrize("depth", ["", "mvtec", "mvtec/"])
+def test_the_extracted_folder_is_found(tmp_path, depth):
+    root = trees.mvtec_ad(tmp_path / "manual" / depth)
+    found = find(Manager(tmp_path / "downloads", tmp_path / "manual"))
+    assert found == archives.Found(root, tmp_path / "manual", published=False)
+
+
+def test_an_archive_is_extracted_once(tmp_path):
+    tree = trees.mvtec_ad(tmp_path / "tree")
+    archive = trees.packed(tree, tmp_path / "manual/set_2020.zip")
+    manager = Manager(tmp_path / "downloads", archive.parent)
+    found = find(manager)
+    assert (found.root / "bottle/train/good/000.png").exists()
+    assert not found.published
+    (found.root / "mark").touch()
+    assert (find(manager).root / "mark").exists()
+
+
+def test_the_published_archive_is_known_by_its_sha256(tmp_path):
+    tree = trees.mvtec_ad(tmp_path / "tree")
+    archive = trees.packed(tree, tmp_path / "manual/set_2020.tar")
+    known = dataclasses.replace(PUBLISHED, sha256=archives.sha256(archive))
+    manager = Manager(tmp_path / "downloads", archive.parent)
+    assert archives.find(manager, known, is_root).published
+
+
+def test_an_archive_of_something_else_is_refused(tmp_path):
+    (tmp_path / "tree/other").mkdir(parents=True)
+    archive = trees.packed(tmp_path / "tree", tmp_path / "manual/set_2020.tar")
+    with pytest.raises(InputError, match="is not set_2020.tar.xz"):
+        find(Manager(tmp_path / "downloads", archive.parent))
+
+
+def test_a_named_folder_without_the_data_says_what_to_put_there(tmp_path):
+    (tmp_path / "manual").mkdir()
+    with pytest.raises(InputError) as caught:
+        find(Manager(tmp_path / "downloads", tmp_path / "manual"))
+    for part in ("manual", PUBLISHED.name, PUBLISHED.url, "5.3 GB", "CC BY"):
+        assert part in str(caught.value)
+
+
+def test_without_a_network_the_message_says_what_to_fetch(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ConnectionError
+
+    monkeypatch.setattr(archives.requests, "head", fail)
+    with pytest.raises(InputError) as caught:
+        find(Manager(tmp_path / "downloads"))
+    for part in (
+        "ConnectionError",
+        PUBLISHED.url,
+        "5.3 GB",
+        "CC BY",
+        "downloads/manual",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_download_is_extracted(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives.requests, "head", lambda *_, **__: None)
+    archive = trees.packed(trees.mvtec_ad(tmp_path / "tree"), tmp_path / "got.tar.xz")
+    found = find(Manager(tmp_path / "downloads", downloaded=archive))
+    assert (found.root / "grid/train/good/002.png").exists()
