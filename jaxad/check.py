@@ -55,6 +55,8 @@ def check(config: ml_collections.ConfigDict, category: str) -> list[Finding]:
     Raises:
       InputError: the data cannot be listed.
     """
+    config = config.copy_and_resolve_references()
+    config.image_size = (1, 1)  # files are looked at as they are stored
     # A published split is what it is, even if it should hold an image twice.
     own = config.name == "folder"
     splits = [data.load(config, category, name) for name in ("train", "test")]
@@ -239,7 +241,7 @@ def _main(config: ml_collections.ConfigDict) -> int:
     for category in data.categories(config.dataset):
         findings = check(config.dataset, category)
         errors = sum(finding.severity == ERROR for finding in findings)
-        print(f"{category}: {errors} errors, {len(findings) - errors} warnings")
+        print(f"{category}: errors {errors}, warnings {len(findings) - errors}")
         print(table(findings), end="")
         broken = broken or errors > 0
     return int(broken)
