@@ -118,8 +118,9 @@ def train(
     )
 
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(workdir, keep=options.keep))
+        # First in, last out: the last checkpoint is on disk before a signal can kill.
         told_to_stop = stack.enter_context(_sigterm())
+        checkpoints = stack.enter_context(Checkpoints(workdir, keep=options.keep))
         step = saved = checkpoints.latest_step()
         if saved is None:
             # Copied, because jit hands inputs through and `params` outlives donation.
