@@ -99,6 +99,19 @@ def fields() -> ml_collections.ConfigDict:
     )
 
 
+def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Shrinks a run to seconds: few small images, few steps, the same code paths."""
+    config = config_lib.runlocal(config)
+    config.dataset.image_size = (64, 64)
+    config.backbone.name = "efficientnet_lite0"
+    config.backbone.taps = ()
+    config.method.decoder.depths = (1, 1, 1)
+    config.method.heads.update(width=32, bottleneck=8)
+    for stage in (config.method.dnp, config.method.ncl):
+        stage.update(batch_size=4, epochs=0, min_steps=3)
+    return config
+
+
 def build(config, backbone: Backbone) -> Method:
     """The stages that `config.method.stages` names, and PatchCore's descriptors.
 

@@ -60,17 +60,50 @@ def conv(
 
 def depthwise_shifted(x, kernel, *, strides, padding):
     """Depthwise convolution as the sum of one shifted product a kernel entry."""
-    size = kernel.shape[0]
+    return _shifted(x, kernel, strides, tuple(map(tuple, padding)))
+
+
+def _sum_shifts(x, kernel, strides, padding):
+    total = None
+    for i, j, window in _windows(x, kernel.shape[0], strides, padding):
+        term = window * kernel[i, j, 0].reshape(1, 1, 1, -1)
+        total = term if total is None else total + term
+    return total
+
+
+def _sum_shifts_forward(x, kernel, strides, padding):
+    return _sum_shifts(x, kernel, strides, padding), (x, kernel)
+
+
+def _sum_shifts_backward(strides, padding, saved, dy):
+    x, kernel = saved
+    dx = jax.vjp(lambda x: _sum_shifts(x, kernel, strides, padding), x)[1](dy)[0]
+
+    # An image at a time: sums over a whole batch take a CPU four times as long.
+    def add(total, image):
+        x, dy = image
+        windows = _windows(x[None], kernel.shape[0], strides, padding)
+        products = [(window[0] * dy).sum(0) for _, _, window in windows]
+        return total + jnp.stack(products), None
+
+    start = jnp.zeros((kernel.shape[0] ** 2, *dy.shape[2:]), dy.dtype)
+    total, _ = lax.scan(add, start, (x, dy))
+    return dx, total.sum(1).reshape(kernel.shape)
+
+
+_shifted = jax.custom_vjp(_sum_shifts, nondiff_argnums=(2, 3))
+_shifted.defvjp(_sum_shifts_forward, _sum_shifts_backward)
+
+
+def _windows(x, size, strides, padding):
+    """(i, j, what kernel entry (i, j) sees [b, h', w', c]) for every entry."""
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     height, width = ((n - size) // strides + 1 for n in x.shape[1:3])
-    total = None
     for i in range(size):
         for j in range(size):
             rows = slice(i, i + (height - 1) * strides + 1, strides)
             columns = slice(j, j + (width - 1) * strides + 1, strides)
-            term = x[:, rows, columns] * kernel[i, j, 0].reshape(1, 1, 1, -1)
-            total = term if total is None else total + term
-    return total
+            yield i, j, x[:, rows, columns]
 
 
 def depthwise_grouped(x, kernel, *, strides, padding):

@@ -56,6 +56,16 @@ def test_depthwise_forms_agree(size, strides):
     grouped = layers.depthwise_grouped(x, kernel, **options)
     np.testing.assert_allclose(shifted, grouped, atol=1e-5)
 
+    def gradients(form):
+        def loss(x, kernel):
+            return (form(x, kernel, **options) ** 2).sum()
+
+        return jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
+
+    ours, theirs = map(gradients, (layers.depthwise_shifted, layers.depthwise_grouped))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
+
 
 def test_depthwise_by_hand():
     x = np.arange(9, dtype=np.float32).reshape(1, 3, 3, 1)

@@ -1,0 +1,18 @@
+"""ToCoAD, ablation A5: the feature extractor.
+
+The paper finds WideResNet-50 best, WideResNet-101 comparable, ResNet-50 a little lower.
+
+A row is a run of `get_config()` with the fields that `sweep` sets for it. Argument:
+`data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
+"""
+
+from configs.ablations import tocoad_base
+
+
+def get_config(arg=None):
+    return tocoad_base.get_config(arg)
+
+
+def sweep(add):
+    for name in ("resnet50", "wide_resnet50_2", "wide_resnet101_2"):
+        add(name, {"backbone.name": name})

@@ -1,0 +1,18 @@
+"""ToCoAD, ablation A7: the size of the memory bank.
+
+That the paper varies it is probable, not certain; no cell is known.
+
+A row is a run of `get_config()` with the fields that `sweep` sets for it. Argument:
+`data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
+"""
+
+from configs.ablations import tocoad_base
+
+
+def get_config(arg=None):
+    return tocoad_base.get_config(arg)
+
+
+def sweep(add):
+    for ratio in (0.01, 0.05, 0.1, 0.25):
+        add(f"{ratio:.0%}", {"coreset.ratio": ratio})

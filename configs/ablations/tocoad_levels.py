@@ -1,0 +1,20 @@
+"""ToCoAD, ablation A4: the levels of the contrastive loss.
+
+The paper's best is "3 and 4", which is layer3 and layer4 or, counting convolutions as
+ResNet's authors do, layer2 and layer3.
+
+A row is a run of `get_config()` with the fields that `sweep` sets for it. Argument:
+`data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
+"""
+
+from configs.ablations import tocoad_base
+
+
+def get_config(arg=None):
+    return tocoad_base.get_config(arg)
+
+
+def sweep(add):
+    for levels in (("2",), ("3",), ("4",), ("2", "3"), ("3", "4"), ("2", "3", "4")):
+        names = tuple(f"layer{level}" for level in levels)
+        add(" and ".join(names), {"method.levels": names})

