@@ -91,6 +91,13 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(self, dl_manager):
         found = archives.find(dl_manager, self.ARCHIVE, self._is_root)
         splits = self._items(found.root)
+        for split, items in splits.items():
+            if not items:
+                raise InputError(
+                    f"{found.root} has no image in the {split} split of "
+                    f"{self.info.full_name}; add some, or name another "
+                    "config.dataset.manual_dir"
+                )
         counts = collections.Counter(
             f"{split}/{self._kind(item)}"
             for split, items in splits.items()

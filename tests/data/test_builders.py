@@ -228,6 +228,15 @@ def test_an_anomalous_image_without_mask_is_named(config, tmp_path):
         data.load(config, "bottle", "test")
 
 
+def test_a_category_without_images_is_named(config, tmp_path):
+    from_tree(config, "mvtec_ad", trees.mvtec_ad(tmp_path / "tree", ["bottle"], good=0))
+    shutil.rmtree(tmp_path / "tree/bottle/test")
+    with pytest.raises(InputError, match="no image in the test split of mvtec_ad/bott"):
+        data.load(config, "bottle", "train")
+    with pytest.raises(InputError, match="no image in the train split of mvtec_ad/cap"):
+        data.load(config, "capsule", "train")
+
+
 def test_a_mask_of_another_size_is_named(config, tmp_path):
     root = trees.mvtec_ad(tmp_path / "tree", ["bottle"])
     trees.mask(root / "bottle/ground_truth/bent/001_mask.png", size=(5, 8))

@@ -1,0 +1,121 @@
+"""Images a second from disk to device: jaxad beside PyTorch's DataLoader.
+
+  python benchmarks/input.py [--peer-python PYTHON] [--images N] [--size PIXELS]
+
+Both decode the same PNGs with Pillow, resize them to 224 x 224 (bilinear, antialiased)
+and stack float32 batches of 16; jaxad reads the records that its MVTec AD builder
+prepared and puts the batches on the device, PyTorch (two workers) reads the files. The
+second pass is timed, so that files are in the page cache and workers are up. The last
+line is how fast the backbone of configs/patchcore_elpv.py takes images: slower than the
+input means that the input is no bottleneck. The peer needs torch, numpy and Pillow.
+"""
+
+import argparse
+import importlib.util
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+from PIL import Image
+
+from jaxad import config as config_lib
+from jaxad import data, fit
+
+_HERE = pathlib.Path(__file__).parent
+_BATCH = 16
+
+
+def write_images(folder: pathlib.Path, count: int, size: int) -> None:
+    """Smooth shading with the grain of a camera, in MVTec AD's layout."""
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(40, 210, (count, 8, 8, 3), np.uint8)
+    train, test = folder / "bottle/train/good", folder / "bottle/test/good"
+    for path in (train, test):
+        path.mkdir(parents=True)
+    for i in range(count):
+        image = Image.fromarray(coarse[i]).resize(
+            (size, size), Image.Resampling.BICUBIC
+        )
+        pixels = np.asarray(image) + generator.normal(0, 2, (size, size, 3))
+        pixels = pixels.clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(train / f"{i:03}.png")
+    shutil.copy(train / "000.png", test)
+
+
+def ours(folder: pathlib.Path, prepared: pathlib.Path) -> float:
+    """Images a second of the second pass."""
+    config = config_lib.base().dataset
+    config.update(
+        name="mvtec_ad",
+        manual_dir=str(folder),
+        data_dir=str(prepared),
+        image_size=(224, 224),
+    )
+    split = data.load(config, "bottle", "train")
+    for _ in range(2):
+        start = time.perf_counter()
+        for batch in data.eval_batches(split, _BATCH):
+            jax.block_until_ready(jax.device_put(batch["image"]))
+        seconds = time.perf_counter() - start
+    return len(split) / seconds
+
+
+def peer(python: str, folder: pathlib.Path) -> tuple[float, str]:
+    """The same of PyTorch, and its version."""
+    command = [python, _HERE / "torch_input.py", folder / "bottle/train/good", _BATCH]
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(f"{python} failed:\n{done.stderr[-2000:]}")
+    rate, version = done.stdout.split()
+    return float(rate), version
+
+
+def backbone() -> float:
+    """Images a second through the backbone to its taps."""
+    path = _HERE.parent / "configs/patchcore_elpv.py"
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    pipeline = fit.load_pipeline(module.get_config())
+    levels = jax.jit(pipeline.backbone.levels)
+    images = np.random.default_rng(0).standard_normal((_BATCH, 224, 224, 3), np.float32)
+    images = jax.device_put(images)
+    jax.block_until_ready(levels(pipeline.variables, images))
+    start, passes = time.perf_counter(), 8
+    for _ in range(passes):
+        jax.block_until_ready(levels(pipeline.variables, images))
+    return passes * _BATCH / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer-python", default=sys.executable)
+    parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--size", type=int, default=1024)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        write_images(folder / "images", arguments.images, arguments.size)
+        theirs, version = peer(arguments.peer_python, folder / "images")
+        rate = ours(folder / "images", folder / "prepared")
+    device = jax.devices()[0].device_kind
+    print(
+        f"\n{arguments.images} PNGs of {arguments.size} x {arguments.size}, to {device}"
+    )
+    print(f"{'images/s':<34}{'':>8}{'ratio':>8}")
+    print(f"{'jaxad, disk to device':<34}{rate:8.1f}")
+    print(f"{'PyTorch DataLoader, 2 workers':<34}{theirs:8.1f}{rate / theirs:8.2f}")
+    ratio = rate / (taken := backbone())
+    print(f"{'EfficientNet-Lite0, forward':<34}{taken:8.1f}{ratio:8.2f}")
+    print(f"jax {jax.__version__}, torch {version}")
+
+
+if __name__ == "__main__":
+    main()
