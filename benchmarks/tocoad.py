@@ -1,0 +1,164 @@
+"""ToCoAD on ELPV mono: what the two stages change, and what they cost.
+
+  python benchmarks/tocoad.py table [--workdir DIR] [--seeds 0 1 2] [--size 128]
+  python benchmarks/tocoad.py time [--size 128] [--batch 16]
+
+`table` trains and scores configs/tocoad_elpv.py three ways: without training, with
+stages I and II, and with stage II without a guide. Image AUROC is on the real test
+images. Pixel metrics are on its normal images with defects drawn by generators that
+training never used, whose masks are known. A run that was stopped goes on where it was.
+
+`time` measures a step of either stage, and images a second of every generator.
+"""
+
+import argparse
+import functools
+import pathlib
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from configs import tocoad_elpv  # noqa: E402
+from jaxad import data, experiment, fit, rng  # noqa: E402
+from jaxad.augment import anomalies, views  # noqa: E402
+from jaxad.detectors import knn  # noqa: E402
+from jaxad.metrics import PixelMetrics  # noqa: E402
+
+ROWS = {
+    "no training": {"stages": ()},
+    "stages I and II": {},
+    "stage II, no guide": {"stages": ("ncl",), "lambda_neg": 0.0},
+}
+# Training draws Perlin noise.
+HELD_OUT = {"cutpaste": anomalies.cutpaste, "nsa": anomalies.nsa}
+
+
+def table(arguments) -> None:
+    cache = pathlib.Path(tocoad_elpv.get_config().compilation_cache).expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    print("| | seed | image AUROC | " + " | ".join(
+        f"{name} pixel AUROC | {name} AUPRO 0.3" for name in HELD_OUT
+    ) + " | seconds |")  # fmt: skip
+    print("|---|---|---|" + "---|---|" * len(HELD_OUT) + "---|")
+    for seed in arguments.seeds:
+        for row, changes in ROWS.items():
+            config = tocoad_elpv.get_config()
+            config.dataset.image_size = (arguments.size,) * 2
+            config.seed, config.overlays = seed, 0
+            config.method.update(changes)
+            workdir = pathlib.Path(arguments.workdir, f"{seed}-{row.replace(' ', '_')}")
+            outcome = experiment.run(config, str(workdir))
+            detector = experiment.restore(workdir / "mono")
+            pixels = [
+                value
+                for generator in HELD_OUT.values()
+                for value in _pixels(config, detector, generator)
+            ]
+            numbers = [outcome["mean"]["image_auroc"], *pixels]
+            print(
+                f"| {row} | {seed} | "
+                + " | ".join(f"{number:.4f}" for number in numbers)
+                + f" | {outcome['seconds']['total']:.0f} |",
+                flush=True,
+            )
+
+
+def _pixels(config, detector, generator) -> tuple[float, float]:
+    """Pixel AUROC and AUPRO on normal test images with drawn defects."""
+    split = data.load(config.dataset, "mono", "test")
+    normal = np.flatnonzero(split.labels == 0)
+    key = rng.stream(0, "held-out anomalies")
+
+    @jax.jit
+    def draw(indices, images):
+        keys, others = rng.per_example(key, indices), jnp.roll(images, 1, 0)
+        if generator is anomalies.nsa:
+            return jax.vmap(generator)(keys, images, others)
+        return jax.vmap(generator)(keys, images)
+
+    metrics, size = PixelMetrics(), config.batch_size
+    for start in range(0, len(normal) - size + 1, size):
+        indices = normal[start : start + size]
+        images = np.stack([split[int(i)]["image"] for i in indices])
+        defects, masks = draw(indices, images)
+        _, maps = knn.predict(detector, defects)
+        metrics.update(np.asarray(maps), np.asarray(masks).astype(np.uint8))
+    values = metrics.compute()
+    return values["pixel_auroc"], values["aupro_0.3"]
+
+
+def timings(arguments) -> None:
+    side, batch_size = arguments.size, arguments.batch
+    config = tocoad_elpv.get_config()
+    config.dataset.image_size = (side, side)
+    config.method.dnp.batch_size = config.method.ncl.batch_size = batch_size
+    pipeline = fit.load_pipeline(config)
+    images = np.random.default_rng(0).random((batch_size, side, side, 3), np.float32)
+    images = jnp.asarray(images)
+    index = jnp.arange(batch_size, dtype=jnp.int32)
+    batch = {"image": images, "index": index, "progress": jnp.float32(0.1)}
+
+    print(f"{side} x {side}, batches of {batch_size}, {jax.devices()[0].device_kind}")
+    print("| | ms an image | images a second | share of a step I | of a step II |")
+    print("|---|---|---|---|---|")
+    params, steps = {"backbone": pipeline.variables}, []
+    for stage in pipeline.method.stages:
+        state = jax.jit(stage.init)(jax.random.key(0), params)
+        steps.append(_seconds(stage.step, state, batch, jax.random.key(0)))
+        params = stage.finish(state, params)
+        _line(f"step of stage {stage.name}", steps[-1] / batch_size)
+    keys, others = jax.random.split(jax.random.key(0), batch_size), images[::-1]
+    for name, function, *inputs in (
+        ("perlin, texture", anomalies.perlin, images, others),
+        (
+            "perlin, noise",
+            functools.partial(anomalies.perlin, texture=None),
+            images,
+        ),
+        ("cutpaste", anomalies.cutpaste, images),
+        ("cutpaste_patch", anomalies.cutpaste_patch, images),
+        ("cutpaste_scar", anomalies.cutpaste_scar, images),
+        ("nsa", anomalies.nsa, images, others),
+        ("weak view", views.weak_view, images),
+    ):
+        seconds = _seconds(jax.vmap(function), keys, *inputs)
+        _line(name, seconds / batch_size, *(seconds / step for step in steps))
+
+
+def _line(name, seconds, *shares) -> None:
+    shares = [f"{share:.1%}" for share in shares] or ["", ""]
+    print(
+        f"| {name} | {1e3 * seconds:.2f} | {1 / seconds:.0f} | {' | '.join(shares)} |",
+        flush=True,
+    )
+
+
+def _seconds(function, *inputs, repeats: int = 5) -> float:
+    """The fastest of a few calls, compilation left out."""
+    function, spent = jax.jit(function), []
+    jax.block_until_ready(function(*inputs))
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*inputs))
+        spent.append(time.perf_counter() - start)
+    return min(spent)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("table", "time"))
+    parser.add_argument("--workdir", default="runs/tocoad_benchmark")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=16)
+    arguments = parser.parse_args()
+    (table if arguments.what == "table" else timings)(arguments)
+
+
+if __name__ == "__main__":
+    main()
