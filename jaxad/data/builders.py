@@ -70,7 +70,8 @@ def load(
 
     def read(i: int) -> tuple[bytes, bytes | None]:
         record = records[i]
-        return record["image"], record["mask"] if has_masks else None
+        # Of a normal image it is zeros, which need no decoding.
+        return record["image"], record["mask"] if has_masks and labels[i] else None
 
     split = Split(
         name=name,

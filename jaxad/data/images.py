@@ -134,7 +134,7 @@ def decode_image(encoded: bytes) -> Image.Image:
     """
     with Image.open(io.BytesIO(encoded)) as image:
         image.load()
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
         # Pillow's own conversion to 8 bits saturates at 255.
         return Image.fromarray(np.asarray(image).astype(np.float32) / 65535)
