@@ -97,12 +97,12 @@ def _category(pipeline: Pipeline, category: str, folder: pathlib.Path) -> dict:
         fit.save(pipeline, detector, folder / "detector")
 
     def predict(images):
-        return knn.predict(detector, images)
+        return knn.predict(detector, pipeline.place(images))
 
     test = data.load(config.dataset, category, "test")
     with fit.timed(seconds, "score"):
         evaluation = evaluate.evaluate(
-            predict, test, config.batch_size, label=f"{category}: score"
+            predict, test, pipeline.images_a_call, label=f"{category}: score"
         )
     results.write_scores(folder / "scores.csv", test, evaluation.scores)
     overlays.write(
@@ -111,7 +111,7 @@ def _category(pipeline: Pipeline, category: str, folder: pathlib.Path) -> dict:
         test,
         evaluation.scores,
         config.overlays,
-        config.batch_size,
+        pipeline.images_a_call,
     )
     seconds["total"] = time.perf_counter() - start
     row = {

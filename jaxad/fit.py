@@ -19,6 +19,7 @@ from jaxad import (
     models,
     results,
     rng,
+    sharding,
     train,
 )
 from jaxad.detectors import knn
@@ -35,6 +36,7 @@ class Pipeline:
       backbone, variables: the pretrained network, folded unless a stage trains it.
       fingerprint: sha256 of the variables as loaded.
       method: how the representation is learnt.
+      mesh: the devices that share the images; None where there is but one.
     """
 
     config: object
@@ -42,6 +44,16 @@ class Pipeline:
     variables: dict
     fingerprint: str
     method: Method
+    mesh: sharding.Mesh | None
+
+    @property
+    def images_a_call(self) -> int:
+        """`config.batch_size` images for every device."""
+        return self.config.batch_size * (self.mesh.size if self.mesh else 1)
+
+    def place(self, images: np.ndarray):
+        """Spreads a batch's images over the devices."""
+        return sharding.split_rows(images, self.mesh) if self.mesh else images
 
 
 def load_pipeline(config) -> Pipeline:
@@ -69,7 +81,10 @@ def load_pipeline(config) -> Pipeline:
     method = methods.build(config, backbone)
     if not any(stage.inputs == "images" for stage in method.stages):
         variables = models.fold(module, variables)
-    return Pipeline(config, backbone, variables, fingerprint, method)
+    mesh = sharding.make_mesh() if jax.device_count() > 1 else None
+    if mesh:
+        variables = jax.tree.map(lambda x: sharding.replicate(x, mesh), variables)
+    return Pipeline(config, backbone, variables, fingerprint, method, mesh)
 
 
 def _check_taps(backbone: Backbone, variables, image_size) -> None:
@@ -169,9 +184,11 @@ def _descriptors(pipeline: Pipeline, params: Params, split, label: str) -> np.nd
 
     def compute(**options):
         return features.extract(
-            lambda images: knn.features(pipeline.method, backbone, params, images),
+            lambda images: knn.features(
+                pipeline.method, backbone, params, pipeline.place(images)
+            ),
             split,
-            config.batch_size,
+            pipeline.images_a_call,
             label=f"{label}: features",
             **options,
         )

@@ -13,7 +13,7 @@ import functools
 import flax.struct
 import jax
 
-from jaxad import memory_bank, scores
+from jaxad import memory_bank, scores, sharding
 from jaxad.errors import InputError
 from jaxad.methods.base import Backbone, Method, Params
 
@@ -86,16 +86,46 @@ def predict(detector: KNN, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     return score, _map(patch_scores, images.shape[1:3], options["blur_sigma"])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def describe(method: Method, backbone: Backbone, params: Params, images: jax.Array):
-    """Projected patch descriptors [b, h, w, d] of images [b, H, W, 3] in [0, 1]."""
-    return method.project(params, features(method, backbone, params, images))
+    """Projected patch descriptors of images.
+
+    Args:
+      method, backbone, params: as in `KNN`.
+      images: [b, H, W, 3] in [0, 1]. Where their rows are spread over devices, every
+        device describes its own with one and the same program, so that an image's
+        descriptors are the same bits on any number of devices.
+
+    Returns:
+      [b, h, w, d], spread as the images are.
+    """
+    return _program(_describe, method, backbone, sharding.mesh_of(images))(
+        params, images
+    )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def features(method: Method, backbone: Backbone, params: Params, images: jax.Array):
-    """The backbone's descriptors [b, h, w, c], before the method's learnt map."""
+    """As `describe`, before the method's learnt map: [b, h, w, c]."""
+    return _program(_features, method, backbone, sharding.mesh_of(images))(
+        params, images
+    )
+
+
+def _describe(method, backbone, params, images):
+    return method.project(params, _features(method, backbone, params, images))
+
+
+def _features(method, backbone, params, images):
     return method.features(params, backbone.normalise(images))
+
+
+@functools.lru_cache(maxsize=16)
+def _program(function, method, backbone, mesh):
+    apply = functools.partial(function, method, backbone)
+    if mesh is not None:
+        apply = sharding.per_device(
+            apply, mesh, (sharding.REPLICATED, sharding.ROWS), sharding.ROWS
+        )
+    return jax.jit(apply)
 
 
 _map = jax.jit(

@@ -1,0 +1,146 @@
+"""Where arrays lie: the mesh, shardings, host to device. Nothing else knows.
+
+One axis, `data`: rows of features, of a memory bank or of a batch are spread over it,
+everything else is the same on all devices.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+ROWS = PartitionSpec(AXIS)
+REPLICATED = PartitionSpec()
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices, of all processes, or over the given ones."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def mesh_of(x) -> Mesh | None:
+    """The mesh over which the rows of x are spread; None if they are not."""
+    if isinstance(x, jax.core.Tracer):
+        return None
+    found = getattr(x, "sharding", None)
+    if isinstance(found, NamedSharding) and found.spec and found.spec[0] == AXIS:
+        return found.mesh
+    return None
+
+
+def replicate(x, mesh: Mesh) -> jax.Array:
+    """x on every device; each process gives the whole of it."""
+    if isinstance(x, jax.Array):
+        return jax.device_put(x, NamedSharding(mesh, REPLICATED))
+    x = np.asarray(x)
+    return jax.make_array_from_callback(
+        x.shape, NamedSharding(mesh, REPLICATED), lambda index: x[index]
+    )
+
+
+def split_rows(x, mesh: Mesh, fill: float = 0) -> jax.Array:
+    """The rows of x [n, ...] spread in order, filled up to a common length.
+
+    An array of the host is read slice by slice, and only where a device of this
+    process needs it, so it may be mapped from a file.
+    """
+    n, length = x.shape[0], -(-x.shape[0] // mesh.size) * mesh.size
+    sharding = NamedSharding(mesh, ROWS)
+    if isinstance(x, jax.Array):
+        if length > n:
+            pad = ((0, length - n),) + ((0, 0),) * (x.ndim - 1)
+            x = jnp.pad(x, pad, constant_values=fill)
+        return jax.device_put(x, sharding)
+
+    def part(index):
+        start, stop, _ = index[0].indices(length)
+        rows = np.full((stop - start, *x.shape[1:]), fill, x.dtype)
+        rows[: max(n - start, 0)] = x[start : min(stop, n)]
+        return rows
+
+    return jax.make_array_from_callback((length, *x.shape[1:]), sharding, part)
+
+
+def per_device(function: Callable, mesh: Mesh, in_specs, out_specs) -> Callable:
+    """One program a device; that a replicated result is one is not verified."""
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+
+
+def gather(x: jax.Array, axis: int = 0) -> jax.Array:
+    """Inside `per_device`: every device's x, side by side along the axis."""
+    return jax.lax.all_gather(x, AXIS, axis=axis, tiled=True)
+
+
+class Rows:
+    """The rows of a matrix on the devices, all at once or passing through in parts.
+
+    Attributes:
+      mesh: the rows of a part are spread over it.
+      length: rows of a part; the last part is filled up with zeros.
+      spans: (index of the first row, number of rows) of every part.
+    """
+
+    def __init__(self, x: jax.Array | np.ndarray, mesh: Mesh, length: int):
+        self.mesh, self.length = mesh, length
+        self.spans = [
+            (first, min(length, len(x) - first)) for first in range(0, len(x), length)
+        ]
+        self._source = x
+        self._resident = split_rows(x, mesh) if len(self.spans) == 1 else None
+
+    def map(self, function: Callable[[int, int, jax.Array], Any]) -> list[Any]:
+        """[function(first row, number of rows, rows) for every part].
+
+        While one part is worked on the next one is on its way, and no third is held.
+        """
+        if self._resident is not None:
+            return [function(*self.spans[0], self._resident)]
+        results, following = [], self._place(0)
+        for i, span in enumerate(self.spans):
+            rows, following = following, None
+            if i + 1 < len(self.spans):
+                following = self._place(i + 1)
+            results.append(jax.block_until_ready(function(*span, rows)))
+        return results
+
+    def _place(self, i: int) -> jax.Array:
+        first, count = self.spans[i]
+        part = self._source[first : first + count]
+        if count < self.length:
+            part = np.pad(part, ((0, self.length - count), (0, 0)))
+        return split_rows(part, self.mesh)
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """Rows by their index, on the host of every process."""
+        if isinstance(self._source, np.ndarray):
+            return np.asarray(self._source[index])
+        return np.asarray(_take(self._source, index, self.mesh))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _take(x: jax.Array, index: jax.Array, mesh: Mesh) -> jax.Array:
+    rows = jnp.take(x, index, axis=0)
+    return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, REPLICATED))
+
+
+def fast_bfloat16(mesh: Mesh | None = None) -> bool:
+    """Whether matrix products in bfloat16 are faster than in float32 here."""
+    devices = jax.devices() if mesh is None else mesh.devices.flat
+    return devices[0].platform != "cpu" or _cpu_has_bfloat16()
+
+
+@functools.cache
+def _cpu_has_bfloat16() -> bool:
+    try:
+        return "amx_bf16" in pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
