@@ -83,7 +83,7 @@ def require_sound(config: ml_collections.ConfigDict, category: str) -> None:
         first = errors[0]
         raise InputError(
             f"{category}: {first.file}: {first.kind}{_in_brackets(first.detail)}; "
-            f"python -m jaxad.check lists all {len(errors)} errors, and "
+            f"python -m jaxad.check lists them all, and "
             "--config.dataset.check=False goes on regardless"
         )
     for line in _lines(findings):
@@ -121,11 +121,9 @@ def _look(split: data.Split, i: int) -> _Look:
 
     try:
         encoded, encoded_mask = split.read(i)
-        if not encoded:
-            raise OSError("the file is empty")
         kind = images.kind(encoded)
         image = images.decode_image(encoded)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, images.Unreadable) as error:
         find(ERROR, "unreadable image", str(error))
         return _Look(file, findings)
     if kind.startswith("I;16") and image.getextrema()[1] <= 1 / 8:
@@ -147,8 +145,8 @@ def _look_at_mask(find, split, label, encoded, size) -> None:
         return
     try:
         mask = images.decode_mask(encoded)
-    except (OSError, SyntaxError, ValueError) as error:
-        find(ERROR, "unreadable mask", str(error) or "the file is empty")
+    except images.Unreadable as error:
+        find(ERROR, "unreadable mask", str(error))
         return
     if mask.shape != size:
         shapes = [f"{height} x {width}" for height, width in (mask.shape, size)]
