@@ -114,17 +114,11 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 f"{found.root} is not what {found.origin} holds "
                 f"({'; '.join(differences)}); remove that folder"
             )
-        if differences:
-            _LOG.warning(
-                "%s differs from the published %s: %s",
-                found.origin,
-                self.info.full_name,
-                "; ".join(differences),
-            )
         self.info.metadata.update(
             origin=str(found.origin.resolve()),
             root=str(found.root.resolve()),
             listing=_listing(splits),
+            differences="; ".join(differences),
         )
         return {
             split: self._generate_examples(found.root, items)
@@ -210,15 +204,15 @@ def _size(path: pathlib.Path, encoded: bytes) -> tuple[int, int]:
     """(height, width) of an encoded image, from its header."""
     try:
         return images.size(encoded)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} is not an image ({error}); replace it") from error
+    except images.Unreadable as error:
+        raise InputError(f"{path} cannot be read ({error}); replace it") from error
 
 
 def _read_mask(path: pathlib.Path) -> np.ndarray:
     try:
         return images.decode_mask(path.read_bytes())
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} is not a mask ({error}); replace it") from error
+    except images.Unreadable as error:
+        raise InputError(f"{path} cannot be read ({error}); replace it") from error
 
 
 def _png(values: np.ndarray) -> bytes:

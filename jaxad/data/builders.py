@@ -1,10 +1,12 @@
 """Data sets with a TFDS builder: prepared on first use, read without TensorFlow."""
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import io
 import logging
+import os
 import pathlib
 import sys
 import warnings
@@ -49,6 +51,9 @@ def load(
         choose("dataset.protocol", config.protocol, _class("visa").PROTOCOLS)
         variant = f"{category}_{config.protocol}"
     builder = _prepared(config, variant)
+    if differences := (builder.info.metadata or {}).get("differences"):
+        origin = builder.info.metadata["origin"]
+        _warn(f"{origin} differs from {builder.info.full_name}: {differences}")
     import tensorflow_datasets as tfds
 
     raw = {
@@ -56,17 +61,23 @@ def load(
         for feature, kind in builder.info.features.items()
         if isinstance(kind, tfds.features.Image)
     }
-    records = builder.as_data_source(split=name, decoders=raw)
     has_masks = "mask" in raw
     # One pass over the records, for what has to be known of all of them at once.
     filenames, labels, defect_types = [], [], []
     digest = hashlib.sha256(builder.info.full_name.encode())
-    for record in records:
-        filenames.append(record["filename"].decode())
-        labels.append(record["label"])
-        defect_types.append(record["defect_type"].decode())
-        for feature in ("filename", *raw):
-            digest.update(record[feature])
+    try:
+        records = builder.as_data_source(split=name, decoders=raw)
+        for record in records:
+            filenames.append(record["filename"].decode())
+            labels.append(record["label"])
+            defect_types.append(record["defect_type"].decode())
+            for feature in ("filename", *raw):
+                digest.update(record[feature])
+    except Exception as error:  # what array_record raises is not documented
+        raise InputError(
+            f"{builder.data_path} cannot be read as array_record files ({error}); "
+            "remove that folder to have it prepared anew"
+        ) from error
 
     def read(i: int) -> tuple[bytes, bytes | None]:
         record = records[i]
@@ -86,6 +97,12 @@ def load(
     if config.name == "visa" and config.shots and name == "train":
         return split.take(_few_shot(config, category, split.labels))
     return split
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Once a process, however often the same data are loaded."""
+    _LOG.warning(text)
 
 
 def _few_shot(config: ml_collections.ConfigDict, category: str, labels) -> list[int]:
@@ -112,11 +129,17 @@ def _prepared(config: ml_collections.ConfigDict, variant: str):
     import tensorflow_datasets as tfds
 
     def new():
-        return _class(config.name)(
-            config=variant,
-            data_dir=config.data_dir or None,
-            file_format="array_record",
-        )
+        try:
+            return _class(config.name)(
+                config=variant,
+                data_dir=os.path.expanduser(config.data_dir) or None,
+                file_format="array_record",
+            )
+        except ValueError as error:  # prepared by somebody else, in another format
+            raise InputError(
+                f"{config.name}/{variant} as it is prepared cannot be used ({error}); "
+                "name another config.dataset.data_dir"
+            ) from error
 
     manual_dir = _manual_dir(config)
     builder = new()

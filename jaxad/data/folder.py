@@ -18,6 +18,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
@@ -33,8 +34,7 @@ _LABELS = {"0": 0, "1": 1, "normal": 0, "good": 0, "anomalous": 1, "anomaly": 1}
 _COLUMNS = ("file", "split", "label")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(NamedTuple):
     """`image` and `mask` are paths; the mask is "" where there is none."""
 
     image: str
@@ -97,7 +97,7 @@ def load(
 
     return Split(
         name=name,
-        filenames=[os.path.relpath(item.image, listing.root) for item in items],
+        filenames=[_relative(item.image, listing.root) for item in items],
         labels=np.array([item.label for item in items], np.int32),
         defect_types=[item.defect_type for item in items],
         has_masks=any(item.mask for item in items),
@@ -129,12 +129,14 @@ def _from_tree(root: pathlib.Path, split: str) -> _Listing:
     folders = [path for path in root.glob(f"{split}/*") if path.is_dir()]
     # Normal images first, then defect by defect.
     for folder in sorted(folders, key=lambda path: (path.name not in _GOOD, path.name)):
-        good = folder.name in _GOOD
-        for name in images.names(folder):
-            path = os.path.join(folder, name)
-            mask = masks.pop((folder.name, _stem(name)), "")
-            item = _Item(path, int(not good), "good" if good else folder.name, mask)
-            listing.items.append(item)
+        defect = folder.name
+        paths = [f"{folder}{os.sep}{name}" for name in images.names(folder)]
+        if defect in _GOOD:
+            listing.items.extend(_Item(path, 0, "good") for path in paths)
+            continue
+        for path in paths:
+            mask = masks.pop((defect, _stem(os.path.basename(path))), "")
+            listing.items.append(_Item(path, 1, defect, mask))
     listing.unused_masks.extend(masks.values())
     return listing
 
@@ -219,7 +221,8 @@ def _digest(items: list[_Item]) -> str:
     """Of names, labels, sizes and times of the files."""
     digest = hashlib.sha256()
     for item in items:
-        digest.update(repr((item, _stat(item.image), _stat(item.mask))).encode())
+        row = (*item, _stat(item.image), _stat(item.mask))
+        digest.update(repr(row).encode())
     return digest.hexdigest()
 
 
@@ -231,6 +234,13 @@ def _stat(path: str) -> tuple[int, int] | None:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
     return status.st_size, status.st_mtime_ns
+
+
+def _relative(path: str, root: str) -> str:
+    """As os.path.relpath, which is slow, has it."""
+    if path.startswith(root + os.sep):
+        return path[len(root) + 1 :]
+    return os.path.relpath(path, root)
 
 
 def _stem(name: str) -> str:

@@ -17,16 +17,22 @@ A mask is whatever is not zero. It goes through its image's geometry as values 0
 and a pixel is anomalous where the result is above 0.5. Padding is normal.
 """
 
+import contextlib
 import dataclasses
 import io
 import os
+from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 PAD_COLOUR = (0.485, 0.456, 0.406)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 swap height and width
+
+
+class Unreadable(ValueError):
+    """A file that is no image, is truncated, or has a depth without a rule."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +108,22 @@ def names(folder: str | os.PathLike) -> list[str]:
         )
 
 
+@contextlib.contextmanager
+def _opened(encoded: bytes) -> Iterator[Image.Image]:
+    """Raises Unreadable, whatever Pillow raises: on a broken file that may be a lot."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            yield image
+    except UnidentifiedImageError:
+        reason = "it is not an image file" if encoded else "the file is empty"
+        raise Unreadable(reason) from None
+    except Exception as error:
+        raise Unreadable(str(error) or type(error).__name__) from error
+
+
 def size(encoded: bytes) -> tuple[int, int]:
     """(height, width) of an upright image, from the file's header."""
-    with Image.open(io.BytesIO(encoded)) as image:
+    with _opened(encoded) as image:
         width, height = image.size
         if image.format == "TIFF":  # Pillow has turned it already
             return height, width
@@ -116,7 +135,7 @@ def size(encoded: bytes) -> tuple[int, int]:
 
 def kind(encoded: bytes) -> str:
     """Colour and depth of an image as it is stored: Pillow's mode, or "RGB;16"."""
-    with Image.open(io.BytesIO(encoded)) as image:
+    with _opened(encoded) as image:
         stored = image.tile[0].args if image.tile else ""
         # Pillow says RGB for 16-bit colour too; only the raw mode tells.
         deep = image.mode == "RGB" and ";16" in str(stored)
@@ -130,18 +149,18 @@ def decode_image(encoded: bytes) -> Image.Image:
       Mode "RGB" or "L" (uint8), or "F" (grey float32 in [0, 1]).
 
     Raises:
-      ValueError or OSError: not an image, truncated, or of a depth that has no rule.
+      Unreadable: says why.
     """
-    with Image.open(io.BytesIO(encoded)) as image:
+    with _opened(encoded) as image:
         image.load()
-    ImageOps.exif_transpose(image, in_place=True)
+        ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
         # Pillow's own conversion to 8 bits saturates at 255.
         return Image.fromarray(np.asarray(image).astype(np.float32) / 65535)
     if image.mode in ("I", "F"):
         pixels = np.asarray(image)
         if not (pixels.min() >= 0 and pixels.max() <= 1):
-            raise ValueError("32-bit values outside [0, 1]; store it as 8 or 16 bits")
+            raise Unreadable("32-bit values outside [0, 1]; store it as 8 or 16 bits")
         return image.convert("F")
     if image.mode in ("L", "RGB"):
         return image
@@ -155,8 +174,11 @@ def decode_mask(encoded: bytes) -> np.ndarray:
     """A mask file as uint8 [h, w]: its grey values, class ids or palette indices.
 
     Colour masks give the largest of their channels, alpha left out.
+
+    Raises:
+      Unreadable: says why.
     """
-    with Image.open(io.BytesIO(encoded)) as image:
+    with _opened(encoded) as image:
         image.load()
     if image.mode == "1":
         image = image.convert("L")

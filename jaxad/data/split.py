@@ -56,7 +56,7 @@ class Split:
             encoded, encoded_mask = self.read(i)
             image = images.decode_image(encoded)
             mask = None if encoded_mask is None else images.decode_mask(encoded_mask)
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow's ways to fail
+        except (OSError, images.Unreadable) as error:
             raise InputError(
                 f"{self.filenames[i]} cannot be read ({error}); mend or remove it"
             ) from None

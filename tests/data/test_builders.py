@@ -175,7 +175,7 @@ def test_differences_from_the_published_counts_are_listed(config, tmp_path, capl
     with caplog.at_level(logging.WARNING):
         data.load(config, "bottle", "train")
     for part in (
-        "differs from the published mvtec_ad/bottle/1.0.0",
+        "tree differs from mvtec_ad/bottle/1.0.0",
         "3 images in train/good, not 209",
         "0 images in test/contamination, not 21",
         "2 images in test/bent, not 0",
@@ -254,7 +254,7 @@ def test_half_prepared_data_is_never_taken_for_whole(config, tmp_path):
     root = trees.mvtec_ad(tmp_path / "tree", ["bottle"])
     (root / "bottle/test/bent/001.png").write_bytes(b"")
     from_tree(config, "mvtec_ad", root)
-    with pytest.raises(InputError, match="001.png is not an image"):
+    with pytest.raises(InputError, match="001.png cannot be read .the file is empty"):
         data.load(config, "bottle", "train")
     prepared = pathlib.Path(config.data_dir) / "mvtec_ad/bottle"
     assert not any(prepared.iterdir())
@@ -294,6 +294,25 @@ def test_data_prepared_from_another_folder_are_not_used(config, tmp_path):
         data.load(config, "bottle", "train")
     config.manual_dir = str(tmp_path / "three")
     with pytest.raises(InputError, match="manual_dir=.*three is not a folder"):
+        data.load(config, "bottle", "train")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "tfrecord"])
+def test_damaged_data_say_what_to_remove(config, tmp_path, damage):
+    from_tree(config, "mvtec_ad", trees.mvtec_ad(tmp_path / "tree", ["bottle"]))
+    data.load(config, "bottle", "train")
+    prepared = pathlib.Path(config.data_dir) / "mvtec_ad/bottle/1.0.0"
+    (records,) = prepared.glob("*-train.array_record*")
+    if damage == "truncated":
+        records.write_bytes(records.read_bytes()[:100])
+    elif damage == "missing":
+        records.unlink()
+    else:  # as TFDS with TensorFlow writes by default
+        info = prepared / "dataset_info.json"
+        info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+    with pytest.raises(
+        InputError, match="remove that folder|another config.dataset.data"
+    ):
         data.load(config, "bottle", "train")
 
 

@@ -103,7 +103,7 @@ def test_floats_must_lie_in_0_to_1():
     )
     for outside in ([[0.0, 1.5]], [[-0.1, 1.0]], [[np.nan, 1.0]]):
         image = Image.fromarray(np.array(outside, np.float32))
-        with pytest.raises(ValueError, match="32-bit values outside"):
+        with pytest.raises(images.Unreadable, match="32-bit values outside"):
             decode(trees.encoded(image, "TIFF"))
 
 
