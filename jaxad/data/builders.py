@@ -143,21 +143,24 @@ def _prepared(config: ml_collections.ConfigDict, variant: str):
 
     manual_dir = _manual_dir(config)
     builder = new()
-    if builder.data_path.exists() and not _changed(builder, manual_dir):
-        return builder
+    modes = tfds.GenerateMode
+    mode = modes.REUSE_DATASET_IF_EXISTS
+    if builder.data_path.exists():
+        if not _changed(builder, manual_dir):
+            return builder
+        mode = modes.REUSE_CACHE_IF_EXISTS  # writes anew what is there
     _LOG.info("preparing %s in %s", builder.info.full_name, builder.data_path)
-    download = tfds.download.DownloadConfig(
-        manual_dir=manual_dir,
-        # Writes anew what is there, but downloads nothing twice.
-        download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS,
-    )
+    download = tfds.download.DownloadConfig(manual_dir=manual_dir, download_mode=mode)
     try:
         with _quiet():
             builder.download_and_prepare(download_config=download)
-    except OSError:
+    except OSError as error:
         # Another process of this run may have been faster.
         if not builder.data_path.exists():
-            raise
+            raise InputError(
+                f"{builder.info.full_name} cannot be prepared in {builder.data_path} "
+                f"({error}); mend that, or name another config.dataset.data_dir"
+            ) from error
     return new()
 
 

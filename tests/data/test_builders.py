@@ -328,6 +328,36 @@ def test_two_processes_may_prepare_the_same(config, tmp_path, monkeypatch):
     assert len(data.load(config, "bottle", "train")) == 3
 
 
+def test_a_data_dir_that_cannot_be_written_is_named(config, tmp_path):
+    from_tree(config, "mvtec_ad", trees.mvtec_ad(tmp_path / "tree"))
+    (tmp_path / "file").touch()
+    config.data_dir = str(tmp_path / "file" / "prepared")
+    with pytest.raises(InputError, match="cannot be prepared in .*file/prepared"):
+        data.load(config, "bottle", "train")
+
+
+def test_two_processes_at_the_same_time(config, tmp_path):
+    """One finishes while the other writes; the later one leaves it as it is."""
+    import tensorflow_datasets as tfds
+
+    from_tree(config, "mvtec_ad", trees.mvtec_ad(tmp_path / "tree"))
+    late = mvtec_ad.Builder(
+        config="bottle", data_dir=config.data_dir, file_format="array_record"
+    )
+    generate = late._generate_examples
+
+    def overtaken(root, items):
+        data.load(config, "bottle", "train")
+        return generate(root, items)
+
+    late._generate_examples = overtaken
+    with pytest.raises(OSError):
+        late.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(manual_dir=config.manual_dir)
+        )
+    assert len(data.load(config, "bottle", "test")) == 4
+
+
 # --------------------------------------------------------------------------------------
 # VisA
 # --------------------------------------------------------------------------------------
