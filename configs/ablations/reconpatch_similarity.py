@@ -1,0 +1,23 @@
+"""ReConPatch: what the soft labels are made of (not in the paper).
+
+alpha 1 compares patches by their distance alone, 0 by their neighbours alone.
+
+A row is a run of `get_config()` with the fields that `sweep` sets for it. Argument:
+`data` (mvtec, visa, btad or elpv), and those of configs/reconpatch_<data>.py.
+"""
+
+from configs.ablations import reconpatch_base
+
+
+def get_config(arg=None):
+    return reconpatch_base.get_config(arg)
+
+
+def sweep(add):
+    for alpha in (0.0, 0.5, 1.0):
+        add(f"alpha={alpha}", {"method.alpha": alpha})
+    for k in (3, 5, 10, 20):
+        add(f"k={k}", {"method.k": k})
+    for sigma in (0.25, 0.5, 1.0):
+        add(f"sigma={sigma}", {"method.sigma": sigma})
+    add("not normalised", {"method.normalise": False})

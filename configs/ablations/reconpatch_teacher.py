@@ -1,0 +1,19 @@
+"""ReConPatch: who gives the soft labels, and for how long (not in the paper).
+
+Without slow copies (ema=0) f and g label themselves; without training f is random.
+
+A row is a run of `get_config()` with the fields that `sweep` sets for it. Argument:
+`data` (mvtec, visa, btad or elpv), and those of configs/reconpatch_<data>.py.
+"""
+
+from configs.ablations import reconpatch_base
+
+
+def get_config(arg=None):
+    return reconpatch_base.get_config(arg)
+
+
+def sweep(add):
+    for ema in (0.0, 0.9, 0.99, 0.999):
+        add(f"ema={ema}", {"method.ema": ema})
+    add("no training", {"method.epochs": 0})
