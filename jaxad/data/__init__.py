@@ -8,6 +8,7 @@ Example:
 Images are not normalised here: mean and standard deviation belong to the weights.
 """
 
+import dataclasses
 import difflib
 
 import ml_collections
@@ -66,6 +67,7 @@ def load(config: ml_collections.ConfigDict, category: str, split: str) -> Split:
             "(height, width)"
         )
     loaded = source.load(config, category, split, geometry)
+    loaded = dataclasses.replace(loaded, version=f"{loaded.version}/{geometry}")
     if config.limit:
         loaded = loaded.take(_limited(loaded.labels, config.limit))
     if not len(loaded):

@@ -209,7 +209,9 @@ def test_the_version_changes_with_the_files(config, tmp_path):
     os.utime(tmp_path / "train/good/0.png", (1, 1))
     second = version()
     trees.image(tmp_path / "train/good/1.png")
-    assert len({first, second, version()}) == 3
+    third = version()
+    config.image_size = (5, 8)
+    assert len({first, second, third, version()}) == 4
 
 
 def test_image_size_must_be_set(config, tmp_path):
