@@ -1,9 +1,14 @@
 """From patch scores to an image's score and its anomaly map."""
 
+from collections.abc import Sequence
+
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
+
+from jaxad.errors import InputError
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -35,6 +40,78 @@ def reweighted(score: jax.Array, distances: jax.Array) -> jax.Array:
       s' [b].
     """
     return (1.0 - jax.nn.softmax(distances, axis=-1)[:, 0]) * score
+
+
+@flax.struct.dataclass
+class Spread:
+    """Where the scores of one model on normal patches lie, and how far they spread.
+
+    Attributes:
+      median: of the scores, scalar.
+      deviation: their absolute deviation from it, scalar.
+    """
+
+    median: jax.Array
+    deviation: jax.Array
+
+
+def spread(normal: np.ndarray, *, mean_deviation: bool = False) -> Spread:
+    """Median and median absolute deviation of a model's scores on normal patches.
+
+    ReConPatch names a mean absolute deviation, and the constant 1.4826 that belongs to
+    the median one; `mean_deviation` takes it at its word.
+
+    Args:
+      normal: scores of the training patches, any shape.
+      mean_deviation: the mean of the absolute deviations in place of their median.
+
+    Raises:
+      InputError: there is no spread, or a score is not finite.
+    """
+    normal = np.asarray(normal, np.float64).ravel()
+    median = np.median(normal)
+    deviations = np.abs(normal - median)
+    deviation = deviations.mean() if mean_deviation else np.median(deviations)
+    if not 0 < deviation < np.inf:
+        raise InputError(
+            f"the {normal.size} training scores of an ensemble's member have an "
+            f"absolute deviation of {deviation}, which nothing can be divided by; "
+            "score more images, or leave the member out"
+        )
+    return Spread(jnp.float32(median), jnp.float32(deviation))
+
+
+def modified_z_score(
+    patch_scores: jax.Array, spread: Spread, *, beta: float = 1.4826
+) -> jax.Array:
+    """(s - median) / (beta MAD), of the scores' own shape (ReConPatch, eq. 11).
+
+    beta makes the median absolute deviation of a Gaussian its standard deviation.
+    """
+    return (patch_scores - spread.median) / (beta * spread.deviation)
+
+
+def ensemble(members: Sequence[jax.Array], spreads: Sequence[Spread]) -> jax.Array:
+    """Mean of the members' modified z-scores (ReConPatch, eq. 11).
+
+    Args:
+      members: patch scores of every model, each [b, h, w].
+      spreads: of every model.
+
+    Returns:
+      [b, h, w].
+
+    Raises:
+      InputError: the members have different grids.
+    """
+    grids = {scores.shape for scores in members}
+    if len(grids) > 1:
+        raise InputError(
+            f"an ensemble's members have patch grids {sorted(grids)}; give all of them "
+            "the same image size, and taps of the same stride"
+        )
+    scores = map(modified_z_score, members, spreads)
+    return sum(scores) / len(members)
 
 
 def anomaly_map(
