@@ -103,6 +103,14 @@ def base() -> ml_collections.ConfigDict:
                 # Standard deviation in pixels of the Gaussian over the anomaly map.
                 blur_sigma=4.0,
             ),
+            ensemble=dict(
+                # Backbones whose scores are averaged (ReConPatch, eq. 11), each with
+                # its default taps in place of config.backbone.name; empty: one.
+                members=(),
+                # The mean absolute deviation, which the paper names, in place of the
+                # median one, which its constant belongs to (ours).
+                mean_deviation=False,
+            ),
             # Images in a batch of the feature pass and of scoring.
             batch_size=16,
             # Overlays a kind (true and false alarms, misses, clean passes); 0 is none.
@@ -171,6 +179,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "dataset.image_size",
         config.dataset.image_size,
         "two sizes in pixels, (height, width)",
+    )
+    require(
+        not config.ensemble.members or config.detector.image_score != "reweighted",
+        "detector.image_score",
+        config.detector.image_score,
+        "max or top_fraction with config.ensemble.members: there is no one bank",
     )
     odd = config.patches.neighbourhood % 2 == 1 and config.patches.neighbourhood > 0
     require(odd, "patches.neighbourhood", config.patches.neighbourhood, "an odd number")

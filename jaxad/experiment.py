@@ -45,8 +45,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     config_lib.validate(config)
     folder = pathlib.Path(workdir)
     categories = data.categories(config.dataset)
-    pipeline = fit.load_pipeline(config)
-    _claim(folder, pipeline.config)
+    pipelines = fit.load_ensemble(config)
+    _claim(folder, pipelines[0].config)
     finished = _read(folder / "results.json")
     if finished is not None:
         _LOG.info("%s holds this run, finished: nothing to do", folder)
@@ -54,16 +54,19 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     rows = {}
     for i, category in enumerate(categories, start=1):
         _LOG.info("%s (%d of %d)", category, i, len(categories))
-        rows[category] = _category(pipeline, category, folder / category)
-    outcome = _outcome(pipeline, rows)
+        rows[category] = _category(pipelines, category, folder / category)
+    outcome = _outcome(pipelines, rows)
     results.write_text(folder / "results.md", results.table(outcome))
     # Last: its presence says that the run is finished.
     results.write_json(folder / "results.json", outcome)
     return _read(folder / "results.json")
 
 
-def restore(folder: str) -> knn.KNN:
+def restore(folder: str) -> knn.KNN | tuple[knn.KNN, ...]:
     """The fitted detector of a category of a run, from `<workdir>/<category>`.
+
+    Returns:
+      What `knn.predict` takes: a detector, or the members of an ensemble.
 
     Raises:
       InputError: there is none, it is damaged, or the backbone's weights have changed.
@@ -75,34 +78,42 @@ def restore(folder: str) -> knn.KNN:
             f"{folder.parent / 'config.json'} does not exist; name the folder of a "
             "category inside a run's --workdir"
         )
-    pipeline = fit.load_pipeline(ml_collections.ConfigDict(stored))
-    return fit.restore(pipeline, folder / "detector")
+    pipelines = fit.load_ensemble(ml_collections.ConfigDict(stored))
+    members = tuple(
+        fit.restore(pipeline, _detector_folder(pipeline, folder))
+        for pipeline in pipelines
+    )
+    return members if len(members) > 1 else members[0]
 
 
-def _category(pipeline: Pipeline, category: str, folder: pathlib.Path) -> dict:
+def _detector_folder(pipeline: Pipeline, folder: pathlib.Path) -> pathlib.Path:
+    """Where a detector lies in its category's folder."""
+    if pipeline.config.ensemble.members:
+        return folder / pipeline.backbone.name / "detector"
+    return folder / "detector"
+
+
+def _category(pipelines: list[Pipeline], category: str, folder: pathlib.Path) -> dict:
     """One row of the results, from `result.json` where the category is finished."""
     row = _read(folder / "result.json")
     if row is not None:
         return row
-    config, start = pipeline.config, time.perf_counter()
+    config, start = pipelines[0].config, time.perf_counter()
     seconds = dict.fromkeys(_PHASES, 0.0)
-    if (folder / "detector").exists():
-        detector = fit.restore(pipeline, folder / "detector")
-    else:
-        if config.dataset.check:
-            check.require_sound(config.dataset, category)
-        split = data.load(config.dataset, category, "train").normal()
-        detector, spent = fit.fit(pipeline, split, folder, label=category)
-        seconds.update(spent)
-        fit.save(pipeline, detector, folder / "detector")
+    if config.dataset.check:
+        check.require_sound(config.dataset, category)
+    members = tuple(
+        _member(pipeline, category, folder, seconds) for pipeline in pipelines
+    )
+    detector = members if len(members) > 1 else members[0]
 
     def predict(images):
-        return knn.predict(detector, pipeline.place(images))
+        return knn.predict(detector, pipelines[0].place(images))
 
     test = data.load(config.dataset, category, "test")
     with fit.timed(seconds, "score"):
         evaluation = evaluate.evaluate(
-            predict, test, pipeline.images_a_call, label=f"{category}: score"
+            predict, test, pipelines[0].images_a_call, label=f"{category}: score"
         )
     results.write_scores(folder / "scores.csv", test, evaluation.scores)
     overlays.write(
@@ -111,22 +122,35 @@ def _category(pipeline: Pipeline, category: str, folder: pathlib.Path) -> dict:
         test,
         evaluation.scores,
         config.overlays,
-        pipeline.images_a_call,
+        pipelines[0].images_a_call,
     )
     seconds["total"] = time.perf_counter() - start
     row = {
         **evaluation.metrics,
         "test_normal": int((test.labels == 0).sum()),
         "test_anomalous": int((test.labels == 1).sum()),
-        "bank_patches": len(detector.bank),
+        "bank_patches": sum(len(member.bank) for member in members),
         "seconds": seconds,
     }
     results.write_json(folder / "result.json", row)
     return row
 
 
-def _outcome(pipeline: Pipeline, rows: dict[str, dict]) -> dict:
-    config = pipeline.config
+def _member(pipeline, category, folder, seconds) -> knn.KNN:
+    """A fitted detector, from disk where it is there."""
+    place = _detector_folder(pipeline, folder)
+    if place.exists():
+        return fit.restore(pipeline, place)
+    split = data.load(pipeline.config.dataset, category, "train").normal()
+    detector, spent = fit.fit(pipeline, split, place.parent, label=category)
+    for phase, value in spent.items():
+        seconds[phase] = seconds.get(phase, 0.0) + value
+    fit.save(pipeline, detector, place)
+    return detector
+
+
+def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
+    config = pipelines[0].config
     rows = {name: dict(row) for name, row in rows.items()}
     seconds: dict[str, float] = {}
     for row in rows.values():
@@ -136,11 +160,14 @@ def _outcome(pipeline: Pipeline, rows: dict[str, dict]) -> dict:
         "dataset": config.dataset.name,
         "method": config.method.name,
         "seed": config.seed,
-        "backbone": {
-            "name": config.backbone.name,
-            "weights": config.backbone.weights,
-            "sha256": pipeline.fingerprint,
-        },
+        "backbones": [
+            {
+                "name": pipeline.backbone.name,
+                "weights": pipeline.config.backbone.weights,
+                "sha256": pipeline.fingerprint,
+            }
+            for pipeline in pipelines
+        ],
         "categories": rows,
         "mean": results.mean(rows),
         "seconds": seconds,

@@ -19,6 +19,7 @@ from jaxad import (
     models,
     results,
     rng,
+    scores,
     sharding,
     train,
 )
@@ -98,6 +99,21 @@ def _check_taps(backbone: Backbone, variables, image_size) -> None:
             )
 
 
+def load_ensemble(config) -> list[Pipeline]:
+    """One pipeline, or one for each of `config.ensemble.members`.
+
+    Raises:
+      InputError: as `load_pipeline`.
+    """
+    pipelines = []
+    for name in config.ensemble.members:
+        member = config.copy_and_resolve_references()
+        with member.unlocked():
+            member.backbone.update(name=name, taps=())
+        pipelines.append(load_pipeline(member))
+    return pipelines or [load_pipeline(config)]
+
+
 def fit(
     pipeline: Pipeline, split, folder: pathlib.Path, *, label: str
 ) -> tuple[knn.KNN, dict[str, float]]:
@@ -154,7 +170,25 @@ def fit(
     patches = _project(method, params, descriptors, config.batch_size)
     with timed(seconds, "coreset"):
         bank = jax.numpy.asarray(patches[_coreset(config, patches, label)])
-    return knn.fit(config, method, backbone, params, bank), seconds
+    detector = knn.fit(config, method, backbone, params, bank)
+    if config.ensemble.members:
+        with timed(seconds, "spread"):
+            detector = detector.replace(
+                spread=_spread(pipeline, detector, split, label)
+            )
+    return detector, seconds
+
+
+def _spread(pipeline: Pipeline, detector: knn.KNN, split, label: str) -> scores.Spread:
+    """Of the scores that the training images' own patches get."""
+    normal = features.extract(
+        lambda images: knn.patch_distances(detector, pipeline.place(images))[..., None],
+        split,
+        pipeline.images_a_call,
+        label=f"{label}: spread",
+    )
+    mean_deviation = pipeline.config.ensemble.mean_deviation
+    return scores.spread(normal, mean_deviation=mean_deviation)
 
 
 @contextlib.contextmanager
@@ -235,16 +269,14 @@ def save(pipeline: Pipeline, detector: knn.KNN, folder: pathlib.Path) -> None:
     frozen = learnt["backbone"] is pipeline.variables
     if frozen:
         del learnt["backbone"]
-    checkpoint.save_tree(
-        folder,
-        {
-            "memory_bank": detector.bank,
-            "params": learnt,
-            "backbone_sha256": np.frombuffer(
-                bytes.fromhex(pipeline.fingerprint), np.uint8
-            ),
-        },
-    )
+    tree = {
+        "memory_bank": detector.bank,
+        "params": learnt,
+        "backbone_sha256": np.frombuffer(bytes.fromhex(pipeline.fingerprint), np.uint8),
+    }
+    if detector.spread is not None:
+        tree["spread"] = dataclasses.asdict(detector.spread)
+    checkpoint.save_tree(folder, tree)
 
 
 def restore(pipeline: Pipeline, folder: pathlib.Path) -> knn.KNN:
@@ -262,4 +294,9 @@ def restore(pipeline: Pipeline, folder: pathlib.Path) -> knn.KNN:
         )
     params = {"backbone": pipeline.variables, **tree.get("params", {})}
     bank = jax.numpy.asarray(tree["memory_bank"])
-    return knn.fit(pipeline.config, pipeline.method, pipeline.backbone, params, bank)
+    detector = knn.fit(
+        pipeline.config, pipeline.method, pipeline.backbone, params, bank
+    )
+    if "spread" in tree:
+        detector = detector.replace(spread=scores.Spread(**tree["spread"]))
+    return detector

@@ -9,6 +9,7 @@ References:
 """
 
 import functools
+from collections.abc import Sequence
 
 import flax.struct
 import jax
@@ -25,6 +26,7 @@ class KNN:
     Attributes:
       params: what the method's `features` and `project` read.
       bank: the memory bank, float32 [n, d].
+      spread: of the scores of normal patches; a member of an ensemble has one.
       method, backbone, options: static; `options` are the fields of `config.detector`.
     """
 
@@ -33,6 +35,7 @@ class KNN:
     method: Method = flax.struct.field(pytree_node=False)
     backbone: Backbone = flax.struct.field(pytree_node=False)
     options: tuple[tuple[str, object], ...] = flax.struct.field(pytree_node=False)
+    spread: scores.Spread | None = None
 
 
 def coreset_size(ratio: float, patches: int) -> int:
@@ -56,34 +59,58 @@ def fit(config, method: Method, backbone: Backbone, params: Params, bank) -> KNN
     return KNN(params, bank, method, backbone, tuple(options.to_dict().items()))
 
 
-def predict(detector: KNN, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+def predict(
+    detector: KNN | Sequence[KNN], images: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Scores images.
 
     Args:
-      detector: as fitted.
+      detector: as fitted; several are an ensemble, whose patches score the mean of the
+        members' modified z-scores (ReConPatch, eq. 11).
       images: [b, H, W, 3] in [0, 1].
 
     Returns:
-      (image scores [b], anomaly maps [b, H, W]), both distances in descriptor space.
+      (image scores [b], anomaly maps [b, H, W]): distances in descriptor space, or
+      z-scores of an ensemble.
+
+    Raises:
+      InputError: an ensemble whose members have different patch grids.
     """
-    options = dict(detector.options)
-    described = describe(detector.method, detector.backbone, detector.params, images)
-    b, h, w, d = described.shape
-    distances, nearest = memory_bank.nearest(described.reshape(-1, d), detector.bank, 1)
-    patch_scores, nearest = distances.reshape(b, h, w), nearest.reshape(b, h * w)
+    if isinstance(detector, KNN):
+        described, patch_scores, nearest = _search(detector, images)
+        options = dict(detector.options)
+    else:
+        found = [patch_distances(member, images) for member in detector]
+        patch_scores = scores.ensemble(found, [member.spread for member in detector])
+        options = dict(detector[0].options)
     if options["image_score"] == "top_fraction":
         score = scores.top_fraction(patch_scores, fraction=options["top_fraction"])
-    else:
-        score = scores.maximum(patch_scores)
-    if options["image_score"] == "reweighted":
+    elif options["image_score"] == "reweighted":
+        b, h, w, d = described.shape
         score = _reweight(
             described.reshape(b, h * w, d),
             patch_scores.reshape(b, h * w),
-            nearest,
+            nearest.reshape(b, h * w),
             detector.bank,
             options["reweight_neighbours"],
         )
+    else:
+        score = scores.maximum(patch_scores)
     return score, _map(patch_scores, images.shape[1:3], options["blur_sigma"])
+
+
+def patch_distances(detector: KNN, images: jax.Array) -> jax.Array:
+    """Distance of every patch to its nearest memory, [b, h, w] from [b, H, W, 3]."""
+    return _search(detector, images)[1]
+
+
+def _search(detector: KNN, images):
+    """Descriptors [b, h, w, d], their distances and nearest entries, both [b, h, w]."""
+    described = describe(detector.method, detector.backbone, detector.params, images)
+    rows = described.reshape(-1, described.shape[-1])
+    distances, nearest = memory_bank.nearest(rows, detector.bank, 1)
+    grid = described.shape[:3]
+    return described, distances.reshape(grid), nearest.reshape(grid)
 
 
 def describe(method: Method, backbone: Backbone, params: Params, images: jax.Array):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxad import config as config_lib
+from jaxad import scores
 from jaxad.detectors import knn
 from jaxad.errors import InputError
 from jaxad.methods import patchcore
@@ -20,13 +21,13 @@ PIXELS = Backbone(
 )
 
 
-def detector(bank, **options):
+def detector(bank, backbone=PIXELS, **options):
     config = config_lib.base()
     config.patches.neighbourhood = 1
     config.detector.blur_sigma = 0.0
     config.detector.update(options)
-    method = patchcore.build(config, PIXELS)
-    return knn.fit(config, method, PIXELS, {"backbone": {}}, jnp.asarray(bank))
+    method = patchcore.build(config, backbone)
+    return knn.fit(config, method, backbone, {"backbone": {}}, jnp.asarray(bank))
 
 
 def image(*pixels):
@@ -65,6 +66,28 @@ def test_reweighted_with_duplicates_in_the_bank():
     fitted = detector(bank, image_score="reweighted", reweight_neighbours=2)
     score, _ = knn.predict(fitted, image(0.0, 0.25, 0.0, 0.0))
     np.testing.assert_allclose(score, [np.sqrt(3) * 0.125], rtol=1e-6)
+
+
+def test_ensemble_averages_modified_z_scores():
+    """A patch at the first member's median, and two deviations above the second's."""
+    first = detector(BLACK_AND_WHITE)
+    first = first.replace(spread=scores.Spread(jnp.sqrt(0.75), jnp.float32(1.0)))
+    second = detector(BLACK_AND_WHITE[:1])  # knows black only
+    second = second.replace(
+        spread=scores.Spread(jnp.sqrt(3.0) * 0.25, jnp.sqrt(3.0) * 0.125)
+    )
+    score, heat = knn.predict((first, second), image(0.0, 0.0, 0.5, 0.0))
+    np.testing.assert_allclose(score, [(0.0 + 2.0 / 1.4826) / 2], rtol=1e-5)
+    assert heat.shape == (1, 2, 2)
+
+
+def test_ensemble_refuses_members_with_different_grids():
+    spread = scores.Spread(jnp.float32(0.0), jnp.float32(1.0))
+    halved = PIXELS._replace(levels=lambda variables, images: [images[:, ::2, ::2]])
+    first, second = detector(BLACK_AND_WHITE), detector(BLACK_AND_WHITE, halved)
+    members = first.replace(spread=spread), second.replace(spread=spread)
+    with pytest.raises(InputError, match="patch grids"):
+        knn.predict(members, image(0.0, 0.0, 0.5, 0.0))
 
 
 def test_an_image_scores_the_same_wherever_it_lies_in_the_batch():
