@@ -248,27 +248,28 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
             "batch_stats": frozen["batch_stats"],
         }
 
-        def f(x):
-            return backbone.module.apply(variables, backbone.normalise(x))[1]
+        def embed(maps):
+            return siamese.apply(
+                {"params": learnt["heads"]}, _pooled(maps, options.levels)
+            )
 
         def project(pooled):
             return siamese.apply(
                 {"params": learnt["heads"]}, pooled, method=siamese.project
             )
 
-        def embed(maps):
-            return siamese.apply(
-                {"params": learnt["heads"]}, _pooled(maps, options.levels)
-            )
-
-        z1, p1 = embed(f(images["view1"]))
-        z2, p2 = embed(f(images["view2"]))
+        # One pass for all: the program is a third as long to compile.
+        stacked = backbone.normalise(_interleave(list(images.values())))
+        maps = backbone.module.apply(variables, stacked)[1]
+        maps = dict(zip(images, _separate(maps, len(images)), strict=True))
+        z1, p1 = embed(maps["view1"])
+        z2, p2 = embed(maps["view2"])
         pull = _contrast(options, p1, p2, z1, z2)
         metrics = {"contrastive": pull, "spread": _mean(heads.collapse, z1)}
         if not guided:
             return pull, metrics | {"loss": pull}
 
-        maps = f(images["defect"])
+        maps = maps["defect"]
         logits = discriminator.apply(
             frozen["discriminator"], [maps[level] for level in LEVELS], image_size
         )
@@ -324,6 +325,20 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
         step=step,
         finish=finish,
     )
+
+
+def _interleave(batches):
+    """Batches [b, ...] as one [b * k, ...], the k rows of an example side by side.
+
+    So the rows stay on the device that has the example.
+    """
+    stacked = jnp.stack(batches, axis=1)
+    return stacked.reshape(-1, *stacked.shape[2:])
+
+
+def _separate(maps, k):
+    """The inverse, for a dictionary of feature maps: k dictionaries."""
+    return [{name: x[i::k] for name, x in maps.items()} for i in range(k)]
 
 
 def _contrast(options, p1, p2, z1, z2):
