@@ -8,7 +8,7 @@ batches, one after the other, are the batch that one process would have read.
 import functools
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -20,6 +20,8 @@ Batch = dict[str, np.ndarray]
 
 # Decoding holds no lock for most of its time; more threads than this only queue.
 _THREADS = min(16, 2 * (os.cpu_count() or 1))
+# A split that takes less when decoded is decoded once, not once an epoch.
+_KEEP_BYTES = 2**31
 
 
 def eval_batches(
@@ -38,7 +40,7 @@ def eval_batches(
     """
     share = _share(batch_size, process, processes)
     rows = _EvalRows(len(split), batch_size, share)
-    return _batches(split, rows, len(share))
+    return _batches(split.__getitem__, rows, len(share))
 
 
 def train_batches(
@@ -72,7 +74,7 @@ def train_batches(
         )
     share = _share(batch_size, process, processes)
     rows = _TrainRows(len(split), batch_size, share, seed)
-    return _batches(split, rows, len(share), start=start_step * len(share))
+    return _batches(_kept(split), rows, len(share), start=start_step * len(share))
 
 
 class _EvalRows:
@@ -122,12 +124,20 @@ def _share(batch_size: int, process: int, processes: int) -> range:
     return range(process * rows, (process + 1) * rows)
 
 
-def _batches(split: Split, rows, batch_size: int, start: int = 0) -> Iterator[Batch]:
+def _kept(split: Split) -> Callable[[int], dict]:
+    """`split[i]` from memory, the second time, where the split fits into it."""
+    height, width = split.geometry.size
+    if len(split) * height * width * (3 * 4 + 1) > _KEEP_BYTES:
+        return split.__getitem__
+    return functools.cache(split.__getitem__)
+
+
+def _batches(
+    item: Callable[[int], dict], rows, batch_size: int, start: int = 0
+) -> Iterator[Batch]:
     def read(row: tuple[int, bool]) -> dict:
         index, valid = row
-        item = split[index]
-        del item["filename"]
-        return item | {"valid": valid}
+        return item(index) | {"valid": valid}
 
     # Two batches ahead, so that decoding goes on while one is computed with.
     ahead = grain.ReadOptions(

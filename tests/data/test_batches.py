@@ -94,6 +94,23 @@ def test_train_batches_are_a_function_of_seed_and_step():
     assert first[5:] == indices(data.train_batches(split, 3, 5, start_step=5), 3)
 
 
+def test_training_decodes_what_fits_into_memory_once(monkeypatch):
+    def reads(steps):
+        rows = []
+        batches = data.train_batches(make(6, on_read=rows.append), 3, seed=0)
+        values = [
+            batch["image"][:, 0, 0, 0] for batch in itertools.islice(batches, steps)
+        ]
+        return len(rows), np.round(255 * np.array(values))
+
+    few, kept = reads(40)
+    assert few <= 2 * 6  # an image asked for again while it is read is read again
+    monkeypatch.setattr("jaxad.data.batches._KEEP_BYTES", 6 * 3 * 4 * 13 - 1)
+    many, read = reads(40)
+    assert many >= 40 * 3
+    np.testing.assert_array_equal(kept, read)
+
+
 @pytest.mark.parametrize("kind", ["eval", "train"])
 def test_processes_read_contiguous_shares_of_the_same_batches(kind):
     def read(**share):
