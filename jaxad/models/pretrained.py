@@ -19,6 +19,7 @@ from collections.abc import Callable
 import flax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from jaxad.errors import InputError
 from jaxad.models import pth
@@ -88,12 +89,15 @@ def hub_file(name: str) -> pathlib.Path:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     repository, _, revision = name.partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise InputError(f"hf:{name} must have the form hf:OWNER/REPO[@REVISION]")
     fetch = functools.partial(
         hub.hf_hub_download, repository, revision=revision or None
     )
     for file in _HUB_FILES:
         with contextlib.suppress(LocalEntryNotFoundError):
             return pathlib.Path(fetch(file, local_files_only=True))
+    logging.info("fetching hf:%s", name)
     reason = f"it has none of {', '.join(_HUB_FILES)}"
     for file in _HUB_FILES:
         try:

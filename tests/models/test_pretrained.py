@@ -112,6 +112,12 @@ def test_what_is_nowhere_says_how_to_bring_it_over(hub, tmp_path):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("name", ("net", "a/b/c", "a/b c", "/net@v1"))
+def test_what_is_no_repository(name):
+    with pytest.raises(InputError, match=r"must have the form hf:OWNER/REPO"):
+        pretrained.read(f"hf:{name}")
+
+
 def test_without_a_network(tmp_path, monkeypatch):
     constants = huggingface_hub.constants
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
