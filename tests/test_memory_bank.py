@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxad import memory_bank
+from jaxad import coreset, distances, memory_bank, sharding
 from jaxad.errors import InputError
 from jaxad.memory_bank import greedy_coreset, nearest
 
 
 def textbook_coreset(x, size, start=0):
     x = x.astype(np.float64)
-    chosen = [start]
-    least = ((x - x[start]) ** 2).sum(1)
+    chosen = np.atleast_1d(start).tolist()
+    least = np.min([((x - x[i]) ** 2).sum(1) for i in chosen], axis=0)
     while len(chosen) < size:
         chosen.append(int(np.argmax(least)))
         least = np.minimum(least, ((x - x[chosen[-1]]) ** 2).sum(1))
@@ -59,17 +59,20 @@ KINDS = (
 def small_blocks():
     """Several blocks and rounds of everything, the last ones not full."""
     sizes = {
-        "_ROWS": 640,
-        "_CENTRES": 32,
-        "_CANDIDATES": 100,
-        "_PICKS": 48,
-        "_QUERIES": 64,
-        "_GROUP": 8,
+        (memory_bank, "_CANDIDATES"): 100,
+        (coreset, "PICKS"): 48,
+        (distances, "_ROWS"): 640,
+        (distances, "_CENTRES"): 32,
+        (distances, "_QUERIES"): 64,
+        (distances, "_GROUP"): 8,
+        (distances, "_DECIDE"): 40,
+        (distances, "_DOUBTFUL"): 24,
+        (distances, "_SPARE"): 2,
     }
     jax.clear_caches()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in sizes.items():
-            patch.setattr(memory_bank, name, value)
+        for (module, name), value in sizes.items():
+            patch.setattr(module, name, value)
         yield
     jax.clear_caches()
 
@@ -95,9 +98,11 @@ class TestManyBlocks:
         assert seen[0] == (1, 200) and seen[-1] == (200, 200)
         assert [done for done, _ in seen] == sorted({done for done, _ in seen})
 
+    @pytest.mark.parametrize("half", [False, True])
     @pytest.mark.parametrize("k", [1, 9])
     @pytest.mark.parametrize("kind", KINDS)
-    def test_nearest_is_the_textbook(self, kind, k):
+    def test_nearest_is_the_textbook(self, kind, k, half, monkeypatch):
+        monkeypatch.setattr(sharding, "fast_bfloat16", lambda mesh: half)
         x = cloud(kind, n=1700)
         queries = np.concatenate([x[:50], x[1500:1601], x[60:70] + 0.25])
 
@@ -139,6 +144,14 @@ def test_coreset_of_equal_rows():
 def test_coreset_with_blocks_of_full_size():
     x = cloud("correlated", n=9001, d=12)
     assert greedy_coreset(x, 300).tolist() == textbook_coreset(x, 300)
+
+
+def test_coreset_extends_a_bank():
+    x = cloud("correlated", n=900)
+    kept = greedy_coreset(x[:700], 60)
+    got = greedy_coreset(x, 90, start=kept)
+    assert got.tolist() == textbook_coreset(x, 90, start=kept)
+    assert greedy_coreset(x, 60, start=kept).tolist() == kept.tolist()
 
 
 def test_coreset_of_everything_is_a_permutation():
@@ -222,6 +235,8 @@ def test_rows_that_are_not_finite_are_named(bad):
         ({"size": 0}, "size=0"),
         ({"size": 3, "start": 30}, "start=30"),
         ({"size": 3, "start": -1}, "start=-1"),
+        ({"size": 3, "start": [0, 1, 2, 3]}, r"start=\[0, 1, 2, 3\] .* size=3"),
+        ({"size": 3, "start": []}, r"start=\[\]"),
         ({"size": 3, "projection_dim": 4}, "projection_dim=4"),
         (
             {"size": 3, "projection_dim": 0, "key": jax.random.key(0)},

@@ -1,0 +1,293 @@
+"""Squared distances between rows: products bound them, differences decide.
+
+The product form |x|² + |c|² - 2 x·c is one matrix product but loses digits; the direct
+form, sum (x - c)², keeps them but is slow. So the product only narrows the field, with
+an error bound, and direct differences decide among the few that are left. What the
+product rounds to, and in which order a device sums it, can then not change a result.
+
+With coordinates taken from a row of the data, the product form is off by less than
+`slack(d) * (|x|² + |c|²)`. For float32 that is four times the worst case of Higham,
+Accuracy and Stability of Numerical Algorithms, eq. 3.5, which covers the shift, the
+norms and products that a device splits into parts. Rounding both factors to bfloat16
+first changes 2 x·c by at most 2 (2^-8 + 2^-18) |x| |c|, which is added to it.
+
+All functions here work on the arrays of one device and may be called under `jit`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+_ROWS = 8192  # rows that a pass works on at a time
+_CENTRES = 128  # centres that a pass works on at a time
+_QUERIES = 1024  # queries that a search works on at a time
+_GROUP = 64  # values of which a search first looks at the smallest only
+_DECIDE = 256  # queries whose neighbours are decided at a time
+_DOUBTFUL = 128  # doubtful queries that are searched again at a time
+_SPARE = 11  # rows beyond k that a search keeps, to decide among
+
+Pairs = tuple[jax.Array, jax.Array]
+
+
+def slack(d: int, *, half: bool = False) -> float:
+    """Error of the product form of rows of length d, relative to |x|² + |c|²."""
+    return (d + 8) * 2.0**-22 + half * (2.0**-8 + 2.0**-17)
+
+
+def cover(
+    upper: jax.Array,
+    rows: jax.Array,
+    origin: jax.Array,
+    centres: jax.Array,
+    first: jax.Array,
+    stop: jax.Array,
+    *,
+    direct: bool,
+) -> jax.Array:
+    """Lowers upper bounds on the squared distances to the nearest centre.
+
+    Args:
+      upper: bounds so far, [n].
+      rows: [n, d].
+      origin: where products take their coordinates from, [d].
+      centres: [c, d], of which [first, stop) are new.
+      direct: by direct differences, for clusters tighter than products can see.
+
+    Returns:
+      Bounds [n].
+    """
+    n, d = rows.shape
+    height, width = min(_ROWS, n), min(_CENTRES, centres.shape[0])
+
+    def block(i, upper):
+        # The last block overlaps the one before, which a minimum does not mind.
+        at = jnp.minimum(i * height, n - height)
+        x = jax.lax.dynamic_slice_in_dim(rows, at, height)
+        shifted = x - origin[None]
+        squares = _squares(shifted)
+
+        def step(j, least):
+            at = jnp.minimum(first + j * width, centres.shape[0] - width)
+            c = jax.lax.dynamic_slice_in_dim(centres, at, width)
+            valid = at + jnp.arange(width) < stop
+            if direct:
+                bound = ((x[:, None] - c[None]) ** 2).sum(-1)
+                bound = jnp.where(valid[None], (1 + slack(d)) * bound, jnp.inf).min(1)
+            else:
+                c = c - origin[None]
+                norms = jnp.where(valid, (1 + slack(d)) * _squares(c), jnp.inf)
+                bound = (norms[None] + _product(-2 * shifted, c)).min(1)
+                bound = bound + (1 + slack(d)) * squares
+            return jnp.minimum(least, bound)
+
+        least = jax.lax.dynamic_slice_in_dim(upper, at, height)
+        steps = (stop - first + width - 1) // width
+        least = jax.lax.fori_loop(0, steps, step, least)
+        return jax.lax.dynamic_update_slice_in_dim(upper, least, at, 0)
+
+    return jax.lax.fori_loop(0, -(-n // height), block, upper)
+
+
+def shortlist(
+    queries: jax.Array,
+    bank: jax.Array,
+    origin: jax.Array,
+    count: jax.Array,
+    r: int,
+    *,
+    chunk: int = _ROWS,
+    half: bool = False,
+) -> Pairs:
+    """The r rows of the bank with the smallest lower bounds on squared distances.
+
+    Args:
+      queries: [m, d].
+      bank: [n, d], of which the first `count` rows are looked at.
+      origin: where products take their coordinates from, [d].
+      r: at most n.
+      chunk: rows of the bank that are worked on at a time.
+      half: products in bfloat16.
+
+    Returns:
+      (lower bounds, ascending, and indices), [m, r] each. No row that was left out has
+      a bound below the last. Where rows are too few, infinity and 0.
+    """
+    (m, d), n = queries.shape, bank.shape[0]
+    chunks = -(-n // chunk)
+    chunk = -(-n // (chunks * _GROUP)) * _GROUP
+    if chunk > n:
+        bank = jnp.pad(bank, ((0, chunk - n), (0, 0)))
+    last = bank.shape[0] - chunk
+    block = min(_QUERIES, m)
+    dtype = jnp.bfloat16 if half else jnp.float32
+    scale = 1 - slack(d, half=half)
+
+    def one_chunk(i, best):
+        at = jnp.minimum(i * chunk, last)
+        c = jax.lax.dynamic_slice_in_dim(bank, at, chunk) - origin[None]
+        index = at + jnp.arange(chunk)
+        fresh = (index >= i * chunk) & (index < count)  # the last chunk overlaps
+        norms = jnp.where(fresh, scale * _squares(c), jnp.inf)
+        c = c.astype(dtype)
+
+        def one_block(j, merged):
+            start = jnp.minimum(j * block, m - block)
+            x = jax.lax.dynamic_slice_in_dim(queries, start, block) - origin[None]
+            least, position = _smallest(_product((-2 * x).astype(dtype), c), norms, r)
+            # Read from the chunk before: the last block overlaps, too.
+            old = [jax.lax.dynamic_slice_in_dim(part, start, block) for part in best]
+            least = jnp.concatenate([old[0], least], 1)
+            index = jnp.concatenate([old[1], at + position], 1)
+            least, position = jax.lax.top_k(-least, r)
+            new = -least, jnp.take_along_axis(index, position, 1)
+            return _put(merged, new, start)
+
+        return jax.lax.fori_loop(0, -(-m // block), one_block, best)
+
+    best = jnp.full((m, r), jnp.inf), jnp.zeros((m, r), jnp.int32)
+    least, index = jax.lax.fori_loop(0, (count + chunk - 1) // chunk, one_chunk, best)
+    lower = least + scale * _squares(queries - origin[None])[:, None]
+    return lower, jnp.where(jnp.isfinite(least), index, 0)
+
+
+def nearest_rows(
+    queries: jax.Array, bank: jax.Array, count: jax.Array, k: int, *, half: bool
+) -> Pairs:
+    """The k nearest among the first `count` rows of the bank, exact.
+
+    Args:
+      queries: [m, d]. bank: [n, d].
+      half: whether products in bfloat16 are faster than float32 here.
+
+    Returns:
+      (squared distances, ascending, and indices, equal distances in order of the
+      index), [m, k] each; infinity and `n` where rows are too few.
+    """
+    (m, d), n = queries.shape, bank.shape[0]
+    r = min(k + _SPARE, n)
+    found = jnp.full((m, k), jnp.inf), jnp.full((m, k), n, jnp.int32)
+    if m == 0:
+        return found
+    origin = bank[0]
+
+    def search(x, half):
+        lower, index = shortlist(x, bank, origin, count, r, half=half)
+        square, index = _decide(x, bank, lower, index, k)
+        ruled_out = lower[:, -1]
+        sure = jnp.isinf(ruled_out) | (square[:, -1] * (1 + slack(d)) < ruled_out)
+        return (square, index), ~sure
+
+    found, doubtful = search(queries, half)
+
+    def again(state):
+        found, doubtful, hopeless = state
+        chosen, at = jax.lax.top_k(doubtful.astype(jnp.int32), min(_DOUBTFUL, m))
+        chosen = chosen > 0
+        new, unsure = search(queries[at], half=False)
+        found = tuple(
+            old.at[at].set(jnp.where(chosen[:, None], part, old[at]))
+            for old, part in zip(found, new, strict=True)
+        )
+        hopeless = hopeless.at[at].set(jnp.where(chosen, unsure, hopeless[at]))
+        return found, doubtful.at[at].set(False), hopeless
+
+    def everything(state):
+        found, doubtful = state
+        at = doubtful.argmax()
+        x = queries[at][None]
+        square = jnp.where(jnp.arange(n) < count, ((x - bank) ** 2).sum(-1), jnp.inf)
+        least, index = jax.lax.top_k(-square, r)
+        new = _decide(x, bank, -least[None], index[None], k)
+        return _put(found, new, at), doubtful.at[at].set(False)
+
+    if half:
+        state = found, doubtful, jnp.zeros((m,), bool)
+        found, _, doubtful = jax.lax.while_loop(lambda s: s[1].any(), again, state)
+    found, _ = jax.lax.while_loop(lambda s: s[1].any(), everything, (found, doubtful))
+    return found
+
+
+def smallest_pairs(square: jax.Array, index: jax.Array, k: int) -> Pairs:
+    """The k smallest, equal ones in order of the index: [m, r] -> [m, k] each."""
+    square, index = jax.lax.sort((square, index), num_keys=2)
+    return square[:, :k], index[:, :k]
+
+
+def _squares(x: jax.Array) -> jax.Array:
+    return (x * x).sum(-1)
+
+
+def _product(x: jax.Array, c: jax.Array) -> jax.Array:
+    """x cᵀ, [a, d], [b, d] -> float32 [a, b]."""
+    precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    return jax.lax.dot_general(
+        x,
+        c,
+        (((1,), (1,)), ((), ())),
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _put(whole: Pairs, part: Pairs, at: jax.Array) -> Pairs:
+    return tuple(
+        jax.lax.dynamic_update_slice_in_dim(a, b, at, 0)
+        for a, b in zip(whole, part, strict=True)
+    )
+
+
+def _smallest(x: jax.Array, offset: jax.Array, r: int) -> Pairs:
+    """The r smallest values of `x + offset` in each row, ascending, and where.
+
+    The r smallest lie in the r groups with the smallest minima. Minima of groups are a
+    cheap pass, so the sort sees few values.
+
+    Args:
+      x: [m, n]; n is a multiple of the group's size.
+      offset: [n].
+    """
+    m, n = x.shape
+    groups = n // _GROUP
+    if groups <= r:
+        value, position = jax.lax.top_k(-(x + offset[None]), min(r, n))
+        return -value, position
+    # A group is a column: neighbours in memory belong to different groups.
+    x, offset = x.reshape(m, _GROUP, groups), offset.reshape(_GROUP, groups)
+    _, column = jax.lax.top_k(-(x + offset[None]).min(1), r)
+    members = jnp.take_along_axis(x, column[:, None], 2)
+    members = members + offset[:, column].transpose(1, 0, 2)
+    value, at = jax.lax.top_k(-members.reshape(m, _GROUP * r), r)
+    position = at // r * groups + jnp.take_along_axis(column, at % r, 1)
+    return -value, position
+
+
+def _decide(
+    queries: jax.Array, bank: jax.Array, lower: jax.Array, index: jax.Array, k: int
+) -> Pairs:
+    """The k nearest of the listed rows, by direct differences: [m, k] each.
+
+    Args:
+      lower: infinity marks what is no row, [m, r].
+      index: of rows of the bank, [m, r].
+    """
+    m, n = queries.shape[0], bank.shape[0]
+    block = min(_DECIDE, m)
+
+    def one_block(j, found):
+        at = jnp.minimum(j * block, m - block)
+        x, low, i = (
+            jax.lax.dynamic_slice_in_dim(part, at, block)
+            for part in (queries, lower, index)
+        )
+        square = ((x[:, None] - bank[i]) ** 2).sum(-1)
+        none = jnp.isinf(low)
+        square, i = jnp.where(none, jnp.inf, square), jnp.where(none, n, i)
+        return _put(found, smallest_pairs(square, i, k), at)
+
+    r = min(k, index.shape[1])
+    found = jnp.full((m, r), jnp.inf), jnp.full((m, r), n, jnp.int32)
+    found = jax.lax.fori_loop(0, -(-m // block), one_block, found)
+    pad = ((0, 0), (0, k - r))
+    return (
+        jnp.pad(found[0], pad, constant_values=jnp.inf),
+        jnp.pad(found[1], pad, constant_values=n),
+    )
