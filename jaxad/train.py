@@ -23,7 +23,7 @@ import functools
 import pathlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -110,13 +110,108 @@ def train(
     """
     source = (_Table if stage.inputs == "patches" else _Stream)(stage, items, seed)
     total = stage.num_steps(source.count)
-    init = functools.partial(
-        jax.jit(stage.init), rng.stream(seed, f"{stage.name}.init"), params
+    state = _loop(
+        stage.name,
+        source,
+        functools.partial(jax.jit(stage.init), *_init_arguments(stage, params, seed)),
+        functools.partial(
+            _compile(_one(stage), source), key=rng.stream(seed, stage.name), total=total
+        ),
+        total,
+        workdir,
+        options,
     )
-    run = functools.partial(
-        _compile(stage, source), key=rng.stream(seed, stage.name), total=total
-    )
+    return stage.finish(state, params)
 
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One of several runs of a stage: the arguments of `train` that differ."""
+
+    params: Params
+    items: np.ndarray
+    seed: int
+
+
+def train_together(
+    stage: Stage,
+    runs: Sequence[Run],
+    *,
+    workdir: str | pathlib.Path,
+    options: Options = Options(),
+) -> list[Params]:
+    """Runs a stage whose inputs are patches for several categories or seeds at once.
+
+    One program steps all runs; a run that has fewer steps than the longest waits. Each
+    run ends in what `train` would have given it, but for rounding. The curves are
+    named `<number of the run>/<name>`.
+
+    Args:
+      stage: of a method.
+      runs: their params and items may differ, the shapes of their states may not.
+      workdir: of this stage and all runs.
+      options: how often to log and to save.
+
+    Returns:
+      What the stage hands on, for each run.
+
+    Raises:
+      InputError, Preempted: as `train`.
+    """
+    source = _Tables(stage, runs)
+    totals = np.array([stage.num_steps(t.count) for t in source.tables], np.int32)
+    one = jax.vmap(_one(stage), in_axes=(0, 0, 0, None, 0))
+
+    def init(*arguments):
+        states = [stage.init(*each) for each in arguments]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+    def together(state, batch, keys, step, totals):
+        ahead, metrics = one(state, batch, keys, step, totals)
+        going = step < totals
+
+        def select(new, old):
+            return jnp.where(going.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        numbered = {
+            f"{i}/{name}": value[i]
+            for name, value in metrics.items()
+            for i in range(len(runs))
+        }
+        return jax.tree.map(select, ahead, state), numbered
+
+    keys = jnp.stack([rng.stream(run.seed, stage.name) for run in runs])
+    state = _loop(
+        stage.name,
+        source,
+        functools.partial(
+            jax.jit(init),
+            *(_init_arguments(stage, run.params, run.seed) for run in runs),
+        ),
+        functools.partial(_compile(together, source), key=keys, total=totals),
+        int(totals.max()),
+        workdir,
+        options,
+    )
+    return [
+        stage.finish(jax.tree.map(lambda x, i=i: x[i], state), run.params)
+        for i, run in enumerate(runs)
+    ]
+
+
+def _init_arguments(stage: Stage, params: Params, seed: int):
+    return rng.stream(seed, f"{stage.name}.init"), params
+
+
+def _loop(name, source, init, run, total: int, workdir, options: Options):
+    """From the latest checkpoint, or the start, to the state after `total` steps.
+
+    Args:
+      name: of the stage.
+      source: a `_Table`, `_Tables` or `_Stream`.
+      init: `() -> state`.
+      run: of `_compile`, with its key and total.
+    """
     with contextlib.ExitStack() as stack:
         # First in, last out: the last checkpoint is on disk before a signal can kill.
         told_to_stop = stack.enter_context(_sigterm())
@@ -129,7 +224,7 @@ def train(
             state = checkpoints.restore(saved, jax.eval_shape(init))
         writer = stack.enter_context(Writer(workdir, start_step=step))
         bar = stack.enter_context(
-            tqdm(total=total, initial=step, desc=stage.name, unit="step", disable=None)
+            tqdm(total=total, initial=step, desc=name, unit="step", disable=None)
         )
         stop, broken = False, jnp.int32(0)
         while True:
@@ -137,9 +232,9 @@ def train(
                 checkpoints.save(step, state)
                 saved = step
             if step == total:
-                return stage.finish(state, params)
+                return state
             if stop:
-                raise Preempted(f"stage {stage.name!r} is saved at step {step}")
+                raise Preempted(f"stage {name!r} is saved at step {step}")
 
             end = min(
                 step + source.steps_a_call,
@@ -157,7 +252,7 @@ def train(
             log = _due(step, options.log_every, total)
             if log or stop or _due(step, options.save_every, total):
                 metrics = jax.device_get(metrics)
-                _check(stage, state, metrics, int(broken), step, saved)
+                _check(name, state, metrics, int(broken), step, saved)
             if log:
                 writer.write(step, metrics)
                 bar.set_postfix({k: f"{v:.4g}" for k, v in metrics.items()})
@@ -207,6 +302,25 @@ class _Table:
         return {"patches": table[rows], "index": rows}
 
 
+class _Tables:
+    """Several tables, a batch of each."""
+
+    steps_a_call = _STEPS_A_CALL
+
+    def __init__(self, stage: Stage, runs: Sequence[Run]):
+        self.tables = [_Table(stage, run.items, run.seed) for run in runs]
+        self.table = [table.table for table in self.tables]
+
+    def draw(self, start: int, end: int) -> np.ndarray:
+        """Row numbers, int32 [steps_a_call, tables, b]."""
+        return np.stack([table.draw(start, end) for table in self.tables], axis=1)
+
+    @staticmethod
+    def batch(table: list[jax.Array], rows: jax.Array) -> Batch:
+        patches = jnp.stack([t[r] for t, r in zip(table, rows, strict=True)])
+        return {"patches": patches, "index": rows}
+
+
 class _Stream:
     """Batches of images as an iterator gives them, one a call."""
 
@@ -247,7 +361,17 @@ def _enough(stage: Stage, count: int) -> None:
 # ---- Steps
 
 
-def _compile(stage: Stage, source):
+def _one(stage: Stage):
+    """`(state, batch, key of the stage, step, total) -> (state, metrics)`."""
+
+    def one(state, batch, key, step, total):
+        batch = {**batch, "progress": step / total.astype(jnp.float32)}
+        return stage.step(state, batch, rng.at(key, step))
+
+    return one
+
+
+def _compile(one, source):
     """Steps `start` to `end` as one program, which stops where a value is not finite.
 
     Returns:
@@ -257,18 +381,29 @@ def _compile(stage: Stage, source):
       donated.
     """
 
-    def one(state, table, drawn, step, key, total):
-        batch = source.batch(table, drawn)
-        batch["progress"] = step / total.astype(jnp.float32)
-        state, metrics = stage.step(state, batch, rng.at(key, step))
+    def advance(state, table, drawn, key, step, total):
+        state, metrics = one(state, source.batch(table, drawn), key, step, total)
         return state, {n: v.astype(jnp.float32) for n, v in metrics.items()}
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def run_one(state, table, drawn, broken, start, end, *, key, total):
+        del end
+        now = jax.tree.map(lambda x: x[0], drawn)
+        state, metrics = advance(state, table, now, key, start, total)
+        finite = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
+        now_broken = jnp.where(finite, 0, start + 1).astype(jnp.int32)
+        return state, metrics, jnp.where(broken > 0, broken, now_broken)
+
+    if source.steps_a_call == 1:
+        # A network inside a loop is ten times slower on a CPU.
+        return run_one
 
     @functools.partial(jax.jit, donate_argnums=0)
     def run(state, table, drawn, broken, start, end, *, key, total):
         def body(carry):
             state, _, broken, step = carry
             now = jax.tree.map(lambda x: x[step - start], drawn)
-            state, metrics = one(state, table, now, step, key, total)
+            state, metrics = advance(state, table, now, key, step, total)
             finite = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
             step += 1
             return state, metrics, jnp.where(finite, jnp.int32(0), step), step
@@ -278,7 +413,7 @@ def _compile(stage: Stage, source):
             return (step < end) & (broken == 0)
 
         first = jax.tree.map(lambda x: x[0], drawn)
-        _, metrics = jax.eval_shape(one, state, table, first, start, key, total)
+        _, metrics = jax.eval_shape(advance, state, table, first, key, start, total)
         metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
         carry = state, metrics, broken, jnp.int32(start)
         return jax.lax.while_loop(goes_on, body, carry)[:3]
@@ -292,18 +427,19 @@ def _finite(state) -> jax.Array:
     return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
 
 
-def _check(stage: Stage, state, metrics, broken: int, step: int, saved: int | None):
+def _check(name: str, state, metrics, broken: int, step: int, saved: int | None):
     """Stops a run that has diverged, before anything of it is saved."""
     if broken:
-        names = [name for name, value in metrics.items() if not np.isfinite(value)]
-        what, step = " and ".join(names), broken
+        # One step a call may go on past it, and be finite again.
+        bad = [n for n, v in metrics.items() if not np.isfinite(v)] or list(metrics)
+        what, step = " and ".join(bad), broken
     elif not _finite(state):
         what = "the state"
     else:
         return
     kept = f"the checkpoint of step {saved} is kept" if saved else "none was saved yet"
     raise InputError(
-        f"stage {stage.name!r} diverged: {what} not finite at step {step} ({kept}); "
+        f"stage {name!r} diverged: {what} not finite at step {step} ({kept}); "
         "lower the learning rate in config.method and choose another --workdir"
     )
 

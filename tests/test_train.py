@@ -227,6 +227,51 @@ def test_state_that_is_not_finite_is_never_saved(tmp_path):
         assert checkpoints.latest_step() is None
 
 
+def together(workdir, stop=None):
+    """Three runs that differ in their patches, their number, or their seed."""
+    stage = dataclasses.replace(make_stage(), num_steps=lambda n: n)
+    runs = [
+        train.Run(params(), PATCHES, seed=7),
+        train.Run(params(), PATCHES[:6] + 1, seed=7),
+        train.Run({"start": jnp.zeros(3)}, PATCHES, seed=8),
+    ]
+    if stop is not None:
+        stage = stop(stage)
+    out = train.train_together(stage, runs, workdir=workdir, options=OPTIONS)
+    return stage, runs, out
+
+
+def test_runs_together_end_as_each_alone(tmp_path):
+    stage, runs, out = together(tmp_path / "together")
+    for i, (run, got) in enumerate(zip(runs, out, strict=True)):
+        alone = train.train(
+            stage, run.params, run.items, seed=run.seed, workdir=tmp_path / str(i)
+        )
+        assert set(got) == set(alone)
+        for name, want in alone.items():
+            np.testing.assert_allclose(got[name], want, rtol=1e-5, atol=1e-6)
+    last = lines(tmp_path / "together")[-1]
+    assert last["step"] == 11 and {"0/loss", "1/loss", "2/loss"} < set(last)
+
+
+def test_runs_together_resume(tmp_path):
+    """One of them diverges after others of them have ended: what is kept is whole."""
+
+    def breaks(stage):
+        def step(state, batch, key):
+            state, metrics = stage.step(state, batch, key)
+            late = (batch["progress"] > 0.85) & (batch["progress"] < 1)
+            return state, {**metrics, "loss": jnp.where(late, jnp.nan, metrics["loss"])}
+
+        return dataclasses.replace(stage, step=step)
+
+    with pytest.raises(InputError, match=r"0/loss and 2/loss not finite at step 11"):
+        together(tmp_path / "parts", breaks)
+    *_, parts = together(tmp_path / "parts")
+    *_, whole = together(tmp_path / "whole")
+    same_bytes(parts, whole)
+
+
 def test_fewer_items_than_a_batch(tmp_path):
     with pytest.raises(InputError, match="batches of 12 and .* only 11 patches"):
         run(tmp_path, make_stage(batch_size=12))

@@ -128,8 +128,14 @@ def _stage(options, width) -> Stage:
 
 
 def embed(networks, x: jax.Array) -> jax.Array:
-    """g(f(x)): [n, c] -> [n, projection_dim]."""
-    return linear(networks["g"], linear(networks["f"], x))
+    """g(f(x)): [n, c] -> [n, projection_dim].
+
+    Both are linear, so their product comes first: a batch then passes through one
+    narrow map in place of a wide and a narrow one.
+    """
+    f, g = networks["f"], networks["g"]
+    kernel = jnp.matmul(f["kernel"], g["kernel"], precision=_HIGHEST)
+    return linear({"kernel": kernel, "bias": linear(g, f["bias"])}, x)
 
 
 def soft_labels(options, z: jax.Array) -> jax.Array:

@@ -122,6 +122,20 @@ def test_a_step_from_the_equations():
     )
 
 
+def test_embedding_is_g_after_f():
+    random = np.random.default_rng(0)
+
+    def network(inputs, outputs):
+        kernel = random.normal(size=(inputs, outputs)).astype(np.float32)
+        return {"kernel": kernel, "bias": kernel[0]}
+
+    networks = {"f": network(WIDTH, 4), "g": network(4, 3)}
+    z = reconpatch.embed(networks, patches(9))
+    h = patches(9) @ networks["f"]["kernel"] + networks["f"]["bias"]
+    want = h @ networks["g"]["kernel"] + networks["g"]["bias"]
+    np.testing.assert_allclose(z, want, rtol=1e-4, atol=1e-5)
+
+
 def test_no_ema_keeps_no_copy():
     _, method = make(ema=0.0)
     stage = method.stages[0]
