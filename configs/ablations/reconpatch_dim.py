@@ -1,5 +1,8 @@
 """ReConPatch, Table 2: the width of the descriptors, learnt or not.
 
+  python -m jaxad.sweep --workdir runs/dim \\
+      --config configs/ablations/reconpatch_dim.py
+
 The paper on MVTec AD, image AUROC from 1024 down to 64: PatchCore 99.1, 98.66, 98.45,
 98.54, 97.75; ReConPatch 99.49, 99.56, 99.53, 99.52, 99.14. How the paper narrows
 PatchCore's descriptors is not known: "random" is f at its start (ours), "pooled" is

