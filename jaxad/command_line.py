@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import absl.logging
+import jax
 from absl import app, flags
 
 from jaxad.errors import InputError
@@ -50,6 +51,14 @@ def run(main: Callable[[], int | None], command: str, required: Sequence[str]) -
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+
+
+def use_compilation_cache(config) -> None:
+    """Keeps compiled programs where `config.compilation_cache` says."""
+    if config.compilation_cache:
+        folder = os.path.expanduser(config.compilation_cache)
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _stop(signum, frame) -> None:

@@ -5,7 +5,6 @@ Flags and process start-up only; `experiment.run` does the work.
 
 import os
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -24,10 +23,7 @@ _WORKDIR = flags.DEFINE_string(
 
 def main() -> None:
     config, workdir = _CONFIG.value, _WORKDIR.value
-    cache = os.path.expanduser(config.compilation_cache)
-    if cache:
-        jax.config.update("jax_compilation_cache_dir", cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    command_line.use_compilation_cache(config)
     outcome = experiment.run(config, workdir)
     print(results.table(outcome), end="")
     print(f"Results: {os.path.join(workdir, 'results.json')}")

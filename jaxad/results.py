@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 # Columns of the table, in per cent.
-_COLUMNS = (
+COLUMNS = (
     "image_auroc",
     "image_ap",
     "image_f1_max",
@@ -73,7 +73,7 @@ def mean(categories: dict[str, dict]) -> dict[str, float | None]:
             if all(values.get(name) is not None for values in categories.values())
             else None
         )
-        for name in _COLUMNS
+        for name in COLUMNS
     }
 
 
@@ -81,7 +81,7 @@ def table(results: dict) -> str:
     """The results as a Markdown table, in per cent; a dash where there is none."""
     columns = [
         name
-        for name in _COLUMNS
+        for name in COLUMNS
         if any(row.get(name) is not None for row in results["categories"].values())
     ]
     rows = dict(results["categories"])

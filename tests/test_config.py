@@ -6,7 +6,10 @@ import pytest
 from jaxad import config as config_lib
 from jaxad.errors import InputError
 
-CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").rglob("*.py"), key=str)
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = sorted(
+    path for path in (ROOT / "configs").rglob("*.py") if "_base" not in path.name
+)
 
 
 def load(path):
@@ -70,8 +73,10 @@ def test_validate_wants_a_crop_no_larger_than_what_it_is_cut_from():
 def test_every_config_is_valid_and_has_a_docstring_with_its_command(path):
     module = load(path)
     config_lib.validate(module.get_config())
-    assert "python -m jaxad.main --config configs/" in module.__doc__
-    assert path.name in module.__doc__
+    command = "sweep" if hasattr(module, "sweep") else "main"
+    place = path.relative_to(ROOT).as_posix()
+    assert f"python -m jaxad.{command} " in module.__doc__
+    assert f"--config {place}" in module.__doc__
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -1,9 +1,11 @@
-"""ToCoAD, ablation A5: the feature extractor.
+r"""ToCoAD, ablation A5: the feature extractor.
+
+  python -m jaxad.sweep --config configs/ablations/tocoad_backbone.py \
+      --workdir runs/tocoad_backbone
 
 The paper finds WideResNet-50 best, WideResNet-101 comparable, ResNet-50 a little lower.
 
-A row is a run of `get_config()` with the fields that `sweep` sets for it. Argument:
-`data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
+Arguments: `data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
 """
 
 from configs.ablations import tocoad_base

@@ -1,9 +1,11 @@
-"""ToCoAD, ablation A6: the form of the contrastive loss and of the guide.
+r"""ToCoAD, ablation A6: the form of the contrastive loss and of the guide.
+
+  python -m jaxad.sweep --config configs/ablations/tocoad_contrast.py \
+      --workdir runs/tocoad_contrast
 
 That the paper compares contrastive losses is probable, not certain; no cell is known.
 
-A row is a run of `get_config()` with the fields that `sweep` sets for it. Argument:
-`data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
+Arguments: `data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
 """
 
 from configs.ablations import tocoad_base

@@ -1,9 +1,11 @@
-"""ToCoAD, ablation A7: the size of the memory bank.
+r"""ToCoAD, ablation A7: the size of the memory bank.
+
+  python -m jaxad.sweep --config configs/ablations/tocoad_coreset.py \
+      --workdir runs/tocoad_coreset
 
 That the paper varies it is probable, not certain; no cell is known.
 
-A row is a run of `get_config()` with the fields that `sweep` sets for it. Argument:
-`data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
+Arguments: `data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
 """
 
 from configs.ablations import tocoad_base

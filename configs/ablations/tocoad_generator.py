@@ -1,9 +1,11 @@
-"""ToCoAD, ablation A2: the anomaly generator.
+r"""ToCoAD, ablation A2: the anomaly generator.
+
+  python -m jaxad.sweep --config configs/ablations/tocoad_generator.py \
+      --workdir runs/tocoad_generator
 
 Perlin noise is the paper's best: on MVTec AD image AUROC 99.10, pixel AUROC 98.21.
 
-A row is a run of `get_config()` with the fields that `sweep` sets for it. Argument:
-`data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
+Arguments: `data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
 """
 
 from configs.ablations import tocoad_base

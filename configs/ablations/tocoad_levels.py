@@ -1,10 +1,12 @@
-"""ToCoAD, ablation A4: the levels of the contrastive loss.
+r"""ToCoAD, ablation A4: the levels of the contrastive loss.
+
+  python -m jaxad.sweep --config configs/ablations/tocoad_levels.py \
+      --workdir runs/tocoad_levels
 
 The paper's best is "3 and 4", which is layer3 and layer4 or, counting convolutions as
 ResNet's authors do, layer2 and layer3.
 
-A row is a run of `get_config()` with the fields that `sweep` sets for it. Argument:
-`data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
+Arguments: `data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
 """
 
 from configs.ablations import tocoad_base

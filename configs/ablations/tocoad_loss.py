@@ -1,10 +1,12 @@
-"""ToCoAD, ablation A3: the discriminative loss.
+r"""ToCoAD, ablation A3: the discriminative loss.
+
+  python -m jaxad.sweep --config configs/ablations/tocoad_loss.py \
+      --workdir runs/tocoad_loss
 
 The paper's best is alpha 0.5 and gamma 2: on MVTec AD image AUROC 98.82, pixel AUROC
 98.13, below its headline, so some other component differed; hence two generators.
 
-A row is a run of `get_config()` with the fields that `sweep` sets for it. Argument:
-`data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
+Arguments: `data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
 """
 
 from configs.ablations import tocoad_base

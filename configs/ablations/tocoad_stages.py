@@ -1,10 +1,12 @@
-"""ToCoAD, ablation A1: the two stages.
+r"""ToCoAD, ablation A1: the two stages.
+
+  python -m jaxad.sweep --config configs/ablations/tocoad_stages.py \
+      --workdir runs/tocoad_stages
 
 The paper finds stage II without the guide poor, both stages best. Stage I alone changes
 nothing that the memory bank sees, so it equals no training.
 
-A row is a run of `get_config()` with the fields that `sweep` sets for it. Argument:
-`data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
+Arguments: `data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
 """
 
 from configs.ablations import tocoad_base

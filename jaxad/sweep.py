@@ -1,0 +1,139 @@
+"""An ablation study: the runs that a config's `sweep(add)` names, and their table.
+
+  python -m jaxad.sweep --config configs/ablations/FILE --workdir DIR [--seeds 0,1,2]
+
+`add(name, {"method.dim": 64, ...})` names a row and the fields that make it; all else
+is `get_config()` and the command's `--config.field=value`. Every row and seed is a run
+of its own below `--workdir`, so a study that was interrupted goes on, and a row added
+later is all that is run.
+"""
+
+import pathlib
+import re
+import runpy
+
+import ml_collections
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from jaxad import command_line, experiment, results
+from jaxad.errors import InputError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Config file with a sweep, with an optional argument.",
+    lock_config=True,
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study.")
+_SEEDS = flags.DEFINE_list("seeds", None, "Seeds of every row; by default config.seed.")
+
+Rows = dict[str, dict]
+
+
+def rows(path: str) -> Rows:
+    """Name -> fields of every row that the file's `sweep` adds.
+
+    Raises:
+      InputError: the file has no sweep, or names a row twice.
+    """
+    module = runpy.run_path(path)
+    if "sweep" not in module:
+        raise InputError(f"{path} has no sweep(add); run it with python -m jaxad.main")
+    added: Rows = {}
+
+    def add(name: str, fields: dict) -> None:
+        if name in added:
+            raise InputError(f"{path}: sweep adds the row {name!r} twice")
+        added[name] = fields
+
+    module["sweep"](add)
+    return added
+
+
+def run(
+    config: ml_collections.ConfigDict, rows: Rows, seeds: list[int], workdir: str
+) -> str:
+    """Runs every row with every seed.
+
+    Args:
+      config: what every row starts from.
+      rows: name -> {"a.b": value}.
+      seeds: of every row.
+      workdir: folder of the study.
+
+    Returns:
+      The table, which also lies in `sweep.md`: mean over categories of each metric, in
+      per cent, mean ± standard deviation over seeds.
+
+    Raises:
+      InputError: a field that does not exist, or whatever stops a run.
+    """
+    folder = pathlib.Path(workdir)
+    outcomes = {}
+    for name, fields in rows.items():
+        row = _with(config, name, fields)
+        if not row.feature_cache:
+            row.feature_cache = str(folder / "features")
+        outcomes[name] = []
+        for seed in seeds:
+            row.seed = seed
+            place = folder / re.sub(r"[^\w.=+-]+", "_", name) / str(seed)
+            outcomes[name].append(experiment.run(row, str(place)))
+    text = table(outcomes)
+    results.write_text(folder / "sweep.md", text)
+    return text
+
+
+def _with(config, name, fields) -> ml_collections.ConfigDict:
+    row = config.copy_and_resolve_references().lock()
+    for field, value in fields.items():
+        try:
+            row.update_from_flattened_dict({field: value})
+        except (KeyError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"row {name!r} of the sweep sets {field}={value!r}, which the config "
+                f"cannot take: {str(error).splitlines()[0]}"
+            ) from None
+    return row
+
+
+def table(outcomes: dict[str, list[dict]]) -> str:
+    """Markdown: a line a row, a column for every metric that some row has."""
+    means = {name: [o["mean"] for o in runs] for name, runs in outcomes.items()}
+    columns = [
+        metric
+        for metric in results.COLUMNS
+        if any(mean[metric] is not None for runs in means.values() for mean in runs)
+    ]
+    lines = [
+        "| " + " | ".join(("row", *columns)) + " |",
+        "| --- |" + " ---: |" * len(columns),
+    ]
+    for name, runs in means.items():
+        cells = [_cell([mean[metric] for mean in runs]) for metric in columns]
+        lines.append("| " + " | ".join((name, *cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(values: list[float | None]) -> str:
+    if any(value is None for value in values):
+        return "-"
+    mean = f"{100 * np.mean(values):.2f}"
+    return mean if len(values) < 2 else f"{mean} ± {100 * np.std(values, ddof=1):.2f}"
+
+
+def main() -> None:
+    config = _CONFIG.value
+    command_line.use_compilation_cache(config)
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    try:
+        seeds = [int(seed) for seed in _SEEDS.value or [config.seed]]
+    except ValueError:
+        raise InputError(f"--seeds={','.join(_SEEDS.value)} must be numbers") from None
+    print(run(config, rows(path.split(":")[0]), seeds, _WORKDIR.value), end="")
+
+
+if __name__ == "__main__":
+    command_line.run(main, "python -m jaxad.sweep", ("config", "workdir"))
