@@ -67,6 +67,17 @@ def test_depthwise_forms_agree(size, strides):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("groups, width", ((2, 80), (6, 24)))
+def test_grouped_forms_agree(groups, width):
+    random = np.random.RandomState(0)
+    x = random.randn(2, 6, 8, width * groups).astype(np.float32)
+    kernel = random.randn(3, 3, width, 5 * groups).astype(np.float32)
+    options = dict(strides=2, padding=((1, 1), (1, 1)), groups=groups)
+    merged = layers.grouped_merged(x, kernel, **options)
+    grouped = layers._convolve(x, kernel, **options)
+    np.testing.assert_allclose(merged, grouped, atol=1e-4)
+
+
 def test_depthwise_by_hand():
     x = np.arange(9, dtype=np.float32).reshape(1, 3, 3, 1)
     kernel = np.zeros((3, 3, 1, 1), np.float32)
