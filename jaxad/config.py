@@ -11,6 +11,8 @@ A config file defines `get_config(arg=None)` and starts from `base()`:
       config.dataset.category = args.category
       return config_lib.runlocal(config) if args.runlocal else config
 
+An ablation study also defines `sweep(add)`, see `jaxad.sweep`.
+
 `--config FILE:category=poly,runlocal` sets the arguments, `--config.a.b=v` any field.
 """
 
@@ -94,6 +96,10 @@ def base() -> ml_collections.ConfigDict:
                 projection_dim=0,
             ),
             detector=dict(
+                # Bytes of a device that the coreset and the search may take; what is
+                # larger stays in host memory, or in the feature cache's file, and
+                # passes through. 0 is no bound.
+                max_device_bytes=0,
                 # "max", "reweighted" (PatchCore eq. 7) or "top_fraction".
                 image_score="max",
                 # Bank entries in the re-weighting.
@@ -110,6 +116,15 @@ def base() -> ml_collections.ConfigDict:
                 # The mean absolute deviation, which the paper names, in place of the
                 # median one, which its constant belongs to (ours).
                 mean_deviation=False,
+            ),
+            # Turns, shifts, brightens and blurs test images by at most so much, as
+            # ReConPatch's Table 4 does; see `augment.disturbance.disturb`.
+            disturbance=dict(
+                rotation=0.0,
+                translation=0.0,
+                brightness=0.0,
+                contrast=0.0,
+                blur=0.0,
             ),
             # Images in a batch of the feature pass and of scoring.
             batch_size=16,
@@ -208,6 +223,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "dataset.draw",
         "coreset.projection_dim",
         "detector.blur_sigma",
+        "detector.max_device_bytes",
+        "disturbance.rotation",
+        "disturbance.translation",
+        "disturbance.brightness",
+        "disturbance.contrast",
+        "disturbance.blur",
         "overlays",
         "seed",
     ):

@@ -169,7 +169,8 @@ def fit(
         descriptors = describe()
     patches = _project(method, params, descriptors, config.batch_size)
     with timed(seconds, "coreset"):
-        bank = jax.numpy.asarray(patches[_coreset(config, patches, label)])
+        bank = patches[_coreset(pipeline, patches, label)]
+    bank = _bank(pipeline, bank)
     detector = knn.fit(config, method, backbone, params, bank)
     if config.ensemble.members:
         with timed(seconds, "spread"):
@@ -199,7 +200,17 @@ def timed(seconds: dict[str, float], phase: str):
     seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
-def _coreset(config, patches: np.ndarray, label: str) -> np.ndarray:
+def _bank(pipeline: Pipeline, rows: np.ndarray):
+    """The memory bank where it is searched: on every device, unless it is too large."""
+    if pipeline.config.detector.max_device_bytes:
+        return np.asarray(rows)
+    if pipeline.mesh:
+        return sharding.replicate(rows, pipeline.mesh)
+    return jax.numpy.asarray(rows)
+
+
+def _coreset(pipeline: Pipeline, patches: np.ndarray, label: str) -> np.ndarray:
+    config = pipeline.config
     size = knn.coreset_size(config.coreset.ratio, len(patches))
     with tqdm(total=size, desc=f"{label}: coreset", unit="pick", disable=None) as bar:
         chosen = memory_bank.greedy_coreset(
@@ -208,6 +219,8 @@ def _coreset(config, patches: np.ndarray, label: str) -> np.ndarray:
             projection_dim=config.coreset.projection_dim or None,
             key=rng.stream(config.seed, "coreset"),
             progress=lambda done, total: bar.update(done - bar.n),
+            mesh=pipeline.mesh,
+            max_device_bytes=config.detector.max_device_bytes or None,
         )
         return np.asarray(chosen)
 
@@ -293,7 +306,7 @@ def restore(pipeline: Pipeline, folder: pathlib.Path) -> knn.KNN:
             "another --workdir"
         )
     params = {"backbone": pipeline.variables, **tree.get("params", {})}
-    bank = jax.numpy.asarray(tree["memory_bank"])
+    bank = _bank(pipeline, tree["memory_bank"])
     detector = knn.fit(
         pipeline.config, pipeline.method, pipeline.backbone, params, bank
     )

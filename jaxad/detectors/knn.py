@@ -25,7 +25,7 @@ class KNN:
 
     Attributes:
       params: what the method's `features` and `project` read.
-      bank: the memory bank, float32 [n, d].
+      bank: the memory bank, float32 [n, d]; on the host under a memory budget.
       spread: of the scores of normal patches; a member of an ensemble has one.
       method, backbone, options: static; `options` are the fields of `config.detector`.
     """
@@ -93,6 +93,7 @@ def predict(
             nearest.reshape(b, h * w),
             detector.bank,
             options["reweight_neighbours"],
+            _budget(detector),
         )
     else:
         score = scores.maximum(patch_scores)
@@ -104,11 +105,17 @@ def patch_distances(detector: KNN, images: jax.Array) -> jax.Array:
     return _search(detector, images)[1]
 
 
+def _budget(detector: KNN) -> int | None:
+    return dict(detector.options)["max_device_bytes"] or None
+
+
 def _search(detector: KNN, images):
     """Descriptors [b, h, w, d], their distances and nearest entries, both [b, h, w]."""
     described = describe(detector.method, detector.backbone, detector.params, images)
     rows = described.reshape(-1, described.shape[-1])
-    distances, nearest = memory_bank.nearest(rows, detector.bank, 1)
+    distances, nearest = memory_bank.nearest(
+        rows, detector.bank, 1, max_device_bytes=_budget(detector)
+    )
     grid = described.shape[:3]
     return described, distances.reshape(grid), nearest.reshape(grid)
 
@@ -163,12 +170,14 @@ _map = jax.jit(
 )
 
 
-def _reweight(patches, patch_scores, nearest, bank, neighbours):
+def _reweight(patches, patch_scores, nearest, bank, neighbours, max_device_bytes):
     """ReConPatch eq. 10 for the most anomalous patch of every image, [b]."""
     rows = jax.numpy.arange(len(patches))
     worst = patch_scores.argmax(-1)
     entry = nearest[rows, worst]
-    _, around = memory_bank.nearest(bank[entry], bank, neighbours)
+    _, around = memory_bank.nearest(
+        bank[entry], bank, neighbours, max_device_bytes=max_device_bytes
+    )
     gaps = bank[around] - patches[rows, worst][:, None]
     distances = jax.numpy.sqrt((gaps**2).sum(-1))
     return scores.reweighted(patch_scores[rows, worst], distances)
