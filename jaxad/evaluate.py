@@ -1,12 +1,14 @@
 """A fitted detector over a split: scores for every image, metrics, pictures."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxad import data, metrics
+from jaxad import data, metrics, rng
+from jaxad.augment.disturbance import disturb
 from jaxad.errors import InputError
 
 
@@ -55,6 +57,35 @@ def evaluate(predict, split, batch_size: int, *, label: str) -> Evaluation:
     return Evaluation(
         scores, {**_image_metrics(scores, split.labels), **_named(pixels)}
     )
+
+
+class Disturbed:
+    """A split whose images, and the masks with them, are not where they were.
+
+    What happens to an image is a function of the seed and of its index alone.
+
+    Args:
+      split: of `data.load`.
+      seed: of the run.
+      magnitudes: of `augment.disturbance.disturb`.
+    """
+
+    def __init__(self, split, seed: int, **magnitudes: float):
+        self._split, self._key = split, rng.stream(seed, "disturbance")
+        self._disturb = jax.jit(functools.partial(disturb, **magnitudes))
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getattr__(self, name: str):
+        return getattr(self._split, name)
+
+    def __getitem__(self, index: int) -> dict:
+        item = self._split[index]
+        key = rng.at(self._key, item["index"])
+        moved = self._disturb(key, item["image"], item["mask"])
+        image, mask = (np.asarray(x) for x in moved)
+        return {**item, "image": image, "mask": mask}
 
 
 def _image_metrics(scores, labels):

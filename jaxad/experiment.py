@@ -111,6 +111,8 @@ def _category(pipelines: list[Pipeline], category: str, folder: pathlib.Path) ->
         return knn.predict(detector, pipelines[0].place(images))
 
     test = data.load(config.dataset, category, "test")
+    if any(config.disturbance.values()):
+        test = evaluate.Disturbed(test, config.seed, **config.disturbance)
     with fit.timed(seconds, "score"):
         evaluation = evaluate.evaluate(
             predict, test, pipelines[0].images_a_call, label=f"{category}: score"

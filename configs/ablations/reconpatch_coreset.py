@@ -1,6 +1,6 @@
-"""ReConPatch, Table 1: the size of the memory bank, 1024 dimensions.
+r"""ReConPatch, Table 1: the size of the memory bank, 1024 dimensions.
 
-  python -m jaxad.sweep --workdir runs/coreset \\
+  python -m jaxad.sweep --workdir runs/coreset \
       --config configs/ablations/reconpatch_coreset.py
 
 The paper on MVTec AD, image and pixel AUROC: 25 % 99.24 and 98.01, 10 % 99.27 and

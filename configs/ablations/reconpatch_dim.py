@@ -1,6 +1,6 @@
-"""ReConPatch, Table 2: the width of the descriptors, learnt or not.
+r"""ReConPatch, Table 2: the width of the descriptors, learnt or not.
 
-  python -m jaxad.sweep --workdir runs/dim \\
+  python -m jaxad.sweep --workdir runs/dim \
       --config configs/ablations/reconpatch_dim.py
 
 The paper on MVTec AD, image AUROC from 1024 down to 64: PatchCore 99.1, 98.66, 98.45,

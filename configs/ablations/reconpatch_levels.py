@@ -1,6 +1,6 @@
-"""ReConPatch, Table 3: the backbone's levels and the neighbourhood of a patch.
+r"""ReConPatch, Table 3: the backbone's levels and the neighbourhood of a patch.
 
-  python -m jaxad.sweep --workdir runs/levels \\
+  python -m jaxad.sweep --workdir runs/levels \
       --config configs/ablations/reconpatch_levels.py
 
 The paper on MVTec AD, image and pixel AUROC: s=3 with layers 2 and 3 99.56 and 98.07;

@@ -1,6 +1,6 @@
-"""ReConPatch: what the soft labels are made of (not in the paper).
+r"""ReConPatch: what the soft labels are made of (not in the paper).
 
-  python -m jaxad.sweep --workdir runs/similarity \\
+  python -m jaxad.sweep --workdir runs/similarity \
       --config configs/ablations/reconpatch_similarity.py
 
 alpha 1 compares patches by their distance alone, 0 by their neighbours alone.

@@ -1,6 +1,6 @@
-"""ReConPatch: who gives the soft labels, and for how long (not in the paper).
+r"""ReConPatch: who gives the soft labels, and for how long (not in the paper).
 
-  python -m jaxad.sweep --workdir runs/teacher \\
+  python -m jaxad.sweep --workdir runs/teacher \
       --config configs/ablations/reconpatch_teacher.py
 
 Without slow copies (ema=0) f and g label themselves; without training f is random.
