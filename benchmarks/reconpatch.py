@@ -1,15 +1,20 @@
 """ReConPatch's training step: jaxad beside the same mathematics in PyTorch.
 
     python benchmarks/reconpatch.py --peer-python .venv-torch/bin/python
+    python benchmarks/reconpatch.py --together 4 --widths 152
 
 One step is what the paper trains: slow copies embed a batch of patches, similarities
 (1) to (6), loss (7), AdamP, slow copies (8). PyTorch's is written as one writes it
 there, with dense matrices and autograd; it gets the same start and the same batches,
 and the losses of both are compared before anything is timed. The two take turns, and
 the best round of each counts. Ours runs through the program of the training loop.
+
+With --together, so many runs of different seeds in one program (`train_together`)
+beside one after the other, compilation and checkpoints included.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -213,6 +218,29 @@ def compare(width, args):
     return args.steps / best, args.steps / peer, theirs and theirs.version
 
 
+def together(width, args):
+    """(seconds one after the other, seconds in one program) of whole runs."""
+    options = reconpatch.fields()
+    options.update({"dim": width, "batch_size": args.batch})
+    steps = args.rounds * args.steps
+    stage = dataclasses.replace(
+        reconpatch._stage(options, lambda params: width), num_steps=lambda n: steps
+    )
+    rows = np.random.default_rng(0).normal(size=(8 * args.batch, width))
+    runs = [
+        train.Run({}, rows.astype(np.float32), seed) for seed in range(args.together)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        for run in runs:
+            train.train(
+                stage, {}, run.items, seed=run.seed, workdir=f"{folder}/{run.seed}"
+            )
+        middle = time.perf_counter()
+        train.train_together(stage, runs, workdir=f"{folder}/all")
+        return middle - begin, time.perf_counter() - middle
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peer-python", help="an interpreter that has PyTorch")
@@ -221,11 +249,18 @@ def main():
     parser.add_argument("--steps", type=int, default=20, help="of a round")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
+    parser.add_argument("--together", type=int, help="runs in one program")
     args = parser.parse_args()
     if args.steps > train._STEPS_A_CALL:
         parser.error(f"--steps must be at most {train._STEPS_A_CALL}, a call's")
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__} on {device}, batch {args.batch}")
+    if args.together:
+        print("| width | one by one s | together s | speed-up |\n|--:|--:|--:|--:|")
+        for width in args.widths:
+            loop, one = together(width, args)
+            print(f"| {width} | {loop:.1f} | {one:.1f} | {loop / one:.2f} |")
+        return
     print("| width | jaxad steps/s | PyTorch steps/s | ratio |\n|--:|--:|--:|--:|")
     for width in args.widths:
         ours, theirs, version = compare(width, args)
