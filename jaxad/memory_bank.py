@@ -214,7 +214,7 @@ def _matrix(name: str, x) -> jax.Array | np.ndarray:
 
 def _mesh_of(x) -> Mesh:
     """Where x lies, or the first device for an array of the host."""
-    devices = list(x.devices()) if isinstance(x, jax.Array) else jax.devices()
+    devices = list(x.devices()) if isinstance(x, jax.Array) else jax.local_devices()
     return sharding.mesh_of(x) or sharding.make_mesh(devices[:1])
 
 

@@ -1,0 +1,229 @@
+"""Results do not depend on where the rows lie."""
+
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jaxad import memory_bank, sharding
+from jaxad.errors import InputError
+from jaxad.memory_bank import greedy_coreset, nearest
+
+
+def rows(n=1001, d=6, seed=0):
+    """Clouds of rows, a third of them there twice."""
+    rng = np.random.default_rng(seed)
+    x = np.maximum(rng.normal(size=(n, 3)) @ rng.normal(size=(3, d)), 0) + 50
+    x[: n // 3] = x[n // 3 : 2 * (n // 3)]
+    return x.astype(np.float32)
+
+
+def mesh(devices):
+    return sharding.make_mesh(jax.devices()[:devices])
+
+
+def test_mesh_has_one_axis_over_all_devices():
+    assert sharding.make_mesh().shape == {"data": jax.device_count()}
+    assert mesh(3).devices.tolist() == jax.devices()[:3]
+
+
+@pytest.mark.parametrize("container", [np.asarray, jax.numpy.asarray])
+def test_split_rows_fills_up_to_a_common_length(container):
+    x = container(np.arange(10.0, dtype=np.float32).reshape(5, 2))
+    split = sharding.split_rows(x, mesh(4), fill=-1)
+    want = np.concatenate([x, np.full((3, 2), -1)])
+    np.testing.assert_array_equal(split, want)
+    assert [shard.data.shape for shard in split.addressable_shards] == [(2, 2)] * 4
+    assert sharding.mesh_of(split) == mesh(4)
+
+
+def test_split_rows_of_fewer_rows_than_devices():
+    x = np.arange(3.0, dtype=np.float32)
+    split = sharding.split_rows(x, mesh(8))
+    np.testing.assert_array_equal(split, [0, 1, 2, 0, 0, 0, 0, 0])
+
+
+def test_mesh_of_what_is_not_spread():
+    x = np.zeros((4, 2), np.float32)
+    assert sharding.mesh_of(x) is None
+    assert sharding.mesh_of(jax.numpy.asarray(x)) is None
+    assert sharding.mesh_of(sharding.replicate(x, mesh(2))) is None
+
+
+@pytest.mark.parametrize("length", [4, 7, 10, 50])
+@pytest.mark.parametrize("container", [np.asarray, jax.numpy.asarray])
+def test_rows_pass_through_in_parts(length, container):
+    x = rows(23, 3)
+    parts = sharding.Rows(container(x), mesh(2), length)
+    assert sum(count for _, count in parts.spans) == 23
+    seen = parts.map(lambda first, count, part: (first, np.asarray(part)[:count]))
+    np.testing.assert_array_equal(np.concatenate([part for _, part in seen]), x)
+    assert [first for first, _ in seen] == list(range(0, 23, length))
+    np.testing.assert_array_equal(parts.take(np.array([20, 3])), x[[20, 3]])
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_coreset_is_the_same_on_any_number_of_devices(devices):
+    x = rows()
+    want = greedy_coreset(x, 120, start=7)
+    got = greedy_coreset(x, 120, start=7, mesh=mesh(devices))
+    np.testing.assert_array_equal(got, want)
+    split = sharding.split_rows(x[:1000], mesh(devices))
+    want = greedy_coreset(x[:1000], 120)
+    np.testing.assert_array_equal(greedy_coreset(split, 120), want)
+
+
+def test_coreset_with_few_candidates_on_eight_devices(monkeypatch):
+    monkeypatch.setattr(memory_bank, "_CANDIDATES", 64)
+    x = rows()
+    want = greedy_coreset(x, 150)
+    np.testing.assert_array_equal(greedy_coreset(x, 150, mesh=mesh(8)), want)
+
+
+def test_projected_coreset_is_the_same_on_any_number_of_devices():
+    x, key = rows(), jax.random.key(1)
+    want = greedy_coreset(x, 50, projection_dim=4, key=key)
+    got = greedy_coreset(x, 50, projection_dim=4, key=key, mesh=mesh(8))
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(("devices", "half"), [(2, True), (8, False)])
+def test_nearest_is_the_same_bits_on_any_number_of_devices(devices, half, monkeypatch):
+    monkeypatch.setattr(sharding, "fast_bfloat16", lambda mesh: half)
+    x, on = rows(707), mesh(devices)
+    queries, bank = x[:403], x[403:]
+    want = nearest(queries, bank, 9)
+    for got in (
+        nearest(queries, bank, 9, mesh=on),
+        nearest(queries, sharding.split_rows(bank, on), 9),
+    ):
+        np.testing.assert_array_equal(got[0], want[0])
+        np.testing.assert_array_equal(got[1], want[1])
+
+
+def test_nearest_where_a_device_has_fewer_rows_than_neighbours():
+    x = rows(40)
+    want = nearest(x[:7], x[7:], 20)
+    got = nearest(x[:7], x[7:], 20, mesh=mesh(8))
+    np.testing.assert_array_equal(got[1], want[1])
+
+
+def test_nearest_on_a_mesh_under_jit():
+    x = rows(300)
+    want = nearest(x[:20], x[20:], 3)
+    jitted = jax.jit(lambda q, b: nearest(q, b, 3, mesh=mesh(8)))
+    got = jitted(x[:20], x[20:])
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_array_equal(got[1], want[1])
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_what_does_not_fit_passes_through(devices, monkeypatch, tmp_path):
+    monkeypatch.setattr(memory_bank, "_SCRATCH", 0)
+    x = rows(5003, 16)
+    mapped = np.lib.format.open_memmap(
+        tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=x.shape
+    )
+    mapped[:] = x
+    lengths = []
+
+    class Rows(sharding.Rows):
+        def __init__(self, x, mesh, length):
+            super().__init__(x, mesh, length)
+            lengths.append(length)
+
+    monkeypatch.setattr(sharding, "Rows", Rows)
+    on = mesh(devices)
+    want = greedy_coreset(x, 40)
+    # Two parts of 150 rows a device beside the centres and the bounds.
+    budget = 2 * 150 * 16 * 4 + 4 * (16 * (40 + 1024) + -(-5003 // devices))
+    got = greedy_coreset(mapped, 40, mesh=on, max_device_bytes=budget)
+    np.testing.assert_array_equal(got, want)
+    assert lengths == [5003, 150 * devices]
+
+    want = nearest(x[:50], x, 9)
+    got = nearest(x[:50], mapped, 9, mesh=on, max_device_bytes=50_000)
+    assert lengths[-1] < 5003
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_array_equal(got[1], want[1])
+
+
+def test_a_bad_row_is_named_wherever_it_lies(monkeypatch):
+    monkeypatch.setattr(memory_bank, "_SCRATCH", 0)
+    x = rows(5003, 16)
+    x[4321, 3] = np.nan
+    with pytest.raises(InputError, match=r"\(5003, 16\): row 4321"):
+        greedy_coreset(x, 40, mesh=mesh(8))
+    with pytest.raises(InputError, match=r"\(5003, 16\): row 4321"):
+        greedy_coreset(x, 40, max_device_bytes=200_000)
+    with pytest.raises(InputError, match=r"\(5003, 16\): row 4321"):
+        nearest(x[:4], x, 3, mesh=mesh(8))
+
+
+def test_too_few_bytes_are_named():
+    with pytest.raises(InputError, match="max_device_bytes=1000 .* is the least"):
+        greedy_coreset(rows(), 10, max_device_bytes=1000)
+
+
+def test_no_third_part_is_ever_held():
+    x = rows(4000, 8)
+    parts = sharding.Rows(x, mesh(1), 500)
+    before = {id(array) for array in jax.live_arrays()}
+    held = []
+
+    def look(first, count, part):
+        new = [a for a in jax.live_arrays() if id(a) not in before]
+        held.append(sum(a.shape == (500, 8) for a in new))
+        return part.sum()
+
+    parts.map(look)
+    assert max(held) == 2
+
+
+PROCESS = """
+import sys
+import jax
+import numpy as np
+port, process, folder = sys.argv[1:]
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 4)
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process))
+from jaxad import sharding
+from jaxad.memory_bank import greedy_coreset, nearest
+mesh, x = sharding.make_mesh(), np.load(f"{folder}/x.npy")
+assert mesh.size == 8
+distance, index = nearest(x[:30], x[30:], 5, mesh=mesh)
+np.savez(
+    f"{folder}/{process}.npz",
+    coreset=greedy_coreset(x, 60, mesh=mesh),
+    distance=distance,
+    index=index,
+)
+"""
+
+
+def test_two_processes_find_what_one_does(tmp_path):
+    x = rows(501)
+    np.save(tmp_path / "x.npy", x)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, port, process, str(tmp_path)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in "01"
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], errors
+    distance, index = nearest(x[:30], x[30:], 5)
+    for process in "01":
+        found = np.load(tmp_path / f"{process}.npz")
+        np.testing.assert_array_equal(found["coreset"], greedy_coreset(x, 60))
+        np.testing.assert_array_equal(found["distance"], distance)
+        np.testing.assert_array_equal(found["index"], index)
