@@ -495,6 +495,19 @@ def _check(options) -> None:
     gamma, weight = options.focal.gamma, options.lambda_neg
     config_lib.require(gamma >= 0, "method.focal.gamma", gamma, "0 or more")
     config_lib.require(weight >= 0, "method.lambda_neg", weight, "0 or more")
+    pastes = options.generator == "nsa" or (
+        options.generator == "perlin" and options.texture == "images"
+    )
+    for stage in options.stages:
+        size = options[stage].batch_size
+        config_lib.require(
+            size >= 1 + pastes,
+            f"method.{stage}.batch_size",
+            size,
+            "at least 2: what is pasted comes from another image of the batch"
+            if pastes
+            else "at least 1",
+        )
     if "ncl" in options.stages:
         config_lib.require(
             "dnp" in options.stages or weight == 0,

@@ -1,4 +1,6 @@
 import functools
+import importlib
+import pathlib
 
 import flax.linen as nn
 import jax
@@ -13,6 +15,12 @@ from jaxad.methods.base import Backbone
 from jaxad.models.layers import ConvNorm
 
 SIDE, BATCH = 32, 4
+ROOT = pathlib.Path(__file__).parents[2]
+ABLATIONS = sorted(
+    path.stem
+    for path in (ROOT / "configs" / "ablations").glob("tocoad_*.py")
+    if path.stem != "tocoad_base"
+)
 
 
 class Tiny(nn.Module):
@@ -248,6 +256,7 @@ def test_the_pasted_texture_can_come_with_the_batch():
         (dict(levels=()), "method.levels"),
         (dict(stages=("ncl",)), "nothing has taught the guide"),
         (dict(lambda_neg=-1.0), "lambda_neg"),
+        (dict(dnp__batch_size=1), "another image of the batch"),
         (dict(focal__alpha=1.5), "method.focal.alpha"),
         (dict(focal__gamma=-1.0), "method.focal.gamma"),
     ],
@@ -267,3 +276,25 @@ def test_a_backbone_without_levels_is_refused():
     backbone = make_backbone()._replace(name="flat", module=Flat())
     with pytest.raises(InputError, match="layer1.*convolutional"):
         tocoad.build(make_config(), backbone)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_row_of_an_ablation_is_a_run(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    table, rows = importlib.import_module(f"configs.ablations.{name}"), []
+
+    def add(row, fields):
+        config = table.get_config("data=elpv,category=poly")
+        # Refuses a field that the config does not have.
+        config.update_from_flattened_dict(fields)
+        config_lib.validate(config)
+        tocoad._check(config.method)
+        assert config.dataset.category == "poly"
+        rows.append((row, config.to_json()))
+
+    table.sweep(add)
+    assert len(rows) > 1
+    for column in zip(*rows, strict=True):
+        assert len(set(column)) == len(rows)
+    with pytest.raises(InputError, match="data=mnist"):
+        table.get_config("data=mnist")
