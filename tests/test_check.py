@@ -155,7 +155,7 @@ def test_a_run_stops_at_errors_and_says_how_to_see_them(config, folder):
         (folder / f"train/good/{i:03}.png").write_bytes(b"")
     with pytest.raises(InputError) as caught:
         check.require_sound(config, "bottle")
-    for part in ("bottle: train/good/000.png", "all 3 errors", "check=False"):
+    for part in ("bottle: train/good/000.png", "jaxad.check lists", "check=False"):
         assert part in str(caught.value)
 
 
