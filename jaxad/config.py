@@ -88,6 +88,9 @@ def base() -> ml_collections.ConfigDict:
                 save_every=1000,
                 # Checkpoints that a stage keeps.
                 keep=2,
+                # First stages that several runs have in common (ToCoAD's stage I) are
+                # kept here and trained once; "" keeps each in its run.
+                stage_cache="",
             ),
             coreset=dict(
                 # Share of the training patches that the memory bank keeps.

@@ -21,6 +21,7 @@ _PLACES = (
     "dataset.manual_dir",
     "dataset.check",
     "feature_cache",
+    "train.stage_cache",
     "compilation_cache",
 )
 _PHASES = ("features", "coreset", "score", "total")

@@ -85,8 +85,7 @@ def cached(
     Returns:
       float32 [n, h, w, c], read-only.
     """
-    text = json.dumps(key, sort_keys=True)
-    entry = folder / hashlib.sha256(text.encode()).hexdigest()[:32]
+    entry = folder / digest(key)
     if entry.exists():
         stored = _read(entry)
         if stored is not None:
@@ -115,6 +114,12 @@ def cached(
     return np.load(entry / "features.npy", mmap_mode="r")
 
 
+def digest(key: dict) -> str:
+    """A name for all that something depends on, 32 hexadecimal digits."""
+    text = json.dumps(key, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
 def _read(entry: pathlib.Path) -> np.ndarray | None:
     """The array of an entry, None where its content is not what was written."""
     try:
@@ -126,7 +131,7 @@ def _read(entry: pathlib.Path) -> np.ndarray | None:
 
 
 def _sha256(array: np.ndarray) -> str:
-    digest = hashlib.sha256()
+    total = hashlib.sha256()
     for rows in array:
-        digest.update(np.ascontiguousarray(rows))
-    return digest.hexdigest()
+        total.update(np.ascontiguousarray(rows))
+    return total.hexdigest()

@@ -155,8 +155,12 @@ def fit(
                 params,
                 items,
                 seed=config.seed,
-                workdir=folder / stage.name,
-                options=train.Options(**config.train),
+                workdir=_stage_folder(pipeline, stage, split, folder),
+                options=train.Options(
+                    log_every=config.train.log_every,
+                    save_every=config.train.save_every,
+                    keep=config.train.keep,
+                ),
             )
         if stage.inputs == "images":
             descriptors = None
@@ -190,6 +194,30 @@ def _spread(pipeline: Pipeline, detector: knn.KNN, split, label: str) -> scores.
     )
     mean_deviation = pipeline.config.ensemble.mean_deviation
     return scores.spread(normal, mean_deviation=mean_deviation)
+
+
+def _stage_folder(pipeline: Pipeline, stage, split, folder: pathlib.Path):
+    """In the run, or among the stages that runs have in common."""
+    config = pipeline.config
+    first = stage is pipeline.method.stages[0]
+    if not (config.train.stage_cache and first and stage.fields):
+        return folder / stage.name
+    key = {
+        "stage": stage.name,
+        "method": config.method.name,
+        "fields": {name: _plain(config.method[name]) for name in stage.fields},
+        "seed": config.seed,
+        "backbone": pipeline.fingerprint,
+        "images": split.version,
+        "batch_size": stage.batch_size,
+        "versions": results.versions(),
+    }
+    cache = pathlib.Path(config.train.stage_cache).expanduser()
+    return cache / f"{stage.name}-{features.digest(key)}"
+
+
+def _plain(field):
+    return field.to_dict() if hasattr(field, "to_dict") else field
 
 
 @contextlib.contextmanager

@@ -74,8 +74,8 @@ def run(
     outcomes = {}
     for name, fields in rows.items():
         row = _with(config, name, fields)
-        if not row.feature_cache:
-            row.feature_cache = str(folder / "features")
+        row.feature_cache = row.feature_cache or str(folder / "features")
+        row.train.stage_cache = row.train.stage_cache or str(folder / "stages")
         outcomes[name] = []
         for seed in seeds:
             row.seed = seed

@@ -44,6 +44,7 @@ def test_run_gives_every_row_its_fields_seeds_and_folder(tmp_path, monkeypatch):
 
     def run(config, workdir):
         seen.append((workdir, config.seed, config.coreset.ratio, config.feature_cache))
+        assert config.train.stage_cache == str(tmp_path / "stages")
         return outcome(0.5 + config.seed / 10)
 
     monkeypatch.setattr(experiment, "run", run)

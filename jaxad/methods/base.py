@@ -62,6 +62,8 @@ class Stage:
       step: `(state, batch, key) -> (state, metrics)`, pure; the loop jits, shards and
         donates it. Metrics are scalars; training stops where one is not finite.
       finish: `(state, params) -> params`, what the stage hands on.
+      fields: of `config.method`, all that a first stage's outcome depends on. A stage
+        that names them is kept for every run that has them the same.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Stage:
     init: Callable[[jax.Array, Params], State]
     step: Callable[[State, dict[str, jax.Array], jax.Array], tuple[State, Metrics]]
     finish: Callable[[State, Params], Params]
+    fields: tuple[str, ...] = ()
 
 
 class Method(NamedTuple):

@@ -194,6 +194,16 @@ def _discriminative_pretraining(options, backbone: Backbone, image_size) -> Stag
         init=init,
         step=step,
         finish=finish,
+        fields=(
+            "generator",
+            "texture",
+            "perlin",
+            "cutpaste",
+            "nsa",
+            "decoder",
+            "focal",
+            "dnp",
+        ),
     )
 
 
