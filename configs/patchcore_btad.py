@@ -19,7 +19,6 @@ def get_config(arg=None):
     config.dataset.resize = "resize_crop"
     config.dataset.resize_to = 256
     config.backbone.name = "wide_resnet50_2"
-    config.backbone.taps = ("layer2", "layer3")
     config.patches.descriptor = "pooled"
     config.coreset.ratio = 0.1
     config.coreset.projection_dim = 128

@@ -22,7 +22,6 @@ def get_config(arg=None):
     config.dataset.resize = "resize_crop"
     config.dataset.resize_to = 512  # (ours)
     config.backbone.name = "wide_resnet101_2"
-    config.backbone.taps = ("layer2", "layer3")
     config.patches.descriptor = "pooled"
     config.method = reconpatch.fields()
     if args.runlocal:

@@ -34,7 +34,6 @@ def get_config(arg=None):
     config.dataset.resize = "resize_crop"
     config.dataset.resize_to = RESIZE_TO[args.size]
     config.backbone.name = args.backbone
-    config.backbone.taps = ("layer2", "layer3")
     # PatchCore's 1024 values a patch (ours); the paper names its aggregation, no width.
     config.patches.descriptor = "pooled"
     config.method = reconpatch.fields()

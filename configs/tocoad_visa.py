@@ -26,7 +26,6 @@ def get_config(arg=None):
     config.dataset.protocol = args.protocol
     config.dataset.image_size = (256, 256)
     config.backbone.name = "wide_resnet50_2"
-    config.backbone.taps = ("layer2", "layer3")
     config.patches.descriptor = "pooled"
     config.coreset.ratio = 0.1
     config.coreset.projection_dim = 128

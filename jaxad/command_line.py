@@ -29,6 +29,8 @@ def run(main: Callable[[], int | None], command: str, required: Sequence[str]) -
 
     def parse(argv: list[str]) -> list[str]:
         rest = _parse(argv)
+        if rest[1:]:
+            raise InputError(f"{rest[1]!r} is not a flag; did you mean --{rest[1]}?")
         for name in required:
             if flags.FLAGS[name].value is None:
                 raise InputError(f"--{name} is missing; see {command} --help")

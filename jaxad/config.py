@@ -71,6 +71,8 @@ def base() -> ml_collections.ConfigDict:
                 weights="default",
                 # Empty: the backbone's own default taps.
                 taps=(),
+                # Of the computation, float32 or bfloat16; parameters are float32.
+                dtype="float32",
             ),
             patches=dict(
                 # "concat": mean over the neighbourhood, levels concatenated.
@@ -103,7 +105,8 @@ def base() -> ml_collections.ConfigDict:
                 # larger stays in host memory, or in the feature cache's file, and
                 # passes through. 0 is no bound.
                 max_device_bytes=0,
-                # "max", "reweighted" (PatchCore eq. 7) or "top_fraction".
+                # "max", "top_fraction", or "reweighted" (PatchCore, eq. 7; ReConPatch,
+                # eq. 10).
                 image_score="max",
                 # Bank entries in the re-weighting.
                 reweight_neighbours=9,
@@ -190,6 +193,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
       InputError: names the first field whose value cannot work.
     """
     choose("dataset.resize", config.dataset.resize, RESIZE_POLICIES)
+    choose("backbone.dtype", config.backbone.dtype, ("float32", "bfloat16"))
     choose("patches.descriptor", config.patches.descriptor, DESCRIPTORS)
     choose("detector.image_score", config.detector.image_score, IMAGE_SCORES)
     require(
@@ -239,7 +243,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     if config.dataset.resize == "resize_crop":
         resize_to, size = config.dataset.resize_to, config.dataset.image_size
         require(
-            resize_to >= max(size),
+            not any(size) or resize_to >= max(size),
             "dataset.resize_to",
             resize_to,
             f"at least as large as the crop, dataset.image_size={tuple(size)}",

@@ -7,7 +7,7 @@ import time
 
 import ml_collections
 
-from jaxad import check, data, evaluate, fit, overlays, results
+from jaxad import check, data, evaluate, fit, models, overlays, results
 from jaxad import config as config_lib
 from jaxad.detectors import knn
 from jaxad.errors import InputError
@@ -46,21 +46,27 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     config_lib.validate(config)
     folder = pathlib.Path(workdir)
     categories = data.categories(config.dataset)
-    pipelines = fit.load_ensemble(config)
-    _claim(folder, pipelines[0].config)
+    members = fit.members(config)
+    _claim(folder, members[0])
     finished = _read(folder / "results.json")
     if finished is not None:
         _LOG.info("%s holds this run, finished: nothing to do", folder)
         return finished
+    # Everything that can be wrong with the data is found before anything is trained.
+    if config.dataset.check:
+        for category in categories:
+            if not (folder / category / "result.json").exists():
+                check.require_sound(members[0].dataset, category)
+    pipelines = [fit.load_pipeline(member) for member in members]
     rows = {}
     for i, category in enumerate(categories, start=1):
         _LOG.info("%s (%d of %d)", category, i, len(categories))
         rows[category] = _category(pipelines, category, folder / category)
-    outcome = _outcome(pipelines, rows)
+    outcome = results.finite(_outcome(pipelines, rows))
     results.write_text(folder / "results.md", results.table(outcome))
     # Last: its presence says that the run is finished.
     results.write_json(folder / "results.json", outcome)
-    return _read(folder / "results.json")
+    return outcome
 
 
 def restore(folder: str) -> knn.KNN | tuple[knn.KNN, ...]:
@@ -79,7 +85,8 @@ def restore(folder: str) -> knn.KNN | tuple[knn.KNN, ...]:
             f"{folder.parent / 'config.json'} does not exist; name the folder of a "
             "category inside a run's --workdir"
         )
-    pipelines = fit.load_ensemble(ml_collections.ConfigDict(stored))
+    members = fit.members(ml_collections.ConfigDict(stored))
+    pipelines = [fit.load_pipeline(member) for member in members]
     members = tuple(
         fit.restore(pipeline, _detector_folder(pipeline, folder))
         for pipeline in pipelines
@@ -101,8 +108,6 @@ def _category(pipelines: list[Pipeline], category: str, folder: pathlib.Path) ->
         return row
     config, start = pipelines[0].config, time.perf_counter()
     seconds = dict.fromkeys(_PHASES, 0.0)
-    if config.dataset.check:
-        check.require_sound(config.dataset, category)
     members = tuple(
         _member(pipeline, category, folder, seconds) for pipeline in pipelines
     )
@@ -166,7 +171,9 @@ def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
         "backbones": [
             {
                 "name": pipeline.backbone.name,
-                "weights": pipeline.config.backbone.weights,
+                "weights": models.source(
+                    pipeline.backbone.name, pipeline.config.backbone.weights
+                ),
                 "sha256": pipeline.fingerprint,
             }
             for pipeline in pipelines
@@ -184,6 +191,8 @@ def _claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     path = folder / "config.json"
     theirs = _read(path)
     if theirs is None:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--workdir={folder} is a file; name a folder")
         if folder.exists() and any(folder.iterdir()):
             raise InputError(
                 f"{folder} is not empty and holds no run; choose another --workdir"

@@ -23,6 +23,7 @@ from jaxad import (
     sharding,
     train,
 )
+from jaxad import config as config_lib
 from jaxad.detectors import knn
 from jaxad.errors import InputError
 from jaxad.methods.base import Backbone, Method, Params, identity
@@ -57,21 +58,58 @@ class Pipeline:
         return sharding.split_rows(images, self.mesh) if self.mesh else images
 
 
-def load_pipeline(config) -> Pipeline:
-    """Loads the backbone and builds the method; the given config is left as it is.
+def members(config) -> list:
+    """A completed config for every backbone of the run: one, or an ensemble's.
+
+    What is left to the backbone (taps, image size) is filled in. The given config is
+    left as it is. Needs no weights.
 
     Raises:
-      InputError: an unknown backbone, tap or method, or weights that cannot be had.
+      InputError: an unknown backbone, one that is named twice, or a field that cannot
+        work with it.
     """
-    config = config.copy_and_resolve_references()
-    name = config.backbone.name
-    module, variables = models.load(name, config.backbone.weights)
+    names = tuple(config.ensemble.members)
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"config.ensemble.members={names} names a backbone twice; each member must "
+            "be another one"
+        )
+    completed = []
+    for name in names or (config.backbone.name,):
+        member = config.copy_and_resolve_references()
+        spec = models.spec(name)
+        with member.unlocked():
+            member.backbone.name = name
+            member.backbone.taps = (not names and tuple(member.backbone.taps)) or tuple(
+                spec.taps
+            )
+            # All members see images of one size, the first one's.
+            if completed:
+                member.dataset.image_size = completed[0].dataset.image_size
+            elif not any(member.dataset.image_size):
+                member.dataset.image_size = tuple(spec.image_size)
+        config_lib.validate(member)
+        completed.append(member)
+    return completed
+
+
+def load_pipeline(config) -> Pipeline:
+    """Loads the backbone and builds the method.
+
+    Args:
+      config: one of `members`.
+
+    Raises:
+      InputError: an unknown tap or method, or weights that cannot be had.
+    """
+    name, taps = config.backbone.name, tuple(config.backbone.taps)
     spec = models.spec(name)
-    taps = tuple(config.backbone.taps) or tuple(spec.taps)
-    with config.unlocked():
-        config.backbone.taps = taps
-        if not any(config.dataset.image_size):
-            config.dataset.image_size = tuple(spec.image_size)
+    module, variables = models.load(
+        name,
+        config.backbone.weights,
+        seed=config.seed,
+        dtype=jax.numpy.dtype(config.backbone.dtype),
+    )
 
     def levels(variables, images):
         return [module.apply(variables, images)[1][tap] for tap in taps]
@@ -99,21 +137,6 @@ def _check_taps(backbone: Backbone, variables, image_size) -> None:
             )
 
 
-def load_ensemble(config) -> list[Pipeline]:
-    """One pipeline, or one for each of `config.ensemble.members`.
-
-    Raises:
-      InputError: as `load_pipeline`.
-    """
-    pipelines = []
-    for name in config.ensemble.members:
-        member = config.copy_and_resolve_references()
-        with member.unlocked():
-            member.backbone.update(name=name, taps=())
-        pipelines.append(load_pipeline(member))
-    return pipelines or [load_pipeline(config)]
-
-
 def fit(
     pipeline: Pipeline, split, folder: pathlib.Path, *, label: str
 ) -> tuple[knn.KNN, dict[str, float]]:
@@ -133,6 +156,7 @@ def fit(
     """
     config, method, backbone = pipeline.config, pipeline.method, pipeline.backbone
     params: Params = {"backbone": pipeline.variables}
+    _check_neighbours(pipeline, params, len(split))
     seconds = {"features": 0.0}
     descriptors = None  # of the backbone as it is now; computed when first needed
 
@@ -196,6 +220,15 @@ def _spread(pipeline: Pipeline, detector: knn.KNN, split, label: str) -> scores.
     return scores.spread(normal, mean_deviation=mean_deviation)
 
 
+def _check_neighbours(pipeline: Pipeline, params: Params, images: int) -> None:
+    """Looks before training whether the bank will have enough entries."""
+    config = pipeline.config
+    image = jax.ShapeDtypeStruct((1, *config.dataset.image_size, 3), np.float32)
+    grid = jax.eval_shape(pipeline.method.features, params, image).shape[1:3]
+    size = knn.coreset_size(config.coreset.ratio, images * grid[0] * grid[1])
+    knn.check_neighbours(config.detector, size)
+
+
 def _stage_folder(pipeline: Pipeline, stage, split, folder: pathlib.Path):
     """In the run, or among the stages that runs have in common."""
     config = pipeline.config
@@ -208,6 +241,7 @@ def _stage_folder(pipeline: Pipeline, stage, split, folder: pathlib.Path):
         "fields": {name: _plain(config.method[name]) for name in stage.fields},
         "seed": config.seed,
         "backbone": pipeline.fingerprint,
+        "dtype": config.backbone.dtype,
         "images": split.version,
         "batch_size": stage.batch_size,
         "versions": results.versions(),
@@ -274,6 +308,7 @@ def _descriptors(pipeline: Pipeline, params: Params, split, label: str) -> np.nd
         "backbone": backbone.name,
         "weights": pipeline.fingerprint,
         "taps": list(backbone.taps),
+        "dtype": config.backbone.dtype,
         "patches": config.patches.to_dict(),
         "images": split.version,
         # The size of a batch can change the last bit of a product.

@@ -12,16 +12,18 @@ stand still. So the anomalous scores, few as they are, are all the thresholds th
 are, and of the normal scores it is enough to count how many lie above and at each.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import scipy.ndimage
-from absl import logging
 from numpy.typing import ArrayLike
 
 from jaxad.errors import InputError
+
+_LOG = logging.getLogger(__name__)
 
 _EIGHT_CONNECTED = np.ones((3, 3))
 
@@ -312,7 +314,7 @@ def _undefined(metric: str, normal: int, anomalous: int) -> bool:
     if normal and anomalous:
         return False
     missing = "anomalous" if normal else "normal"
-    logging.warning("%s: undefined (NaN), as nothing is labelled %s.", metric, missing)
+    _LOG.warning("%s: undefined (NaN), as nothing is labelled %s.", metric, missing)
     return True
 
 

@@ -34,15 +34,16 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 def write_json(path: pathlib.Path, content) -> None:
     """Strict JSON: NaN and infinities become null."""
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 
-def _finite(content):
+def finite(content):
+    """The same as JSON has it: NaN and infinities are None, arrays' numbers plain."""
     if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
+        return {key: finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
+        return [finite(value) for value in content]
     if isinstance(content, np.generic):
         content = content.item()
     if isinstance(content, float) and not math.isfinite(content):
@@ -82,7 +83,8 @@ def table(results: dict) -> str:
     columns = [
         name
         for name in COLUMNS
-        if any(row.get(name) is not None for row in results["categories"].values())
+        if name.startswith("image_")
+        or any(row.get(name) is not None for row in results["categories"].values())
     ]
     rows = dict(results["categories"])
     if len(rows) > 1:

@@ -177,6 +177,12 @@ def test_a_folder_with_other_files_is_no_workdir(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_file_is_no_workdir(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(InputError, match="run is a file; name a folder"):
+        experiment._claim(tmp_path / "run", config_lib.base())
+
+
 def test_a_damaged_config_json_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": ')
     with pytest.raises(InputError, match="config.json is not valid JSON"):
@@ -193,6 +199,7 @@ def test_a_damaged_config_json_is_named(tmp_path):
         (("--config", ELPV, "--config.dataset.category=duo"), "duo"),
         (("--config", ELPV, "--config.backbone.taps=('blocks.99',)"), "blocks.99"),
         ((), "--config is missing"),
+        (("--config", ELPV, "config.batch_size=3"), "did you mean --config.batch_size"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.metrics
-from absl import logging
 
 from jaxad import metrics
 from jaxad.errors import InputError
@@ -20,7 +19,9 @@ RANKED = (metrics.auroc, metrics.average_precision, metrics.aupr_trapezoid)
 def warnings(monkeypatch):
     """The messages logged during a test."""
     messages = []
-    monkeypatch.setattr(logging, "warning", lambda m, *args: messages.append(m % args))
+    monkeypatch.setattr(
+        metrics._LOG, "warning", lambda m, *args: messages.append(m % args)
+    )
     return messages
 
 

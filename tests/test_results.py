@@ -36,14 +36,24 @@ def test_mean_is_unweighted_and_none_where_a_category_has_none():
     assert got["pixel_auroc"] is None
 
 
+def test_table_shows_undefined_as_a_dash_and_always_the_image_metrics():
+    rows = {"a": {"image_auroc": float("nan"), "pixel_auroc": None}}
+    outcome = results.finite({"categories": rows, "mean": results.mean(rows)})
+    assert results.table(outcome).splitlines()[-1] == (
+        "| a        |           - |        - |            - |"
+    )
+
+
 def test_table_by_hand():
     rows = {"mono": {"image_auroc": 0.95712, "pixel_auroc": None}}
     outcome = {"categories": rows, "mean": results.mean(rows)}
     assert results.table(outcome) == (
-        "| category | image_auroc |\n"
-        "| -------- | ----------: |\n"
-        "| mono     |       95.71 |\n"
+        "| category | image_auroc | image_ap | image_f1_max |\n"
+        "| -------- | ----------: | -------: | -----------: |\n"
+        "| mono     |       95.71 |        - |            - |\n"
     )
     rows["poly"] = {"image_auroc": 0.85, "pixel_auroc": None}
     table = results.table({"categories": rows, "mean": results.mean(rows)})
-    assert table.splitlines()[-1] == "| mean     |       90.36 |"
+    assert table.splitlines()[-1] == (
+        "| mean     |       90.36 |        - |            - |"
+    )

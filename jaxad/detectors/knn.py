@@ -50,13 +50,18 @@ def fit(config, method: Method, backbone: Backbone, params: Params, bank) -> KNN
       InputError: the re-weighting asks for more neighbours than the bank has entries.
     """
     options = config.detector
-    if options.image_score == "reweighted" and options.reweight_neighbours > len(bank):
+    check_neighbours(options, len(bank))
+    return KNN(params, bank, method, backbone, tuple(options.to_dict().items()))
+
+
+def check_neighbours(options, size: int) -> None:
+    """Raises InputError if the re-weighting wants more entries than a bank has."""
+    if options.image_score == "reweighted" and options.reweight_neighbours > size:
         raise InputError(
             f"config.detector.reweight_neighbours={options.reweight_neighbours} is "
-            f"more than the {len(bank)} patches of the memory bank; lower it, or raise "
+            f"more than the {size} patches of the memory bank; lower it, or raise "
             "config.coreset.ratio"
         )
-    return KNN(params, bank, method, backbone, tuple(options.to_dict().items()))
 
 
 def predict(
@@ -74,8 +79,13 @@ def predict(
       z-scores of an ensemble.
 
     Raises:
-      InputError: an ensemble whose members have different patch grids.
+      InputError: images of another shape, or an ensemble whose members have different
+        patch grids.
     """
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise InputError(
+            f"images have shape {images.shape}; predict takes [b, H, W, 3]"
+        )
     if isinstance(detector, KNN):
         described, patch_scores, nearest = _search(detector, images)
         options = dict(detector.options)

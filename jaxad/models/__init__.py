@@ -169,10 +169,15 @@ def load(
     )
     if weights == "random":
         return module, jax.jit(init)()
-    source = chosen.weights if weights == "default" else weights
-    path, state = pretrained.read(source)
+    path, state = pretrained.read(source(name, weights))
     shapes = jax.eval_shape(init)
+    state = chosen.prepare(state)
     return module, pretrained.assign(path, state, shapes, chosen.rename, chosen.ignore)
+
+
+def source(name: str, weights: str) -> str:
+    """Where weights come from: what "default" stands for, or `weights` itself."""
+    return spec(name).weights if weights == "default" else weights
 
 
 def fingerprint(variables: dict) -> str:

@@ -12,6 +12,7 @@ import pathlib
 import sys
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from jaxad.errors import InputError
@@ -22,7 +23,8 @@ def convert(source: str, target: str) -> int:
     """Writes the arrays of a source to a .safetensors file; gives their number.
 
     Raises:
-      InputError: the source cannot be had, or the target has another ending.
+      InputError: the source cannot be had, or the target has another ending or
+        cannot be written.
     """
     target = pathlib.Path(target)
     if target.suffix != ".safetensors":
@@ -30,8 +32,14 @@ def convert(source: str, target: str) -> int:
     path, state = pretrained.read(source)
     state = {name: np.asarray(array, order="C") for name, array in state.items()}
     partial = target.with_name(target.name + ".partial")
-    save_file(state, partial, metadata={"source": source, "file": path})
-    os.replace(partial, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_file(state, partial, metadata={"source": source, "file": path})
+        os.replace(partial, target)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{target} cannot be written: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
     return len(state)
 
 
@@ -43,7 +51,7 @@ def main(arguments: list[str]) -> int:
         count = convert(*arguments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(f"{arguments[1]}: {count} arrays")
     return 0
 

@@ -12,6 +12,7 @@ the backbone lacks, stop the run.
 import contextlib
 import functools
 import importlib.util
+import logging
 import pathlib
 import re
 from collections.abc import Callable
@@ -19,10 +20,11 @@ from collections.abc import Callable
 import flax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
 from jaxad.errors import InputError
 from jaxad.models import pth
+
+_LOG = logging.getLogger(__name__)
 
 # Bookkeeping of PyTorch's BatchNorm, of no use in inference.
 IGNORE = (r"(.*\.)?num_batches_tracked",)
@@ -86,7 +88,11 @@ def hub_file(name: str) -> pathlib.Path:
       InputError: it is neither in the cache nor to be downloaded.
     """
     import huggingface_hub as hub
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     repository, _, revision = name.partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
@@ -94,10 +100,13 @@ def hub_file(name: str) -> pathlib.Path:
     fetch = functools.partial(
         hub.hf_hub_download, repository, revision=revision or None
     )
-    for file in _HUB_FILES:
-        with contextlib.suppress(LocalEntryNotFoundError):
-            return pathlib.Path(fetch(file, local_files_only=True))
-    logging.info("fetching hf:%s", name)
+    try:
+        for file in _HUB_FILES:
+            with contextlib.suppress(LocalEntryNotFoundError):
+                return pathlib.Path(fetch(file, local_files_only=True))
+    except HFValidationError as error:
+        raise InputError(f"hf:{name} is no repository's name: {error}") from None
+    _LOG.info("fetching hf:%s", name)
     reason = f"it has none of {', '.join(_HUB_FILES)}"
     for file in _HUB_FILES:
         try:

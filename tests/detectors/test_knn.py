@@ -99,6 +99,11 @@ def test_an_image_scores_the_same_wherever_it_lies_in_the_batch():
     np.testing.assert_array_equal(heat, swapped_heat[::-1])
 
 
+def test_images_of_another_shape():
+    with pytest.raises(InputError, match=r"shape \(2, 2, 3\); predict takes"):
+        knn.predict(detector(BLACK_AND_WHITE), image(0.0, 0.0, 0.0, 0.0)[0])
+
+
 def test_more_neighbours_than_memories():
     with pytest.raises(InputError, match="reweight_neighbours=3 is more than the 2"):
         detector(BLACK_AND_WHITE, image_score="reweighted", reweight_neighbours=3)

@@ -292,3 +292,12 @@ def test_bicubic_by_hand():
     for size in (5, 16):
         want = jax.image.resize(x, (size, 1), "cubic", antialias=True)
         np.testing.assert_allclose(vit.bicubic(9, size, True) @ x, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dinov2_vits14", "dinov3_vits16"])
+def test_load_takes_a_transformer_s_file_as_the_libraries_write_it(name, tmp_path):
+    state = goldens.seeded_state(goldens.shapes(name))
+    np.savez(tmp_path / "weights.npz", **state)
+    _, variables = models.load(name, str(tmp_path / "weights.npz"))
+    expected = goldens.load(name)[1]
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)

@@ -164,9 +164,9 @@ def test_convert_keeps_every_name_shape_dtype_and_byte(tmp_path, capsys):
 
 def test_convert_refuses(tmp_path, capsys):
     target = str(tmp_path / "w.safetensors")
-    assert convert.main([str(FIXTURES / "zip.pth"), str(tmp_path / "w.npz")]) == 1
+    assert convert.main([str(FIXTURES / "zip.pth"), str(tmp_path / "w.npz")]) == 2
     assert "w.npz must end in .safetensors" in capsys.readouterr().err
-    assert convert.main([str(tmp_path / "no.pth"), target]) == 1
+    assert convert.main([str(tmp_path / "no.pth"), target]) == 2
     assert "no.pth does not exist" in capsys.readouterr().err
     assert convert.main([target]) == 2
     assert not list(tmp_path.iterdir())
