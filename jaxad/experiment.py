@@ -47,7 +47,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     folder = pathlib.Path(workdir)
     categories = data.categories(config.dataset)
     members = fit.members(config)
-    _claim(folder, members[0])
+    _require_same_run(folder, members[0])
     finished = _read(folder / "results.json")
     if finished is not None:
         _LOG.info("%s holds this run, finished: nothing to do", folder)
@@ -58,6 +58,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
             if not (folder / category / "result.json").exists():
                 check.require_sound(members[0].dataset, category)
     pipelines = [fit.load_pipeline(member) for member in members]
+    # Not before all this has worked: a folder with a config belongs to that run.
+    results.write_json(folder / "config.json", members[0].to_dict())
     rows = {}
     for i, category in enumerate(categories, start=1):
         _LOG.info("%s (%d of %d)", category, i, len(categories))
@@ -185,8 +187,8 @@ def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
     }
 
 
-def _claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Writes config.json, or checks that the folder's run is this one."""
+def _require_same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Raises InputError if the folder holds another run, or anything else."""
     mine = json.loads(json.dumps(config.to_dict()))
     path = folder / "config.json"
     theirs = _read(path)
@@ -197,7 +199,6 @@ def _claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
             raise InputError(
                 f"{folder} is not empty and holds no run; choose another --workdir"
             )
-        results.write_json(path, mine)
         return
     mine, theirs = _flat(mine), _flat(theirs)
     differing = sorted(
@@ -227,7 +228,7 @@ def _read(path: pathlib.Path) -> dict | None:
     """The JSON of a file, None where there is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
         raise InputError(

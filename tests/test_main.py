@@ -160,27 +160,27 @@ def test_another_config_never_writes_into_a_run(finished):
     stored = json.loads((workdir / "config.json").read_text())
     stored["coreset"]["ratio"] = 0.5
     with pytest.raises(InputError, match="it differs in coreset.ratio"):
-        experiment._claim(workdir, ml_collections.ConfigDict(stored))
+        experiment._require_same_run(workdir, ml_collections.ConfigDict(stored))
 
 
 def test_the_places_of_a_run_may_change(finished):
     workdir, _ = finished
     stored = json.loads((workdir / "config.json").read_text())
     stored["dataset"]["data_dir"] = "/moved"
-    experiment._claim(workdir, ml_collections.ConfigDict(stored))
+    experiment._require_same_run(workdir, ml_collections.ConfigDict(stored))
 
 
 def test_a_folder_with_other_files_is_no_workdir(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match="is not empty and holds no run"):
-        experiment._claim(tmp_path, config_lib.base())
+        experiment._require_same_run(tmp_path, config_lib.base())
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_file_is_no_workdir(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(InputError, match="run is a file; name a folder"):
-        experiment._claim(tmp_path / "run", config_lib.base())
+        experiment._require_same_run(tmp_path / "run", config_lib.base())
 
 
 def test_a_damaged_config_json_is_named(tmp_path):
