@@ -27,6 +27,12 @@ from jaxad.errors import InputError
 RESIZE_POLICIES = ("resize", "resize_crop", "pad")
 IMAGE_SCORES = ("max", "reweighted", "top_fraction")
 DESCRIPTORS = ("concat", "pooled")
+_RUNLOCAL_CATEGORY = {
+    "elpv": "mono",
+    "mvtec_ad": "bottle",
+    "visa": "candle",
+    "btad": "01",
+}
 
 
 def base() -> ml_collections.ConfigDict:
@@ -146,8 +152,14 @@ def base() -> ml_collections.ConfigDict:
 
 
 def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Shrinks a run to seconds on a laptop: a few images, and the same code paths."""
+    """Shrinks a run to seconds on a laptop: a few images, and the same code paths.
+
+    Of all categories of a public data set one is left.
+    """
     config.dataset.limit = 24
+    if config.dataset.category == "all":
+        name = config.dataset.name
+        config.dataset.category = _RUNLOCAL_CATEGORY.get(name, "all")
     config.overlays = 1
     return config
 

@@ -85,3 +85,4 @@ def test_every_config_takes_runlocal(path):
     config_lib.validate(local)
     assert full.dataset.limit == 0
     assert 0 < local.dataset.limit <= 32
+    assert local.dataset.name == "folder" or "," not in local.dataset.category != "all"
