@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
+import lzma
 import pathlib
 import shutil
 import stat
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
@@ -126,6 +128,12 @@ def _extracted(
     if not target.exists():
         digest = sha256(path)
         if digest != archive.sha256:
+            if status.st_size == archive.size:
+                raise InputError(
+                    f"{path} is damaged: it has the size of the published archive, but "
+                    f"its sha256 is {digest}, not {archive.sha256}; get it anew from "
+                    f"{archive.url}"
+                )
             _LOG.warning(
                 "%s is not the published archive: its sha256 is %s, not %s",
                 path,
@@ -156,8 +164,8 @@ def extract(path: pathlib.Path, target: pathlib.Path) -> None:
     """Extracts the plain files of a .tar, .tar.xz, .tar.gz or .zip into a folder.
 
     Raises:
-      InputError: the archive is damaged, or holds anything but plain files and folders
-        with names that stay inside the target.
+      InputError: the archive is damaged, cut short or encrypted, or holds anything but
+        plain files and folders with names that stay inside the target.
     """
     try:
         with _members(path) as members:
@@ -168,8 +176,41 @@ def extract(path: pathlib.Path, target: pathlib.Path) -> None:
                 destination.parent.mkdir(parents=True, exist_ok=True)
                 with opened() as source, destination.open("wb") as file:
                     shutil.copyfileobj(source, file)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise InputError(f"{path} cannot be extracted ({error})") from error
+    except _DAMAGED as error:
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise InputError(
+            f"{path} cannot be extracted ({reason}); get it anew"
+        ) from error
+
+
+# RuntimeError is zipfile's word for encryption, and for a compression unknown to it.
+_DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+)
+
+
+class _TarInfo(tarfile.TarInfo):
+    """A header, where only a block of zeros ends the archive.
+
+    `tarfile` takes a damaged header, and the end of the file, for the end as well.
+    """
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf == bytes(tarfile.BLOCKSIZE):
+                raise
+            raise tarfile.ReadError(
+                f"damaged or cut short: {error} where a file or the end is due"
+            ) from error
 
 
 Member = tuple[pathlib.PurePosixPath, Callable[[], BinaryIO]]
@@ -178,7 +219,7 @@ Member = tuple[pathlib.PurePosixPath, Callable[[], BinaryIO]]
 @contextlib.contextmanager
 def _members(path: pathlib.Path) -> Iterator[Iterator[Member]]:
     """Names of the plain files of an archive, each with what opens it."""
-    if zipfile.is_zipfile(path):
+    if path.suffix == ".zip" or zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             yield (
                 (_inside(path, info.filename), lambda info=info: archive.open(info))
@@ -186,12 +227,14 @@ def _members(path: pathlib.Path) -> Iterator[Iterator[Member]]:
                 if _plain(path, info.filename, *_zip_kind(info))
             )
         return
-    with tarfile.open(path) as archive:
+    with tarfile.open(path, tarinfo=_TarInfo) as archive:
         yield (
             (_inside(path, info.name), lambda info=info: archive.extractfile(info))
             for info in archive
             if _plain(path, info.name, info.isdir(), info.isreg())
         )
+        while archive.fileobj.read(2**20):
+            pass  # gzip and xz compare their checksums at the very end
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> tuple[bool, bool]:

@@ -1,6 +1,7 @@
 """Archives, opened safely, and where a builder looks for them."""
 
 import dataclasses
+import gzip
 import io
 import stat
 import tarfile
@@ -109,14 +110,95 @@ def test_a_zip_with_anything_unsafe_is_refused_whole(tmp_path, name):
     assert not (tmp_path / "out.png").exists()
 
 
-def test_a_damaged_archive_leaves_nothing(tmp_path):
-    archive = trees.packed(
-        trees.mvtec_ad(tmp_path / "tree"), tmp_path / "m/set_2020.tar.xz"
+def flipped(content):
+    """Some bytes in the middle are others."""
+    half = len(content) // 2
+    return (
+        content[:half]
+        + bytes(255 - b for b in content[half : half + 64])
+        + (content[half + 64 :])
     )
-    archive.write_bytes(archive.read_bytes()[:-200])
-    with pytest.raises(InputError, match="set_2020.tar.xz cannot be extracted"):
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.xz", ".tar.gz", ".zip"])
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_archive_leaves_nothing(tmp_path, suffix, damage):
+    tree = trees.mvtec_ad(tmp_path / "tree", train=40)
+    archive = trees.packed(tree, tmp_path / f"m/set_2020{suffix}")
+    content = archive.read_bytes()
+    if suffix == ".tar" and damage == "flipped":  # in a header: contents have no check
+        with tarfile.open(archive) as opened:
+            offset = opened.getmembers()[20].offset
+        content = (
+            content[:offset]
+            + flipped(content[offset:][:512])
+            + (content[offset + 512 :])
+        )
+    elif damage == "flipped":
+        content = flipped(content)
+    else:
+        content = content[: len(content) * 3 // 4]
+    archive.write_bytes(content)
+    with pytest.raises(
+        InputError, match=rf"set_2020{suffix} cannot be extracted \(.+\)"
+    ):
         find(Manager(tmp_path / "downloads", archive.parent))
     assert not list((tmp_path / "downloads/extracted").iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_a_tar_that_ends_between_two_files_is_not_whole(tmp_path, suffix):
+    whole = trees.packed(trees.mvtec_ad(tmp_path / "tree"), tmp_path / "whole.tar")
+    with tarfile.open(whole) as opened:
+        offset = opened.getmembers()[-2].offset
+    content = whole.read_bytes()[:offset]
+    archive = tmp_path / f"cut{suffix}"
+    archive.write_bytes(gzip.compress(content) if suffix == ".tar.gz" else content)
+    with pytest.raises(InputError, match="cut short"):
+        archives.extract(archive, tmp_path / "out")
+
+
+def test_a_compressed_tar_is_read_to_its_checksum(tmp_path):
+    tree = trees.mvtec_ad(tmp_path / "tree")
+    archive = trees.packed(tree, tmp_path / "a.tar.gz")
+    content = bytearray(archive.read_bytes())
+    content[-8] ^= 1  # of gzip's CRC
+    archive.write_bytes(content)
+    with pytest.raises(InputError, match="CRC check failed"):
+        archives.extract(archive, tmp_path / "out")
+
+
+def test_a_deflated_zip_may_be_damaged_too(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", bytes(range(256)) * 40)
+    content = bytearray(path.read_bytes())
+    content[35] = 0xFF  # the first deflated byte: no such block type
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="a.zip cannot be extracted .*invalid block"):
+        archives.extract(path, tmp_path / "out")
+
+
+def test_an_encrypted_zip_is_refused(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", b"secret")
+    content = bytearray(path.read_bytes())
+    content[6] |= 1  # the flag of the file
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # and of the directory
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="a.zip cannot be extracted .*encrypted"):
+        archives.extract(path, tmp_path / "out")
+
+
+def test_the_published_size_with_another_content_is_refused(tmp_path):
+    tree = trees.mvtec_ad(tmp_path / "tree")
+    archive = trees.packed(tree, tmp_path / "manual/set_2020.tar")
+    known = dataclasses.replace(PUBLISHED, size=archive.stat().st_size)
+    manager = Manager(tmp_path / "downloads", archive.parent)
+    with pytest.raises(InputError, match="set_2020.tar is damaged: .*sha256"):
+        archives.find(manager, known, is_root)
+    assert not (tmp_path / "downloads/extracted").exists()
 
 
 @pytest.mark.parametrize("depth", ["", "mvtec", "mvtec/"])
