@@ -21,7 +21,8 @@ FORBIDDEN = {
     "train": {"experiment", "fit", "detectors", "main", "data"},
     "evaluate": {"experiment", "fit", "main", "train"},
     **dict.fromkeys(
-        ("patches", "scores", "losses", "augment", "memory_bank", "metrics", "rng"),
+        ("patches", "scores", "losses", "augment", "memory_bank", "coreset")
+        + ("distances", "metrics", "optim", "sharding", "rng"),
         {"methods", "detectors", "train", "data", "experiment", "fit", "main"}
         | {"evaluate", "results", "checkpoint", "writer"},
     ),
