@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 import requests
@@ -71,19 +71,16 @@ def find(
       InputError: says which file to get from where, and where to put it.
     """
     downloads = pathlib.Path(dl_manager.download_dir)
-    try:
-        manual = pathlib.Path(dl_manager.manual_dir)
-    except AssertionError:  # TFDS's word for one that is missing or empty
-        manual = None
+    manual, named = manual_folder(dl_manager)
     if manual:
         if root := _root(manual, is_root):
             return Found(root, manual, published=False)
-        if path := _archive_in(manual, archive):
+        if path := _archive_in(manual, archive, named):
             return _extracted(path, archive, downloads, is_root)
-        if manual != downloads / "manual":  # somebody named it
+        if named:
             raise InputError(
-                f"{manual} holds neither {archive.name} nor the folder extracted from "
-                f"it; {archive.instructions(manual)}"
+                f"config.dataset.manual_dir={manual} holds neither {archive.name} nor "
+                f"the folder extracted from it; {archive.instructions(manual)}"
             )
     _LOG.info("downloading %s, licence %s", archive.url, archive.licence)
     try:
@@ -99,6 +96,19 @@ def find(
     return _extracted(path, archive, downloads, is_root)
 
 
+def manual_folder(dl_manager) -> tuple[pathlib.Path | None, bool]:
+    """The manual directory, if anything is in it, and whether a person named it.
+
+    The other is where TFDS looks unasked, and may hold any data set's files.
+    """
+    try:
+        manual = pathlib.Path(dl_manager.manual_dir)
+    except AssertionError:  # TFDS's word for one that is missing or empty
+        return None, False
+    unasked = pathlib.Path(dl_manager.download_dir) / "manual"
+    return manual, manual.resolve() != unasked.resolve()
+
+
 def _root(folder: pathlib.Path, is_root) -> pathlib.Path | None:
     """The top level of the layout: this folder, or one right inside it."""
     if is_root(folder):
@@ -107,14 +117,25 @@ def _root(folder: pathlib.Path, is_root) -> pathlib.Path | None:
     return next(filter(is_root, inside), None)
 
 
-def _archive_in(folder: pathlib.Path, archive: Archive) -> pathlib.Path | None:
-    """The archive of the published name, packed in whatever way; or the only one."""
-    paths = [path for path in folder.iterdir() if path.name.endswith(_SUFFIXES)]
+def _archive_in(
+    folder: pathlib.Path, archive: Archive, named: bool
+) -> pathlib.Path | None:
+    """The archive of the published name, packed in whatever way.
+
+    In a folder that a person named also the only one, whatever its name.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.name.endswith(_SUFFIXES))
     stem = archive.name.split(".")[0]
     of_name = [path for path in paths if path.name.split(".")[0] == stem]
-    if of_name:
-        return min(of_name)
-    return paths[0] if len(paths) == 1 else None
+    if of_name or not named:
+        return next(iter(of_name), None)
+    if len(paths) > 1:  # such as MVTec AD's, which come by category as well
+        raise InputError(
+            f"config.dataset.manual_dir={folder} holds several archives "
+            f"({', '.join(path.name for path in paths)}), none of them {archive.name}; "
+            "extract those of this data set into one folder, and name that"
+        )
+    return next(iter(paths), None)
 
 
 def _extracted(
@@ -160,6 +181,16 @@ def sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def listing(files: Iterable[tuple[str, pathlib.Path]]) -> str:
+    """A digest of files' splits, names, sizes and times; reads none of them."""
+    digest = hashlib.sha256()
+    for split, path in files:
+        status = path.stat()
+        row = (split, str(path), status.st_size, status.st_mtime_ns)
+        digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
 def extract(path: pathlib.Path, target: pathlib.Path) -> None:
     """Extracts the plain files of a .tar, .tar.xz, .tar.gz or .zip into a folder.
 
@@ -178,9 +209,7 @@ def extract(path: pathlib.Path, target: pathlib.Path) -> None:
                     shutil.copyfileobj(source, file)
     except _DAMAGED as error:
         reason = str(error).partition("\n")[0].rstrip(":")
-        raise InputError(
-            f"{path} cannot be extracted ({reason}); get it anew"
-        ) from error
+        raise InputError(f"{path} cannot be extracted ({reason})") from error
 
 
 # RuntimeError is zipfile's word for encryption, and for a compression unknown to it.

@@ -3,7 +3,6 @@
 import abc
 import collections
 import dataclasses
-import hashlib
 import io
 import logging
 import pathlib
@@ -189,15 +188,13 @@ def paired(
 
 
 def _listing(splits: Mapping[str, Sequence[Item]]) -> str:
-    """A digest of the files' names, sizes and times; reads none of them."""
-    digest = hashlib.sha256()
-    for split, items in splits.items():
-        for path in (path for item in items for path in (item.image, item.mask)):
-            if path is not None:
-                status = path.stat()
-                row = (split, str(path), status.st_size, status.st_mtime_ns)
-                digest.update(repr(row).encode())
-    return digest.hexdigest()
+    return archives.listing(
+        (split, path)
+        for split, items in splits.items()
+        for item in items
+        for path in (item.image, item.mask)
+        if path is not None
+    )
 
 
 def _size(path: pathlib.Path, encoded: bytes) -> tuple[int, int]:

@@ -173,6 +173,11 @@ def _manual_dir(config: ml_collections.ConfigDict) -> pathlib.Path | None:
             f"config.dataset.manual_dir={config.manual_dir} is not a folder; name the "
             "one that holds the archive or the extracted data"
         )
+    if not any(path.iterdir()):  # which TFDS takes for one that nobody named
+        raise InputError(
+            f"config.dataset.manual_dir={config.manual_dir} is empty; put the archive "
+            "or the extracted data there, or name no folder to have it downloaded"
+        )
     return path.resolve()
 
 
@@ -183,8 +188,8 @@ def _changed(builder, manual_dir: pathlib.Path | None) -> bool:
       InputError: they were others than those in `manual_dir`.
     """
     metadata = builder.info.metadata
-    if not metadata:
-        return False
+    if not metadata:  # prepared by an earlier version, nobody knows from what
+        return manual_dir is not None
     origin = pathlib.Path(metadata["origin"])
     if manual_dir and manual_dir not in (origin, origin.parent):
         raise InputError(

@@ -238,8 +238,31 @@ def test_a_named_folder_without_the_data_says_what_to_put_there(tmp_path):
     (tmp_path / "manual").mkdir()
     with pytest.raises(InputError) as caught:
         find(Manager(tmp_path / "downloads", tmp_path / "manual"))
-    for part in ("manual", PUBLISHED.name, PUBLISHED.url, "5.3 GB", "CC BY"):
+    for part in (
+        "config.dataset.manual_dir=",
+        PUBLISHED.name,
+        PUBLISHED.url,
+        "5.3 GB",
+        "CC BY",
+    ):
         assert part in str(caught.value)
+
+
+def test_archives_by_category_are_refused(tmp_path):
+    for category in ("bottle", "grid"):
+        tree = trees.mvtec_ad(tmp_path / category, [category])
+        trees.packed(tree, tmp_path / f"manual/{category}.tar.xz")
+    with pytest.raises(InputError, match="several archives .bottle.tar.xz, grid.tar.x"):
+        find(Manager(tmp_path / "downloads", tmp_path / "manual"))
+
+
+def test_the_folder_that_nobody_named_may_hold_other_archives(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives.requests, "head", lambda *_, **__: None)
+    tree = trees.mvtec_ad(tmp_path / "tree")
+    downloads = tmp_path / "downloads"
+    trees.packed(trees.btad(tmp_path / "btad"), downloads / "manual/btad.zip")
+    got = trees.packed(tree, tmp_path / "got.tar.xz")
+    assert find(Manager(downloads, downloads / "manual", got)).origin == got
 
 
 def test_without_a_network_the_message_says_what_to_fetch(tmp_path, monkeypatch):

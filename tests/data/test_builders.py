@@ -134,6 +134,39 @@ def test_elpv_without_its_package_says_how_to_install_it(elpv, tmp_path, monkeyp
         data.load(elpv, "mono", "train")
 
 
+def own_elpv(root, names="abcde"):
+    """As many normal cells, and a defective one."""
+    rows = [(f"images/{name}.png", 0) for name in names] + [("images/z.png", 1)]
+    for i, (name, _) in enumerate(rows):
+        trees.image(root / name, 90, mark=i)
+    table = "".join(f"{name} {float(p)} mono\n" for name, p in rows)
+    (root / "labels.csv").write_text(table)
+    return root
+
+
+def test_elpv_remembers_the_folder_it_was_prepared_from(config, tmp_path):
+    from_tree(config, "elpv", own_elpv(tmp_path / "one"))
+    assert len(data.load(config, "mono", "train")) == 3
+    own_elpv(tmp_path / "one", "abcdefghij")  # changed: prepared anew
+    assert len(data.load(config, "mono", "train")) == 6
+    config.manual_dir = str(own_elpv(tmp_path / "two"))
+    with pytest.raises(InputError, match="was prepared from .*one, not from .*two"):
+        data.load(config, "mono", "train")
+    shutil.rmtree(tmp_path / "one")  # prepared data stand on their own
+    config.manual_dir = ""
+    assert len(data.load(config, "mono", "train")) == 6
+
+
+def test_elpv_of_unknown_origin_is_prepared_from_the_folder_that_is_named(
+    config, tmp_path
+):
+    from_tree(config, "elpv", own_elpv(tmp_path / "one"))
+    data.load(config, "mono", "train")
+    (tmp_path / "prepared/elpv/mono/1.0.0/metadata.json").unlink()
+    config.manual_dir = str(own_elpv(tmp_path / "two", "abcdefghij"))
+    assert len(data.load(config, "mono", "train")) == 6
+
+
 # --------------------------------------------------------------------------------------
 # MVTec AD
 # --------------------------------------------------------------------------------------
@@ -295,6 +328,19 @@ def test_data_prepared_from_another_folder_are_not_used(config, tmp_path):
     config.manual_dir = str(tmp_path / "three")
     with pytest.raises(InputError, match="manual_dir=.*three is not a folder"):
         data.load(config, "bottle", "train")
+
+
+@pytest.mark.parametrize("name", ["elpv", "mvtec_ad", "visa", "btad"])
+def test_a_named_folder_without_the_data_is_refused(config, tmp_path, name):
+    """Nothing is downloaded, and no package used, in its place."""
+    (tmp_path / "mine").mkdir()
+    from_tree(config, name, tmp_path / "mine")
+    category = data.categories(config)[0]
+    with pytest.raises(InputError, match="config.dataset.manual_dir=.*mine is empty"):
+        data.load(config, category, "train")
+    (tmp_path / "mine/notes.txt").touch()
+    with pytest.raises(InputError, match="config.dataset.manual_dir=.*mine .*hold"):
+        data.load(config, category, "train")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "tfrecord"])

@@ -1,12 +1,13 @@
 """ELPV: electroluminescence images of solar cells, installed from PyPI."""
 
 import importlib.util
+import pathlib
 
 import numpy as np
 import tensorflow_datasets as tfds
-from etils import epath
 
 from jaxad.errors import InputError
+from tfds_builders import archives
 
 _TYPES = {"mono": "monocrystalline", "poly": "polycrystalline"}
 _TRAIN_SHARE = 0.6
@@ -57,10 +58,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             supervised_keys=("image", "label"),
             homepage="https://github.com/zae-bayern/elpv-dataset",
             disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(),
         )
 
     def _split_generators(self, dl_manager):
         root = _root(dl_manager)
+        self.info.metadata.update(origin=str(root.resolve()), listing=_listing(root))
         category, _, uncertain = self.builder_config.name.partition("_")
         rows = [row for row in _read_labels(root) if row[2] == category]
         normal = [row for row in rows if row[1] == 0]
@@ -76,6 +79,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {
             name: self._generate_examples(root, rows) for name, rows in splits.items()
         }
+
+    def changed(self) -> bool:
+        """Whether the files that this was prepared from are no longer what they were.
+
+        False as well where they are gone.
+        """
+        root = pathlib.Path(self.info.metadata["origin"])
+        if not (root / "labels.csv").exists():
+            return False
+        return _listing(root) != self.info.metadata["listing"]
 
     def _generate_examples(self, root, rows):
         for key, (filename, probability, category) in enumerate(rows):
@@ -93,22 +106,30 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             )
 
 
-def _root(dl_manager) -> epath.Path:
+def _root(dl_manager) -> pathlib.Path:
     """The folder of labels.csv: the manual directory's, else the package's."""
-    try:
-        if (dl_manager.manual_dir / "labels.csv").exists():
-            return dl_manager.manual_dir
-    except AssertionError:  # TFDS's word for a manual directory that is not there
-        pass
+    manual, named = archives.manual_folder(dl_manager)
+    if manual and (manual / "labels.csv").exists():
+        return manual
+    if named:
+        raise InputError(
+            f"config.dataset.manual_dir={manual} does not hold ELPV's labels.csv; name "
+            "the folder that does, or none to use the package elpv-dataset"
+        )
     spec = importlib.util.find_spec("elpv_dataset")
     if spec is None:
         raise InputError(
             "the data set elpv needs its package: pip install elpv-dataset"
         )
-    return epath.Path(spec.origin).parent / "data"
+    return pathlib.Path(spec.origin).parent / "data"
 
 
-def _read_labels(root: epath.Path) -> list[tuple[str, float, str]]:
+def _listing(root: pathlib.Path) -> str:
+    files = [root / "labels.csv", *(root / name for name, _, _ in _read_labels(root))]
+    return archives.listing(("", path) for path in files if path.exists())
+
+
+def _read_labels(root: pathlib.Path) -> list[tuple[str, float, str]]:
     """Rows (file, defect probability, cell type) of labels.csv."""
     rows = (line.split() for line in (root / "labels.csv").read_text().splitlines())
     return [(name, float(probability), kind) for name, probability, kind in rows]
