@@ -8,7 +8,8 @@
 * a folder of normal images. `config.test_share` of them test, chosen by a hash of
   their names, together with the images in `config.anomalous_path`, if it is given;
 * a CSV with the columns file, split (train or test), label (normal or anomalous, or 0
-  or 1), and optionally mask, category and defect_type. Paths are relative to the CSV.
+  or 1), and optionally mask, category (a plain name) and defect_type, in UTF-8. Paths
+  are relative to the CSV.
 
 Listing reads no image, so that a folder of a million takes seconds.
 """
@@ -16,6 +17,7 @@ Listing reads no image, so that a folder of a million takes seconds.
 import csv
 import dataclasses
 import hashlib
+import io
 import os
 import pathlib
 from typing import NamedTuple
@@ -58,7 +60,7 @@ def categories(
     """The categories in `config.path`, twice: all, and all that can be named."""
     path = _path(config.path, "path")
     if path.is_file():
-        found = {row.get("category") or path.stem for row in _rows(path)}
+        found = {row.get("category", path.stem) for row in _rows(path)}
     elif _is_category(path) or images.names(path):
         found = {path.name}
     else:
@@ -90,10 +92,9 @@ def load(
     items = listing.items
 
     def read(i: int) -> tuple[bytes, bytes | None]:
-        image = pathlib.Path(items[i].image).read_bytes()
-        return image, pathlib.Path(items[i].mask).read_bytes() if items[
-            i
-        ].mask else None
+        item = items[i]
+        mask = pathlib.Path(item.mask).read_bytes() if item.mask else None
+        return pathlib.Path(item.image).read_bytes(), mask
 
     return Split(
         name=name,
@@ -186,7 +187,7 @@ def _from_table(table: pathlib.Path, category: str, split: str) -> _Listing:
                 f"{table}, line {line}: label {row['label']!r} must be one of "
                 f"{', '.join(_LABELS)}"
             )
-        if row["split"] != split or (row.get("category") or table.stem) != category:
+        if row["split"] != split or row.get("category", table.stem) != category:
             continue
         label = _LABELS[row["label"].lower()]
         items.append(
@@ -201,19 +202,29 @@ def _from_table(table: pathlib.Path, category: str, split: str) -> _Listing:
 
 
 def _rows(table: pathlib.Path) -> list[dict[str, str]]:
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise InputError(
-                f"{table} has no column {', '.join(missing)}; its first line must name "
-                f"the columns {', '.join(_COLUMNS)} and may name mask, category and "
-                "defect_type"
-            )
-        rows = list(reader)
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{table} is not in UTF-8; save it as CSV UTF-8") from None
+    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise InputError(
+            f"{table} has no column {', '.join(missing)}; its first line must name "
+            f"the columns {', '.join(_COLUMNS)} and may name mask, category and "
+            "defect_type"
+        )
+    rows = list(reader)
     for line, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise InputError(f"{table}, line {line}: not as many cells as columns")
+        # A category names a folder of the run, and stands in comma-separated lists.
+        category = row.get("category", table.stem).strip()
+        if category in ("", ".", "..") or set(category) & set("/\\,"):
+            raise InputError(
+                f"{table}, line {line}: category {category!r} must be a plain name, "
+                "without slashes and commas"
+            )
     return rows
 
 

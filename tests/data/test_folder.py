@@ -180,6 +180,30 @@ def test_mistakes_in_a_csv(config, tmp_path, rows, message):
         data.load(config, "own", "train")
 
 
+@pytest.mark.parametrize(
+    "category", ["../../esc", "/tmp/esc", "a\\b", "..", ".", "", " ", "a,b"]
+)
+def test_a_category_that_is_no_plain_name(config, tmp_path, category):
+    config.path = write(
+        tmp_path / "own.csv",
+        ("file", "split", "label", "category"),
+        ("a.png", "train", "normal", "left"),
+        ("b.png", "train", "normal", category),
+    )
+    for call in (data.categories, lambda c: data.load(c, category, "train")):
+        with pytest.raises(InputError, match="own.csv, line 3: category '.*plain name"):
+            call(config)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_csv_that_is_not_in_utf_8(config, tmp_path, encoding):
+    config.path = str(tmp_path / "own.csv")
+    text = "file,split,label\nGröße.png,train,normal\n"
+    (tmp_path / "own.csv").write_text(text, encoding=encoding)
+    with pytest.raises(InputError, match="own.csv is not in UTF-8; save it as CSV UTF"):
+        data.categories(config)
+
+
 def test_a_path_that_holds_nothing(config, tmp_path):
     for path in ("", str(tmp_path / "missing")):
         config.path = path
