@@ -126,10 +126,11 @@ def _look(split: data.Split, i: int) -> _Look:
     except (OSError, images.Unreadable) as error:
         find(ERROR, "unreadable image", str(error))
         return _Look(file, findings)
-    if kind.startswith("I;16") and image.getextrema()[1] <= 1 / 8:
+    grey_16 = kind.startswith("I;16") or kind == "LA;16"
+    if grey_16 and image.getextrema()[1] <= 1 / 8:
         peak = round(image.getextrema()[1] * 65535)
         find(WARNING, "dark 16-bit image", f"brightest value {peak} of 65535")
-    if kind == "RGB;16":
+    if kind.endswith(";16") and not grey_16:
         find(WARNING, "16-bit colour is read with 8 bits a channel")
     _look_at_mask(find, split, int(split.labels[i]), encoded_mask, image.size[::-1])
     digest = hashlib.sha256(repr((image.mode, image.size)).encode())
@@ -144,10 +145,12 @@ def _look_at_mask(find, split, label, encoded, size) -> None:
             find(ERROR, "anomalous image without mask")
         return
     try:
-        mask = images.decode_mask(encoded)
+        mask, kind = images.decode_mask(encoded), images.kind(encoded)
     except images.Unreadable as error:
         find(ERROR, "unreadable mask", str(error))
         return
+    if kind.endswith(";16") and kind != "I;16":
+        find(WARNING, "16-bit colour mask is read with 8 bits a channel")
     if mask.shape != size:
         shapes = [f"{height} x {width}" for height, width in (mask.shape, size)]
         find(ERROR, "mask of another size", f"{shapes[0]}, image {shapes[1]}")

@@ -150,6 +150,29 @@ def test_dark_16_bit_images(config, folder):
     assert kinds["dark 16-bit image"] == "brightest value 4095 of 65535"
 
 
+def test_a_dark_16_bit_image_with_alpha(config, folder):
+    pixels = np.full((6, 8, 2), 4095)
+    (folder / "train/good/camera.png").write_bytes(trees.png16(pixels))
+    kinds = {f.kind: f.detail for f in check.check(config, "bottle")}
+    assert kinds["dark 16-bit image"] == "brightest value 4095 of 65535"
+    assert not any("8 bits" in kind for kind in kinds)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_16_bit_colour_is_told_of_for_each_file(config, folder, channels):
+    for i in range(3):
+        pixels = np.full((6, 8, channels), 1000 * i)
+        (folder / f"train/good/00{i}.png").write_bytes(trees.png16(pixels))
+    mask = np.full((6, 8, channels), 0xFFFF)
+    (folder / "ground_truth/bent/000_mask.png").write_bytes(trees.png16(mask))
+    told = {(f.kind, f.file) for f in check.check(config, "bottle")}
+    assert {file for kind, file in told if kind.startswith("16-bit colour is")} == {
+        f"train/good/00{i}.png" for i in range(3)
+    }
+    kind = "16-bit colour mask is read with 8 bits a channel"
+    assert (kind, "test/bent/000.png") in told
+
+
 def test_a_run_stops_at_errors_and_says_how_to_see_them(config, folder):
     for i in range(3):
         (folder / f"train/good/{i:03}.png").write_bytes(b"")

@@ -2,8 +2,10 @@
 
 import io
 import pathlib
+import struct
 import tarfile
 import zipfile
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -123,6 +125,32 @@ def packed(folder, archive):
         for path in paths:
             opened.add(path, path.relative_to(folder), recursive=False)
     return archive
+
+
+def png16(pixels):
+    """A 16-bit PNG of uint16 [h, w, c], which Pillow cannot write.
+
+    c is 2 (grey, alpha), 3 or 4. Every pixel is stored as the difference from the one
+    to its left, as writers do it, so that a reader must know how many bytes it has.
+    """
+    height, width, channels = pixels.shape
+    raw = pixels.astype(">u2").tobytes()
+    rows = np.frombuffer(raw, np.uint8).reshape(height, width, -1)
+    rows = np.diff(rows, axis=1, prepend=np.zeros_like(rows[:, :1]))
+    filtered = b"".join(b"\1" + row.tobytes() for row in rows)
+
+    def chunk(kind, content):
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    colour = {2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(filtered))
+        + chunk(b"IEND", b"")
+    )
 
 
 def encoded(made, kind="PNG", **options):

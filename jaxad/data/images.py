@@ -1,9 +1,9 @@
 """Encoded images to float arrays of one size, and masks along with them.
 
-Values: 8-bit is value / 255; 16-bit grey is value / 65535, so that the order of values
-survives; 16-bit colour is read with 8 bits a channel (all that Pillow gives); floats
-must lie in [0, 1] already. Grey becomes three equal channels, alpha is dropped,
-palettes and CMYK become RGB. EXIF orientation is applied.
+Values: 8-bit is value / 255; 16-bit grey, with or without alpha, is value / 65535, so
+that the order of values survives; 16-bit colour is read with 8 bits a channel (all that
+Pillow gives); floats must lie in [0, 1] already. Grey becomes three equal channels,
+alpha is dropped, palettes and CMYK become RGB. EXIF orientation is applied.
 
 Geometries, all with Pillow's antialiased bilinear filter:
 
@@ -21,6 +21,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -29,6 +30,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 PAD_COLOUR = (0.485, 0.456, 0.406)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 swap height and width
+# The start of a PNG's header, and its depth and colour type: 16-bit grey and alpha.
+_PNG, _GREY_ALPHA_16 = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\x10\4"
 
 
 class Unreadable(ValueError):
@@ -134,12 +137,42 @@ def size(encoded: bytes) -> tuple[int, int]:
 
 
 def kind(encoded: bytes) -> str:
-    """Colour and depth of an image as it is stored: Pillow's mode, or "RGB;16"."""
+    """Colour and depth of an image as it is stored.
+
+    Pillow's mode; or "RGB;16", "RGBA;16", "LA;16" and the like where it has none for a
+    file's 16 bits a channel.
+    """
     with _opened(encoded) as image:
-        stored = image.tile[0].args if image.tile else ""
+        if _is_grey_alpha_16(encoded):
+            return "LA;16"
         # Pillow says RGB for 16-bit colour too; only the raw mode tells.
-        deep = image.mode == "RGB" and ";16" in str(stored)
-        return "RGB;16" if deep else image.mode
+        stored = str(image.tile[0].args) if image.tile else ""
+        deep = ";16" in stored and not image.mode.startswith("I")
+        return f"{image.mode};16" if deep else image.mode
+
+
+def _is_grey_alpha_16(encoded: bytes) -> bool:
+    return encoded.startswith(_PNG) and encoded[24:26] == _GREY_ALPHA_16
+
+
+def _decoded(encoded: bytes) -> Image.Image:
+    """As Pillow decodes it, but 16-bit grey and alpha as grey float32 in [0, 1].
+
+    Of these Pillow keeps the upper bytes only. A pixel is four bytes, as one of 8-bit
+    RGBA is, and PNG compresses bytes: a header that says RGBA gives all of them.
+    """
+    deep = _is_grey_alpha_16(encoded)
+    if deep:
+        header = encoded[12:24] + b"\x08\x06" + encoded[26:29]
+        check = zlib.crc32(header).to_bytes(4, "big")
+        encoded = encoded[:12] + header + check + encoded[33:]
+    with _opened(encoded) as image:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+    if not deep:
+        return image
+    upper, lower = (np.asarray(band, np.float32) for band in image.split()[:2])
+    return Image.fromarray((256 * upper + lower) / 65535)
 
 
 def decode_image(encoded: bytes) -> Image.Image:
@@ -151,9 +184,7 @@ def decode_image(encoded: bytes) -> Image.Image:
     Raises:
       Unreadable: says why.
     """
-    with _opened(encoded) as image:
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
+    image = _decoded(encoded)
     if image.mode.startswith("I;16"):
         # Pillow's own conversion to 8 bits saturates at 255.
         return Image.fromarray(np.asarray(image).astype(np.float32) / 65535)
@@ -173,7 +204,8 @@ def decode_image(encoded: bytes) -> Image.Image:
 def decode_mask(encoded: bytes) -> np.ndarray:
     """A mask file as uint8 [h, w]: its grey values, class ids or palette indices.
 
-    Colour masks give the largest of their channels, alpha left out.
+    Colour masks give the largest of their channels, alpha left out. Of masks that have
+    16 bits a channel, and colour or alpha, the upper 8 bits count.
 
     Raises:
       Unreadable: says why.

@@ -1,8 +1,6 @@
 """Files of every kind to arrays, and the three geometries."""
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -17,24 +15,6 @@ def decode(encoded):
     """float32 [h, w, 3] at the image's own size."""
     image = images.decode_image(encoded)
     return Geometry(image.size[::-1]).image(image)
-
-
-def png16(pixels):
-    """A 16-bit RGB PNG, which Pillow cannot write."""
-    height, width, _ = pixels.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-
-    def chunk(kind, content):
-        check = struct.pack(">I", zlib.crc32(kind + content))
-        return struct.pack(">I", len(content)) + kind + content + check
-
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
@@ -88,12 +68,27 @@ def test_big_endian_16_bit_tiff():
     np.testing.assert_allclose(got, [3 / 65535, 40000 / 65535], rtol=1e-6)
 
 
-def test_16_bit_colour_is_read_with_8_bits_a_channel():
+@pytest.mark.parametrize("alpha", [False, True])
+def test_16_bit_colour_is_read_with_8_bits_a_channel(alpha):
     pixels = np.array([[[0, 0x1234, 0xFFFF], [0x80FF, 0x0100, 0x00FF]]])
-    encoded = png16(pixels)
-    assert images.kind(encoded) == "RGB;16"
     expected = np.array([[[0, 0x12, 0xFF], [0x80, 0x01, 0]]], np.float32) / 255
+    if alpha:
+        pixels = np.insert(pixels, 3, 0x7777, axis=-1)
+    encoded = trees.png16(pixels)
+    assert images.kind(encoded) == ("RGBA;16" if alpha else "RGB;16")
     np.testing.assert_allclose(decode(encoded), expected, rtol=1e-6)
+
+
+def test_16_bit_grey_and_alpha_keeps_all_16_bits():
+    values = np.random.default_rng(0).integers(0, 2**16, (5, 7))
+    values[0, :4] = 0, 1, 0x1234, 0xFFFF
+    encoded = trees.png16(np.stack([values, values.T.reshape(5, 7)], -1))
+    assert images.kind(encoded) == "LA;16"
+    got = decode(encoded)
+    for channel in range(3):
+        np.testing.assert_allclose(got[..., channel], values / 65535, rtol=1e-6)
+    with pytest.raises(images.Unreadable):
+        decode(encoded[: len(encoded) // 2])
 
 
 def test_floats_must_lie_in_0_to_1():
