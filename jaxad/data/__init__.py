@@ -31,9 +31,10 @@ def categories(config: ml_collections.ConfigDict) -> tuple[str, ...]:
       config: `config.dataset`; its category is a name, a comma-separated list or "all".
 
     Raises:
-      InputError: the data set or a category does not exist.
+      InputError: the data set or a category does not exist, or `shots` or `draw` does
+        not fit it.
     """
-    everything, known = _source(config.name).categories(config)
+    everything, known = _source(config).categories(config)
     if config.category == "all":
         return everything
     names = tuple(filter(None, (part.strip() for part in config.category.split(","))))
@@ -59,7 +60,7 @@ def load(config: ml_collections.ConfigDict, category: str, split: str) -> Split:
     Raises:
       InputError: data or a package are missing, or the split is empty.
     """
-    source = _source(config.name)
+    source = _source(config)
     geometry = Geometry(tuple(config.image_size), config.resize, config.resize_to)
     if min(geometry.size) < 1:
         raise InputError(
@@ -85,12 +86,15 @@ def _limited(labels: np.ndarray, limit: int) -> list[int]:
     return sorted(rows)
 
 
-def _source(name: str):
+def _source(config: ml_collections.ConfigDict):
     """The module that knows a data set."""
-    if name == folder.NAME:
-        return folder
+    name, shots, draw = config.name, config.shots, config.draw
     config_lib.choose("dataset.name", name, (*builders.NAMES, folder.NAME))
-    return builders
+    only_visa = f"0 with the data set {name}; only visa has few-shot draws"
+    config_lib.require(name == "visa" or not shots, "dataset.shots", shots, only_visa)
+    config_lib.require(shots in (0, 5, 10), "dataset.shots", shots, "0, 5 or 10")
+    config_lib.require(draw in range(5), "dataset.draw", draw, "one of 0 to 4")
+    return folder if name == folder.NAME else builders
 
 
 def _suggest(name: str, known) -> str:

@@ -1,6 +1,7 @@
 """Data sets with a TFDS builder: prepared on first use, read without TensorFlow."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import importlib
@@ -54,18 +55,39 @@ def load(
     if differences := (builder.info.metadata or {}).get("differences"):
         origin = builder.info.metadata["origin"]
         _warn(f"{origin} differs from {builder.info.full_name}: {differences}")
+    path = pathlib.Path(builder.data_path)
+    split = dataclasses.replace(_whole(path, name, _state(path)), geometry=geometry)
+    if config.name == "visa" and config.shots and name == "train":
+        return split.take(_few_shot(config, category, split.labels))
+    return split
+
+
+def _state(folder: pathlib.Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of the files right in a folder."""
+    return tuple(
+        (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+    )
+
+
+@functools.cache
+def _whole(path: pathlib.Path, name: str, state: tuple) -> Split:
+    """A prepared split, at no size yet; `state` of the folder is for the cache alone.
+
+    All of it is read, once a process: the doctor, training and test share it.
+    """
+    del state
     import tensorflow_datasets as tfds
 
-    raw = {
-        feature: tfds.decode.SkipDecoding()
-        for feature, kind in builder.info.features.items()
-        if isinstance(kind, tfds.features.Image)
-    }
-    has_masks = "mask" in raw
-    # One pass over the records, for what has to be known of all of them at once.
-    filenames, labels, defect_types = [], [], []
-    digest = hashlib.sha256(builder.info.full_name.encode())
     try:
+        builder = tfds.builder_from_directory(path)
+        raw = {
+            feature: tfds.decode.SkipDecoding()
+            for feature, kind in builder.info.features.items()
+            if isinstance(kind, tfds.features.Image)
+        }
+        filenames, labels, defect_types = [], [], []
+        digest = hashlib.sha256(builder.info.full_name.encode())
         records = builder.as_data_source(split=name, decoders=raw)
         for record in records:
             filenames.append(record["filename"].decode())
@@ -75,28 +97,26 @@ def load(
                 digest.update(record[feature])
     except Exception as error:  # what array_record raises is not documented
         raise InputError(
-            f"{builder.data_path} cannot be read as array_record files ({error}); "
-            "remove that folder to have it prepared anew"
+            f"{path} cannot be read as array_record files ({error}); remove that "
+            "folder to have it prepared anew"
         ) from error
+    has_masks = "mask" in raw
 
     def read(i: int) -> tuple[bytes, bytes | None]:
         record = records[i]
         # Of a normal image it is zeros, which need no decoding.
         return record["image"], record["mask"] if has_masks and labels[i] else None
 
-    split = Split(
+    return Split(
         name=name,
         filenames=filenames,
         labels=np.array(labels, np.int32),
         defect_types=defect_types,
         has_masks=has_masks,
-        geometry=geometry,
+        geometry=images.Geometry((0, 0)),
         version=f"{builder.info.full_name}/{name}/{digest.hexdigest()}",
         read=read,
     )
-    if config.name == "visa" and config.shots and name == "train":
-        return split.take(_few_shot(config, category, split.labels))
-    return split
 
 
 @functools.cache

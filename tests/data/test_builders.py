@@ -319,6 +319,32 @@ def test_a_changed_folder_is_prepared_anew(config, tmp_path):
     assert len(data.load(config, "bottle", "train")) == 4
 
 
+def test_a_split_is_read_once_a_process(config, tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    reads, real = [], tfds.core.DatasetBuilder.as_data_source
+
+    def counted(self, split, **options):
+        reads.append(split)
+        return real(self, split, **options)
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "as_data_source", counted)
+    root = trees.mvtec_ad(tmp_path / "tree", ["bottle"])
+    from_tree(config, "mvtec_ad", root)
+    small = data.load(config, "bottle", "test")
+    config.image_size = (3, 4)
+    data.load(config, "bottle", "train")
+    smaller = data.load(config, "bottle", "test")
+    assert reads == ["test", "train"]
+    assert (small[0]["image"].shape, smaller[0]["image"].shape) == (
+        (6, 8, 3),
+        (3, 4, 3),
+    )
+    trees.image(root / "bottle/test/good/009.png", mark=77)
+    assert len(data.load(config, "bottle", "test")) == 5
+    assert reads == ["test", "train", "test"]
+
+
 def test_data_prepared_from_another_folder_are_not_used(config, tmp_path):
     from_tree(config, "mvtec_ad", trees.mvtec_ad(tmp_path / "one"))
     data.load(config, "bottle", "train")
@@ -459,13 +485,8 @@ def test_few_shot_draws(visa_config):
     assert all(drawn[draw, 5] < drawn[draw, 10] for draw in range(5))
     assert len({frozenset(drawn[draw, 5]) for draw in range(5)}) == 5
     assert len(data.load(config, "candle", "test")) == 20  # not drawn from
-    config.shots = 11
-    with pytest.raises(
-        InputError, match="shots=11, but the pool of candle has only 10"
-    ):
-        data.load(config, "candle", "train")
     config.protocol = "1cls"
-    with pytest.raises(InputError, match="shots=11 is for the protocol 2cls_fewshot"):
+    with pytest.raises(InputError, match="shots=10 is for the protocol 2cls_fewshot"):
         data.load(config, "candle", "train")
     config.protocol = "3cls"
     with pytest.raises(InputError, match="protocol='3cls' is not known"):
@@ -478,6 +499,27 @@ def test_few_shot_is_a_function_of_object_and_draw():
     assert first == visa.few_shot("candle", 0, 3, labels)
     assert first != visa.few_shot("pcb1", 0, 3, labels)
     assert first == [3, 14, 16, 21, 22, 35]  # fixed for good
+    with pytest.raises(InputError, match="shots=5, but the pool of candle has only 4"):
+        visa.few_shot("candle", 0, 5, [0] * 5 + [1] * 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "message"),
+    [
+        ("visa", "draw", 5, "config.dataset.draw=5 must be one of 0 to 4"),
+        ("visa", "draw", -1, "config.dataset.draw=-1 must be one of 0 to 4"),
+        ("visa", "shots", 3, "config.dataset.shots=3 must be 0, 5 or 10"),
+        ("visa", "shots", 20, "config.dataset.shots=20 must be 0, 5 or 10"),
+        ("mvtec_ad", "shots", 5, "config.dataset.shots=5 must be 0 with .*mvtec_ad"),
+        ("folder", "shots", 5, "config.dataset.shots=5 must be 0 with .*folder"),
+    ],
+)
+def test_few_shot_fields_that_cannot_be(config, name, field, value, message):
+    config.name, config.protocol, config[field] = name, "2cls_fewshot", value
+    with pytest.raises(InputError, match=message):
+        data.categories(config)
+    with pytest.raises(InputError, match=message):
+        data.load(config, "candle", "train")
 
 
 def test_visa_lists_what_differs(visa_config, tmp_path, caplog):
