@@ -177,8 +177,21 @@ def _extracted(
 
 def sha256(path: pathlib.Path) -> str:
     """Of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with (
+        path.open("rb") as file,
+        tqdm(
+            total=path.stat().st_size,
+            desc=f"sha256 {path.name}",
+            unit="B",
+            unit_scale=True,
+            disable=None,
+        ) as progress,
+    ):
+        while block := file.read(2**20):
+            digest.update(block)
+            progress.update(len(block))
+    return digest.hexdigest()
 
 
 def listing(files: Iterable[tuple[str, pathlib.Path]]) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import hashlib
 import io
 import stat
 import tarfile
@@ -189,6 +190,24 @@ def test_an_encrypted_zip_is_refused(tmp_path):
     path.write_bytes(content)
     with pytest.raises(InputError, match="a.zip cannot be extracted .*encrypted"):
         archives.extract(path, tmp_path / "out")
+
+
+def test_a_sha256_takes_all_of_a_file_and_shows_its_progress(tmp_path, monkeypatch):
+    bars = []
+
+    def bar(**options):
+        bars.append(
+            archives_tqdm(**options | {"disable": False, "file": io.StringIO()})
+        )
+        assert options["disable"] is None  # no terminal, no bar
+        return bars[-1]
+
+    archives_tqdm = archives.tqdm
+    monkeypatch.setattr(archives, "tqdm", bar)
+    content = bytes(range(251)) * 10_000  # 2.4 blocks
+    (tmp_path / "a.tar").write_bytes(content)
+    assert archives.sha256(tmp_path / "a.tar") == hashlib.sha256(content).hexdigest()
+    assert [(bar.n, bar.total) for bar in bars] == [(2_510_000, 2_510_000)]
 
 
 def test_the_published_size_with_another_content_is_refused(tmp_path):
