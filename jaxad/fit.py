@@ -80,9 +80,8 @@ def members(config) -> list:
         spec = models.spec(name)
         with member.unlocked():
             member.backbone.name = name
-            member.backbone.taps = (not names and tuple(member.backbone.taps)) or tuple(
-                spec.taps
-            )
+            taps = () if names else tuple(member.backbone.taps)
+            member.backbone.taps = taps or tuple(spec.taps)
             # All members see images of one size, the first one's.
             if completed:
                 member.dataset.image_size = completed[0].dataset.image_size
@@ -110,31 +109,22 @@ def load_pipeline(config) -> Pipeline:
         seed=config.seed,
         dtype=jax.numpy.dtype(config.backbone.dtype),
     )
+    extract, folded = models.frozen(module, variables, taps)
+    image = jax.ShapeDtypeStruct((1, *config.dataset.image_size, 3), np.float32)
+    jax.eval_shape(extract, folded, image)  # names a tap that does not exist
 
     def levels(variables, images):
-        return [module.apply(variables, images)[1][tap] for tap in taps]
+        return list(extract(variables, images).values())
 
     backbone = Backbone(name, module, taps, tuple(spec.mean), tuple(spec.std), levels)
-    _check_taps(backbone, variables, config.dataset.image_size)
     fingerprint = models.fingerprint(variables)
     method = methods.build(config, backbone)
     if not any(stage.inputs == "images" for stage in method.stages):
-        variables = models.fold(module, variables)
+        variables = folded
     mesh = sharding.make_mesh() if jax.device_count() > 1 else None
     if mesh:
         variables = jax.tree.map(lambda x: sharding.replicate(x, mesh), variables)
     return Pipeline(config, backbone, variables, fingerprint, method, mesh)
-
-
-def _check_taps(backbone: Backbone, variables, image_size) -> None:
-    image = jax.ShapeDtypeStruct((1, *image_size, 3), np.float32)
-    _, known = jax.eval_shape(backbone.module.apply, variables, image)
-    for tap in backbone.taps:
-        if tap not in known:
-            raise InputError(
-                f"config.backbone.taps: {backbone.name} has no tap {tap!r}; it has "
-                f"{', '.join(known)}"
-            )
 
 
 def fit(

@@ -159,7 +159,8 @@ def _describe(method, backbone, params, images):
 
 
 def _features(method, backbone, params, images):
-    return method.features(params, backbone.normalise(images))
+    described = method.features(params, backbone.normalise(images))
+    return described.astype(jax.numpy.float32)  # distances are float32's
 
 
 @functools.lru_cache(maxsize=16)

@@ -36,8 +36,8 @@ def frozen(
         for tap in taps:
             if tap not in known:
                 raise InputError(
-                    f"{type(module).__name__} has no tap {tap!r}; it has "
-                    f"{', '.join(known)}"
+                    f"config.backbone.taps: {type(module).__name__} has no tap "
+                    f"{tap!r}; it has {', '.join(known)}"
                 )
         return {tap: known[tap] for tap in taps}
 
