@@ -16,13 +16,12 @@ An ablation study also defines `sweep(add)`, see `jaxad.sweep`.
 `--config FILE:category=poly,runlocal` sets the arguments, `--config.a.b=v` any field.
 """
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
 
-from jaxad.errors import InputError
+from jaxad.errors import InputError, did_you_mean
 
 RESIZE_POLICIES = ("resize", "resize_crop", "pad")
 IMAGE_SCORES = ("max", "reweighted", "top_fraction")
@@ -177,8 +176,9 @@ def parse_arg(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
         name, given, text = item.partition("=")
         if name not in defaults:
             raise InputError(
-                f"config argument {name!r} does not exist{_suggest(name, defaults)}; "
-                f"this config takes {', '.join(sorted(defaults))}"
+                f"config argument {name!r} does not exist"
+                f"{did_you_mean(name, defaults)}; this config takes "
+                f"{', '.join(sorted(defaults))}"
             )
         values[name] = _cast(name, text if given else "true", defaults[name])
     return ml_collections.ConfigDict(values)
@@ -266,7 +266,7 @@ def choose(field: str, value: str, allowed: Sequence[str]) -> None:
     """Raises InputError unless `value` is one of `allowed`."""
     if value not in allowed:
         raise InputError(
-            f"config.{field}={value!r} is not known{_suggest(value, allowed)}; "
+            f"config.{field}={value!r} is not known{did_you_mean(value, allowed)}; "
             f"choose one of {', '.join(allowed)}"
         )
 
@@ -281,8 +281,3 @@ def _get(config: ml_collections.ConfigDict, field: str) -> Any:
     for part in field.split("."):
         config = config[part]
     return config
-
-
-def _suggest(name: str, known) -> str:
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

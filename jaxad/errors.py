@@ -1,5 +1,8 @@
 """The one exception that speaks to the user."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Something the user can mend: a file, a field, a shape, a value.
@@ -8,3 +11,9 @@ class InputError(ValueError):
     to do. The command line prints it without a traceback; every other exception is a
     defect of this project and keeps its traceback.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` where a known name is close, otherwise nothing."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -8,7 +8,7 @@ from jaxad.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(
-    path for path in (ROOT / "configs").rglob("*.py") if "_base" not in path.name
+    path for path in (ROOT / "configs").rglob("*.py") if path.name != "base.py"
 )
 
 

@@ -10,7 +10,7 @@ A row is a run of `get_config()` with the fields that `sweep` sets for it. Argum
 `data` (mvtec, visa, btad or elpv), and those of configs/reconpatch_<data>.py.
 """
 
-from configs.ablations import reconpatch_base
+from configs.ablations import base
 
 DISTURBED = {
     "disturbance.rotation": 10.0,
@@ -22,7 +22,7 @@ DISTURBED = {
 
 
 def get_config(arg=None):
-    return reconpatch_base.get_config(arg)
+    return base.get_config("reconpatch", arg)
 
 
 def sweep(add):

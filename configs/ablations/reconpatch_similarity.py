@@ -9,11 +9,11 @@ A row is a run of `get_config()` with the fields that `sweep` sets for it. Argum
 `data` (mvtec, visa, btad or elpv), and those of configs/reconpatch_<data>.py.
 """
 
-from configs.ablations import reconpatch_base
+from configs.ablations import base
 
 
 def get_config(arg=None):
-    return reconpatch_base.get_config(arg)
+    return base.get_config("reconpatch", arg)
 
 
 def sweep(add):

@@ -8,11 +8,11 @@ The paper finds WideResNet-50 best, WideResNet-101 comparable, ResNet-50 a littl
 Arguments: `data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
 """
 
-from configs.ablations import tocoad_base
+from configs.ablations import base
 
 
 def get_config(arg=None):
-    return tocoad_base.get_config(arg)
+    return base.get_config("tocoad", arg)
 
 
 def sweep(add):

@@ -9,11 +9,11 @@ nothing that the memory bank sees, so it equals no training.
 Arguments: `data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
 """
 
-from configs.ablations import tocoad_base
+from configs.ablations import base
 
 
 def get_config(arg=None):
-    return tocoad_base.get_config(arg)
+    return base.get_config("tocoad", arg)
 
 
 def sweep(add):

@@ -9,7 +9,6 @@ Images are not normalised here: mean and standard deviation belong to the weight
 """
 
 import dataclasses
-import difflib
 
 import ml_collections
 import numpy as np
@@ -19,7 +18,7 @@ from jaxad.data import builders, folder
 from jaxad.data.batches import eval_batches, train_batches
 from jaxad.data.images import Geometry
 from jaxad.data.split import Split
-from jaxad.errors import InputError
+from jaxad.errors import InputError, did_you_mean
 
 __all__ = ("Split", "categories", "eval_batches", "load", "train_batches")
 
@@ -42,7 +41,7 @@ def categories(config: ml_collections.ConfigDict) -> tuple[str, ...]:
         if name not in known:
             raise InputError(
                 f"config.dataset.category={name!r} is not in {config.name}"
-                f"{_suggest(name, known)}; choose all or some of {', '.join(known)}"
+                f"{did_you_mean(name, known)}; choose all or some of {', '.join(known)}"
             )
     if not names:
         raise InputError("config.dataset.category is empty; name one, or all")
@@ -95,8 +94,3 @@ def _source(config: ml_collections.ConfigDict):
     config_lib.require(shots in (0, 5, 10), "dataset.shots", shots, "0, 5 or 10")
     config_lib.require(draw in range(5), "dataset.draw", draw, "one of 0 to 4")
     return folder if name == folder.NAME else builders
-
-
-def _suggest(name: str, known) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -6,7 +6,6 @@ Example:
 """
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxad.errors import InputError
+from jaxad.errors import InputError, did_you_mean
 from jaxad.models import densenet, efficientnet, pretrained, resnet, vit
 from jaxad.models.folding import fold, frozen
 
@@ -133,10 +132,9 @@ def spec(name: str) -> Spec:
       InputError: there is no such backbone.
     """
     if name not in _SPECS:
-        close = difflib.get_close_matches(name, _SPECS, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise InputError(
-            f"backbone {name!r} is not known{hint}; choose one of {', '.join(_SPECS)}"
+            f"backbone {name!r} is not known{did_you_mean(name, _SPECS)}; choose one "
+            f"of {', '.join(_SPECS)}"
         )
     return _SPECS[name]
 

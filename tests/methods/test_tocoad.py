@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 ABLATIONS = sorted(
     path.stem
     for path in (ROOT / "configs" / "ablations").glob("tocoad_*.py")
-    if path.stem != "tocoad_base"
+    if path.stem != "base"
 )
 
 

@@ -1,4 +1,4 @@
-"""What ReConPatch's ablations start from: configs/reconpatch_<data>.py, or MVTec's."""
+"""What an ablation study starts from: a method's config on one of the data sets."""
 
 import importlib
 
@@ -7,8 +7,11 @@ from jaxad.errors import InputError
 DATA = ("mvtec", "visa", "btad", "elpv")
 
 
-def get_config(arg=None):
-    """The config of `data=<one of DATA>`; the other arguments are that config's."""
+def get_config(method, arg=None):
+    """configs/<method>_<data>.py of `data=<one of DATA>`, MVTec AD by default.
+
+    The other arguments are that config's own.
+    """
     given = [item for item in (arg or "").split(",") if item]
     data = [item.removeprefix("data=") for item in given if item.startswith("data=")]
     rest = [item for item in given if not item.startswith("data=")]
@@ -17,5 +20,5 @@ def get_config(arg=None):
         raise InputError(
             f"config argument data={name} must be one of {', '.join(DATA)}"
         )
-    config = importlib.import_module(f"configs.reconpatch_{name}")
+    config = importlib.import_module(f"configs.{method}_{name}")
     return config.get_config(",".join(rest))
