@@ -17,9 +17,7 @@ from jaxad.models.layers import ConvNorm
 SIDE, BATCH = 32, 4
 ROOT = pathlib.Path(__file__).parents[2]
 ABLATIONS = sorted(
-    path.stem
-    for path in (ROOT / "configs" / "ablations").glob("tocoad_*.py")
-    if path.stem != "base"
+    path.stem for path in (ROOT / "configs" / "ablations").glob("tocoad_*.py")
 )
 
 
