@@ -195,7 +195,8 @@ def _require_same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -
     if theirs is None:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--workdir={folder} is a file; name a folder")
-        if folder.exists() and any(folder.iterdir()):
+        # A killed write leaves a hidden temporary file, which is nobody's.
+        if folder.exists() and any(p.name[0] != "." for p in folder.iterdir()):
             raise InputError(
                 f"{folder} is not empty and holds no run; choose another --workdir"
             )

@@ -177,6 +177,11 @@ def test_a_folder_with_other_files_is_no_workdir(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_what_a_killed_write_leaves_is_no_obstacle(tmp_path):
+    (tmp_path / ".config.json.7.tmp").write_text("{")
+    experiment._require_same_run(tmp_path, config_lib.base())
+
+
 def test_a_file_is_no_workdir(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(InputError, match="run is a file; name a folder"):

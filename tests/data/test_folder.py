@@ -181,7 +181,7 @@ def test_mistakes_in_a_csv(config, tmp_path, rows, message):
 
 
 @pytest.mark.parametrize(
-    "category", ["../../esc", "/tmp/esc", "a\\b", "..", ".", "", " ", "a,b"]
+    "category", ["../../esc", "/esc", "a\\b", "..", ".", "", " ", "a,b"]
 )
 def test_a_category_that_is_no_plain_name(config, tmp_path, category):
     config.path = write(
