@@ -52,6 +52,9 @@ def base() -> ml_collections.ConfigDict:
                 # Where `path` is a plain folder of normal images: one of anomalous
                 # images, and the share of the normal ones that is held out for test.
                 anomalous_path="",
+                # Folder of the pictures that ToCoAD's Perlin noise pastes, such as
+                # DTD's images; "" is DTD where tensorflow-datasets has prepared it.
+                textures="",
                 test_share=0.2,
                 # Only "visa": 1cls, 2cls_highshot or 2cls_fewshot.
                 protocol="1cls",

@@ -170,6 +170,8 @@ def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
         "dataset": config.dataset.name,
         "method": config.method.name,
         "seed": config.seed,
+        # What synthetic anomalies are pasted from.
+        "texture": config.method.get("texture"),
         "backbones": [
             {
                 "name": pipeline.backbone.name,

@@ -61,8 +61,8 @@ class Pipeline:
 def members(config) -> list:
     """A completed config for every backbone of the run: one, or an ensemble's.
 
-    What is left to the backbone (taps, image size) is filled in. The given config is
-    left as it is. Needs no weights.
+    What is left to the backbone (taps, image size) and to the data (a texture source)
+    is filled in. The given config is left as it is. Needs no weights.
 
     Raises:
       InputError: an unknown backbone, one that is named twice, or a field that cannot
@@ -87,6 +87,8 @@ def members(config) -> list:
                 member.dataset.image_size = completed[0].dataset.image_size
             elif not any(member.dataset.image_size):
                 member.dataset.image_size = tuple(spec.image_size)
+            textures = functools.partial(data.load_textures, member.dataset)
+            methods.complete(member, textures=textures)
         config_lib.validate(member)
         completed.append(member)
     return completed
@@ -147,6 +149,7 @@ def fit(
     config, method, backbone = pipeline.config, pipeline.method, pipeline.backbone
     params: Params = {"backbone": pipeline.variables}
     _check_neighbours(pipeline, params, len(split))
+    textures = _textures(pipeline)
     seconds = {"features": 0.0}
     descriptors = None  # of the backbone as it is now; computed when first needed
 
@@ -160,7 +163,11 @@ def fit(
         items = descriptors
         if stage.inputs == "images":
             batches = functools.partial(
-                data.train_batches, split, stage.batch_size, config.seed
+                data.train_batches,
+                split,
+                stage.batch_size,
+                config.seed,
+                textures=textures if stage.textures else None,
             )
             items = train.Images(len(split), batches)
         with timed(seconds, stage.name):
@@ -169,7 +176,7 @@ def fit(
                 params,
                 items,
                 seed=config.seed,
-                workdir=_stage_folder(pipeline, stage, split, folder),
+                workdir=_stage_folder(pipeline, stage, split, textures, folder),
                 options=train.Options(
                     log_every=config.train.log_every,
                     save_every=config.train.save_every,
@@ -219,7 +226,21 @@ def _check_neighbours(pipeline: Pipeline, params: Params, images: int) -> None:
     knn.check_neighbours(config.detector, size)
 
 
-def _stage_folder(pipeline: Pipeline, stage, split, folder: pathlib.Path):
+def _textures(pipeline: Pipeline) -> data.Split | None:
+    """The texture source, where a stage takes from it."""
+    if not any(stage.textures for stage in pipeline.method.stages):
+        return None
+    textures = data.load_textures(pipeline.config.dataset)
+    if textures is None:
+        raise InputError(
+            "there is no texture source: name a folder of pictures with "
+            "config.dataset.textures, or have tensorflow-datasets prepare DTD "
+            "(docs/tocoad.md says how)"
+        )
+    return textures
+
+
+def _stage_folder(pipeline: Pipeline, stage, split, textures, folder: pathlib.Path):
     """In the run, or among the stages that runs have in common."""
     config = pipeline.config
     first = stage is pipeline.method.stages[0]
@@ -233,6 +254,7 @@ def _stage_folder(pipeline: Pipeline, stage, split, folder: pathlib.Path):
         "backbone": pipeline.fingerprint,
         "dtype": config.backbone.dtype,
         "images": split.version,
+        "textures": textures.version if stage.textures else None,
         "batch_size": stage.batch_size,
         "versions": results.versions(),
     }

@@ -69,9 +69,11 @@ def rgb_to_hsv(image: jax.Array) -> jax.Array:
     safe = jnp.where(chroma > 0, chroma, 1.0)
     hue = jnp.where(
         value == r,
-        (g - b) / safe % 6,
+        (g - b) / safe,
         jnp.where(value == g, (b - r) / safe + 2, (r - g) / safe + 4),
     )
+    # A remainder costs a CPU more than all the rest.
+    hue = jnp.where(hue < 0, hue + 6, hue)
     saturation = jnp.where(value > 0, chroma / jnp.where(value > 0, value, 1.0), 0.0)
     return jnp.stack([hue / 6, saturation, value], -1)
 
@@ -81,7 +83,8 @@ def hsv_to_rgb(hsv: jax.Array) -> jax.Array:
     hue, saturation, value = hsv[..., 0], hsv[..., 1], hsv[..., 2]
 
     def channel(n):
-        k = (n + 6 * hue) % 6
+        k = n + 6 * hue
+        k = jnp.where(k >= 6, k - 6, k)
         return value - value * saturation * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
 
     return jnp.stack([channel(5), channel(3), channel(1)], -1)
@@ -93,7 +96,8 @@ def shift_hue_saturation(
     """Adds to hue (a circle) and saturation (clipped), both in [0, 1]."""
     h, s, v = jnp.moveaxis(rgb_to_hsv(image), -1, 0)
     s = jnp.clip(s + saturation, 0, 1)
-    return hsv_to_rgb(jnp.stack([(h + hue) % 1, s, v], -1))
+    h = h + hue
+    return hsv_to_rgb(jnp.stack([h - jnp.floor(h), s, v], -1))
 
 
 def solarise(image: jax.Array, threshold: jax.Array) -> jax.Array:

@@ -18,9 +18,17 @@ from jaxad.data import builders, folder
 from jaxad.data.batches import eval_batches, train_batches
 from jaxad.data.images import Geometry
 from jaxad.data.split import Split
+from jaxad.data.textures import load as load_textures
 from jaxad.errors import InputError, did_you_mean
 
-__all__ = ("Split", "categories", "eval_batches", "load", "train_batches")
+__all__ = (
+    "Split",
+    "categories",
+    "eval_batches",
+    "load",
+    "load_textures",
+    "train_batches",
+)
 
 
 def categories(config: ml_collections.ConfigDict) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     *,
+    textures: Split | None = None,
     process: int = 0,
     processes: int = 1,
 ) -> Iterator[Batch]:
@@ -59,22 +60,39 @@ def train_batches(
       batch_size: rows of a batch over all processes.
       seed: of the order.
       start_step: the first batch to give.
+      textures: pictures, of which every row gets another one until all are used up;
+        then in a new order.
       process, processes: which share of every batch to read.
 
     Yields:
-      As `eval_batches`; all rows are valid.
+      As `eval_batches`; all rows are valid. With textures also `texture`, float32
+      [b, H, W, 3].
 
     Raises:
-      InputError: a batch is larger than the split.
+      InputError: a batch is larger than the split, or than the textures.
     """
     if batch_size > len(split):
         raise InputError(
             f"a batch of {batch_size} images is larger than the {split.name} split, "
             f"which has {len(split)}; lower the batch size"
         )
+    if textures is not None and batch_size > len(textures):
+        raise InputError(
+            f"a batch of {batch_size} images needs as many textures, and there are "
+            f"{len(textures)}; lower the batch size, or name more pictures with "
+            "config.dataset.textures"
+        )
     share = _share(batch_size, process, processes)
     rows = _TrainRows(len(split), batch_size, share, seed)
-    return _batches(_kept(split), rows, len(share), start=start_step * len(share))
+    item, start = _kept(split), start_step * len(share)
+    if textures is None:
+        return _batches(item, rows, len(share), start)
+
+    def both(index: tuple[int, int]) -> dict:
+        return item(index[0]) | {"texture": textures[index[1]]["image"]}
+
+    others = _TrainRows(len(textures), batch_size, share, seed)
+    return _batches(both, _Pairs(rows, others), len(share), start)
 
 
 class _EvalRows:
@@ -108,6 +126,20 @@ class _TrainRows:
         return int(order[step * self._batch_size + self._share[place]]), True
 
 
+class _Pairs:
+    """Rows of two splits side by side."""
+
+    def __init__(self, rows: _TrainRows, others: _TrainRows):
+        self._rows, self._others = rows, others
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, item: int) -> tuple[tuple[int, int], bool]:
+        (row, valid), (other, _) = self._rows[item], self._others[item]
+        return (row, other), valid
+
+
 @functools.lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, n: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(n)
@@ -133,9 +165,9 @@ def _kept(split: Split) -> Callable[[int], dict]:
 
 
 def _batches(
-    item: Callable[[int], dict], rows, batch_size: int, start: int = 0
+    item: Callable[..., dict], rows, batch_size: int, start: int = 0
 ) -> Iterator[Batch]:
-    def read(row: tuple[int, bool]) -> dict:
+    def read(row: tuple) -> dict:
         index, valid = row
         return item(index) | {"valid": valid}
 
@@ -148,10 +180,9 @@ def _batches(
 
 
 def _stack(items: Sequence[dict]) -> Batch:
+    types = {"index": np.int32, "label": np.int32, "valid": bool}
     return {
-        "index": np.array([item["index"] for item in items], np.int32),
-        "image": np.stack([item["image"] for item in items]),
-        "mask": np.stack([item["mask"] for item in items]),
-        "label": np.array([item["label"] for item in items], np.int32),
-        "valid": np.array([item["valid"] for item in items], bool),
+        name: np.stack([np.asarray(item[name], types.get(name)) for item in items])
+        for name in items[0]
+        if name != "filename"
     }

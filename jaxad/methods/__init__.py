@@ -1,11 +1,27 @@
 """One file a paper; `build` finds it by name."""
 
 import importlib
+from collections.abc import Callable
 
 from jaxad import config as config_lib
 from jaxad.methods.base import Backbone, Method
 
 NAMES = ("patchcore", "reconpatch", "tocoad")
+
+
+def complete(config, *, textures: Callable[[], object]) -> None:
+    """Fills in what a method's fields leave to the data that are there.
+
+    Args:
+      config: changed in place.
+      textures: gives the texture source, None where there is none.
+
+    Raises:
+      InputError: there is no such method.
+    """
+    module = _module(config)
+    if hasattr(module, "complete"):
+        module.complete(config.method, textures=textures)
 
 
 def build(config, backbone: Backbone) -> Method:
@@ -14,6 +30,9 @@ def build(config, backbone: Backbone) -> Method:
     Raises:
       InputError: there is no such method, or its own fields cannot work.
     """
+    return _module(config).build(config, backbone)
+
+
+def _module(config):
     config_lib.choose("method.name", config.method.name, NAMES)
-    module = importlib.import_module(f"jaxad.methods.{config.method.name}")
-    return module.build(config, backbone)
+    return importlib.import_module(f"jaxad.methods.{config.method.name}")

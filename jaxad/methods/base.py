@@ -62,6 +62,8 @@ class Stage:
       step: `(state, batch, key) -> (state, metrics)`, pure; the loop jits, shards and
         donates it. Metrics are scalars; training stops where one is not finite.
       finish: `(state, params) -> params`, what the stage hands on.
+      textures: whether a batch of images also holds `texture` [b, H, W, 3], pictures of
+        the texture source `config.dataset.textures`.
       fields: of `config.method`, all that a first stage's outcome depends on. A stage
         that names them is kept for every run that has them the same.
     """
@@ -73,6 +75,7 @@ class Stage:
     init: Callable[[jax.Array, Params], State]
     step: Callable[[State, dict[str, jax.Array], jax.Array], tuple[State, Metrics]]
     finish: Callable[[State, Params], Params]
+    textures: bool = False
     fields: tuple[str, ...] = ()
 
 

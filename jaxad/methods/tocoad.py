@@ -30,7 +30,7 @@ from jaxad.models import decoder, heads
 
 STAGES = ("dnp", "ncl")
 GENERATORS = ("perlin", "cutpaste", "cutpaste_patch", "cutpaste_scar", "nsa")
-TEXTURES = ("images", "noise")
+TEXTURES = ("auto", "dtd", "images", "noise")
 CONTRASTIVE = ("simsiam", "ntxent")
 GUIDES = ("gradient", "feature")
 # F's feature maps, shallowest first, under the names that every backbone knows.
@@ -48,8 +48,10 @@ def fields() -> ml_collections.ConfigDict:
             # "perlin" is the paper's best; the others are compared with it. Their
             # constants (ours) are those of each generator's own code.
             generator="perlin",
-            # What "perlin" pastes (ours): other training "images", or its "noise".
-            texture="images",
+            # What "perlin" pastes (DRAEM's "dtd"): pictures of the texture source, see
+            # config.dataset.textures; other training "images"; its "noise"; "auto" is
+            # the first of these that is there.
+            texture="auto",
             perlin=dict(max_blend=0.8, unchanged=0.5, rotate_image=0.0),
             cutpaste=dict(jitter=0.1),
             nsa=dict(
@@ -110,6 +112,19 @@ def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     for stage in (config.method.dnp, config.method.ncl):
         stage.update(batch_size=4, epochs=0, min_steps=3)
     return config
+
+
+def complete(options, *, textures: Callable[[], object]) -> None:
+    """Settles what `texture="auto"` is.
+
+    Args:
+      options: `config.method`.
+      textures: gives the texture source, None where there is none.
+    """
+    if options.texture == "auto":
+        alone = min(options.dnp.batch_size, options.ncl.batch_size) < 2
+        there = options.generator == "perlin" and textures() is not None
+        options.texture = "dtd" if there else "noise" if alone else "images"
 
 
 def build(config, backbone: Backbone) -> Method:
@@ -189,6 +204,7 @@ def _discriminative_pretraining(options, backbone: Backbone, image_size) -> Stag
     return Stage(
         name="dnp",
         inputs="images",
+        textures=_pastes_textures(options),
         batch_size=options.dnp.batch_size,
         num_steps=functools.partial(_num_steps, options.dnp),
         init=init,
@@ -329,6 +345,7 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
     return Stage(
         name="ncl",
         inputs="images",
+        textures=guided and _pastes_textures(options),
         batch_size=options.ncl.batch_size,
         num_steps=functools.partial(_num_steps, options.ncl),
         init=init,
@@ -396,24 +413,28 @@ def _pooled_where(maps, levels, weight):
 def _generator(options) -> Callable:
     """G: (key, batch) -> images with defects [b, H, W, 3] and their masks [b, H, W].
 
-    What is pasted is `batch["texture"]` where the batch has one, otherwise the next
-    image of the batch.
+    What is pasted is `batch["texture"]`, or the next image of the batch.
     """
     name = options.generator
+    source = "images" if name == "nsa" else options.texture
     constants = options[name.split("_")[0]].to_dict()
     generate = functools.partial(getattr(anomalies, name), **constants)
 
     def apply(key, batch):
         keys = rng.per_example(rng.at(key, 0), batch["index"])
         images = batch["image"]
-        others = batch.get("texture", jnp.roll(images, 1, axis=0))
-        if name == "perlin" and options.texture == "noise":
+        if name not in ("perlin", "nsa"):
+            return jax.vmap(generate)(keys, images)
+        if source == "noise":
             return jax.vmap(lambda key, image: generate(key, image, None))(keys, images)
-        if name in ("perlin", "nsa"):
-            return jax.vmap(generate)(keys, images, others)
-        return jax.vmap(generate)(keys, images)
+        others = batch["texture"] if source == "dtd" else jnp.roll(images, 1, axis=0)
+        return jax.vmap(generate)(keys, images, others)
 
     return apply
+
+
+def _pastes_textures(options) -> bool:
+    return options.generator == "perlin" and options.texture == "dtd"
 
 
 def _weak_views(options) -> Callable:
@@ -506,7 +527,7 @@ def _check(options) -> None:
     config_lib.require(gamma >= 0, "method.focal.gamma", gamma, "0 or more")
     config_lib.require(weight >= 0, "method.lambda_neg", weight, "0 or more")
     pastes = options.generator == "nsa" or (
-        options.generator == "perlin" and options.texture == "images"
+        options.generator == "perlin" and options.texture in ("auto", "images")
     )
     for stage in options.stages:
         size = options[stage].batch_size

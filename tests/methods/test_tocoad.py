@@ -226,18 +226,36 @@ def test_lengths_follow_the_number_of_images():
     assert (dnp.num_steps(1000), ncl.num_steps(1000)) == (6200, 620)
 
 
-def test_the_pasted_texture_can_come_with_the_batch():
-    large = dict(nsa__half_height=(0.3, 0.4), nsa__half_width=(0.3, 0.4))
-    config = make_config(generator="nsa", **large)
-    generate = jax.jit(tocoad._generator(config.method))
-    batch = make_batch()
-    key = jax.random.key(0)
-    itself, mask = generate(key, batch | {"texture": jnp.roll(batch["image"], 1, 0)})
-    by_default, same_mask = generate(key, batch)
-    np.testing.assert_array_equal(itself, by_default)
-    np.testing.assert_array_equal(mask, same_mask)
-    flat, nothing = generate(key, batch | {"texture": jnp.zeros_like(batch["image"])})
-    assert mask.sum() > 0 and (flat != itself).any()
+def test_what_perlin_pastes():
+    """DTD's picture of the batch, or the next image: the same where they are equal."""
+    batch, key = make_batch(), jax.random.key(0)
+    generated = {}
+    for texture in ("dtd", "images"):
+        config = make_config(texture=texture, perlin__unchanged=0.0)
+        generate = jax.jit(tocoad._generator(config.method))
+        next_image = jnp.roll(batch["image"], 1, 0)
+        generated[texture] = generate(key, batch | {"texture": next_image})
+    jax.tree.map(np.testing.assert_array_equal, *generated.values())
+    image, mask = generate(key, batch)
+    assert (image != batch["image"]).any() and mask.sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("there", "changes", "settled"),
+    [
+        (True, {}, "dtd"),
+        (False, {}, "images"),
+        (False, {"dnp__batch_size": 1}, "noise"),
+        (True, {"texture": "noise"}, "noise"),
+        (True, {"generator": "nsa"}, "images"),
+    ],
+)
+def test_the_texture_source_is_the_first_that_is_there(there, changes, settled):
+    config = make_config(**changes)
+    tocoad.complete(config.method, textures=lambda: there or None)
+    assert config.method.texture == settled
+    stages = tocoad.build(config, make_backbone()).stages
+    assert [stage.textures for stage in stages] == [settled == "dtd"] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,105 @@
+"""Pictures that synthetic anomalies are pasted from: DTD, or any folder of them.
+
+Cimpoi et al., Describing Textures in the Wild, CVPR 2014 (arXiv:1311.3618): 5,640
+pictures of 47 kinds of texture.
+"""
+
+import hashlib
+import os
+import pathlib
+
+import ml_collections
+import numpy as np
+
+from jaxad.data import images
+from jaxad.data.split import Split
+from jaxad.errors import InputError
+
+_SPLITS = ("train", "validation", "test")  # together, they are all of DTD
+
+
+def load(config: ml_collections.ConfigDict) -> Split | None:
+    """The texture source: the folder that is named, or DTD where TFDS has prepared it.
+
+    Args:
+      config: `config.dataset`; `textures` is a folder, whose subfolders count, or "".
+
+    Returns:
+      Pictures at the size of the config's images; None where there is no source.
+
+    Raises:
+      InputError: the folder does not exist or holds no image.
+    """
+    geometry = images.Geometry(tuple(config.image_size))
+    if config.textures:
+        return _folder(pathlib.Path(config.textures).expanduser(), geometry)
+    return _prepared(os.path.expanduser(config.data_dir), geometry)
+
+
+def _folder(root: pathlib.Path, geometry: images.Geometry) -> Split:
+    if not root.is_dir():
+        raise InputError(
+            f"config.dataset.textures={root} is not a folder; name one of pictures, "
+            'such as the folder images of DTD, or "" for none'
+        )
+    paths = [
+        os.path.join(folder, name)
+        for folder, _, _ in sorted(os.walk(root))
+        for name in images.names(folder)
+    ]
+    if not paths:
+        raise InputError(
+            f"config.dataset.textures={root} holds no image; name a folder of pictures"
+        )
+    digest = hashlib.sha256()
+    for path in paths:
+        status = os.stat(path)
+        digest.update(repr((path, status.st_size, status.st_mtime_ns)).encode())
+    return _split(
+        [os.path.relpath(path, root) for path in paths],
+        geometry,
+        f"{root}/{digest.hexdigest()}",
+        lambda i: pathlib.Path(paths[i]).read_bytes(),
+    )
+
+
+def _prepared(data_dir: str, geometry: images.Geometry) -> Split | None:
+    import tensorflow_datasets as tfds
+
+    folder = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR, "dtd")
+    versions = sorted(folder.expanduser().glob("*.*.*"))
+    if not versions:
+        return None
+    try:
+        builder = tfds.builder_from_directory(versions[-1])
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        sources = [
+            builder.as_data_source(split=name, decoders=decoders) for name in _SPLITS
+        ]
+    except Exception as error:  # what array_record raises is not documented
+        raise InputError(
+            f"{versions[-1]} cannot be read as array_record files ({error}); prepare "
+            "DTD with file_format='array_record', or name a folder of its pictures "
+            "with config.dataset.textures"
+        ) from error
+    places = [(source, i) for source in sources for i in range(len(source))]
+
+    def read(i: int) -> bytes:
+        source, place = places[i]
+        return source[place]["image"]
+
+    names = [f"{builder.info.full_name}, picture {i}" for i in range(len(places))]
+    return _split(names, geometry, builder.info.full_name, read)
+
+
+def _split(names, geometry, version, read) -> Split:
+    return Split(
+        name="textures",
+        filenames=names,
+        labels=np.zeros(len(names), np.int32),
+        defect_types=["good"] * len(names),
+        has_masks=False,
+        geometry=geometry,
+        version=f"textures/{version}",
+        read=lambda i: (read(i), None),
+    )
