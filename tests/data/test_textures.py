@@ -101,7 +101,7 @@ def drawn(batches, count):
     for _ in range(count):
         batch = next(batches)
         both = (batch[name].mean((1, 2, 3)) for name in ("image", "texture"))
-        found.append(tuple(np.round(255 * levels).astype(int).tolist() for levels in both))
+        found.append(tuple(np.rint(255 * x).astype(int).tolist() for x in both))
     return found
 
 
