@@ -6,8 +6,9 @@
 
 `table` trains and scores configs/tocoad_elpv.py three ways: without training, with
 stages I and II, and with stage II without a guide. Image AUROC is on the real test
-images. The trained rows come once a learning rate of F. Pixel metrics are on its normal images with defects drawn by generators that
-training never used, whose masks are known. A run that was stopped goes on where it was.
+images. Pixel metrics are on its normal images with defects drawn by generators that
+training never used, whose masks are known. The trained rows come once for every seed
+and learning rate of F. A run that was stopped goes on where it was.
 
 `time` measures a step of either stage, and images a second of every generator.
 """

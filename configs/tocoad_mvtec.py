@@ -16,6 +16,32 @@ of `jaxad.methods.tocoad.fields`.
 from jaxad import config as config_lib
 from jaxad.methods import tocoad
 
+# What NSA's own code sets a category, for method.generator="nsa"; a run of one category
+# takes it, a run of several has the defaults.
+_DARK, _BRIGHT = (20, 20), (200, 60)
+NSA = {
+    "bottle": dict(background=_BRIGHT),
+    "cable": dict(half_height=(0.05, 0.4), half_width=(0.05, 0.4)),
+    "capsule": dict(half_height=(0.03, 0.15), background=_BRIGHT),
+    "hazelnut": dict(
+        half_height=(0.03, 0.35), half_width=(0.03, 0.35), background=_DARK
+    ),
+    "metal_nut": dict(background=_DARK, min_object=0.5),
+    "pill": dict(half_height=(0.03, 0.2), background=_DARK),
+    "screw": dict(
+        half_height=(0.03, 0.12),
+        half_width=(0.03, 0.12),
+        patches=4,
+        background=_BRIGHT,
+        min_object=0.5,
+    ),
+    "toothbrush": dict(half_width=(0.03, 0.2), background=_DARK, min_object=0.25),
+    "zipper": dict(half_width=(0.03, 0.2), patches=4, background=_BRIGHT),
+} | dict.fromkeys(
+    ("carpet", "grid", "leather", "tile", "wood"),
+    dict(patches=4, resize=(0.5, 2.0)),
+)
+
 
 def get_config(arg=None):
     args = config_lib.parse_arg(arg, runlocal=False, category="all")
@@ -28,4 +54,5 @@ def get_config(arg=None):
     config.coreset.ratio = 0.1
     config.coreset.projection_dim = 128
     config.method = tocoad.fields()
+    config.method.nsa.update(NSA.get(args.category, {}))
     return tocoad.runlocal(config) if args.runlocal else config

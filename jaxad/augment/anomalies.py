@@ -11,14 +11,14 @@ The constants are those of each generator's own paper and code.
 References:
   DRAEM: Zavrtanik et al., ICCV 2021 (arXiv:2108.07610), section 3.3.
   CutPaste: Li et al., CVPR 2021 (arXiv:2104.04015), sections 2.2 and 4.1.
-  NSA: Schlüter et al., ECCV 2022 (arXiv:2109.15222), section 3.
+  NSA (in `jaxad.augment.nsa`): Schlüter et al., ECCV 2022 (arXiv:2109.15222).
 """
 
 import jax
 import jax.numpy as jnp
 
 from jaxad.augment import colour, geometry
-from jaxad.augment.poisson import seamless_clone
+from jaxad.augment.nsa import nsa as nsa
 
 # -----------------------------------------------------------------------------
 # Perlin noise (DRAEM)
@@ -205,8 +205,8 @@ def cutpaste_patch(
     ratio = jnp.exp(jax.random.uniform(aspect_key, minval=low, maxval=high))
     height = jnp.clip(jnp.round(jnp.sqrt(pixels / ratio)), 1, h).astype(jnp.int32)
     width = jnp.clip(jnp.round(jnp.sqrt(pixels * ratio)), 1, w).astype(jnp.int32)
-    top, left = _place(to_key, image, height, width)
-    from_top, from_left = _place(from_key, image, height, width)
+    top, left = geometry.random_corner(to_key, (h, w), height, width)
+    from_top, from_left = geometry.random_corner(from_key, (h, w), height, width)
     shift = (top - from_top, left - from_left)
     moved = _jitter(jitter_key, jnp.roll(image, shift, (0, 1)), jitter)
     mask = _rectangle(image, top, left, height, width)
@@ -243,8 +243,8 @@ def cutpaste_scar(
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     # The turned scar's bounding box stays inside the image.
     box = (high * cos + wide * jnp.abs(sin), wide * cos + high * jnp.abs(sin))
-    to_top, to_left = _place(to_key, image, *box)
-    from_top, from_left = _place(from_key, image, high, wide)
+    to_top, to_left = geometry.random_corner(to_key, image.shape[:2], *box)
+    from_top, from_left = geometry.random_corner(from_key, image.shape[:2], high, wide)
     y = jnp.arange(image.shape[0])[:, None] - (to_top + (box[0] - 1) / 2)
     x = jnp.arange(image.shape[1])[None, :] - (to_left + (box[1] - 1) / 2)
     along, across = cos * y - sin * x, sin * y + cos * x
@@ -260,80 +260,6 @@ def cutpaste_scar(
 
 
 # -----------------------------------------------------------------------------
-# Natural synthetic anomalies (NSA): random seamless patches
-# -----------------------------------------------------------------------------
-
-
-def nsa(
-    key: jax.Array,
-    image: jax.Array,
-    source: jax.Array,
-    *,
-    half_height: tuple[float, float] = (0.03, 0.4),
-    half_width: tuple[float, float] = (0.03, 0.4),
-    resize: tuple[float, float] = (0.7, 1.3),
-    patches: int = 3,
-) -> tuple[jax.Array, jax.Array]:
-    """Rectangles of another normal image, resized and seamlessly cloned.
-
-    A half side is `low + Gamma(2, 0.05)` of the image's, at most `high`; a patch is
-    resized by N(1, 0.5) clipped to `resize`. One patch is certain, each further one as
-    likely as not. The mask is where the intensity changed by more than one grey level,
-    after a 5x5 median.
-
-    Args:
-      key: random key.
-      image: [H, W, 3].
-      source: [H, W, 3], where the patches come from.
-      half_height, half_width: bounds of the half sides as shares of the image's.
-      resize: bounds of the factor.
-      patches: at most so many.
-
-    Returns:
-      Image [H, W, 3], clipped to [0, 1], and mask [H, W].
-    """
-    sides = image.shape[:2]
-    bounds = (half_height, half_width)
-    limit = tuple(
-        min(side, int(2 * high * resize[1] * side) + 1)
-        for side, (_, high) in zip(sides, bounds, strict=True)
-    )
-
-    def clone(number, blended):
-        keys = jax.random.split(jax.random.fold_in(key, number), 5)
-        centre = jax.random.uniform(keys[0], (2,))
-        # Gamma(2) is the sum of two exponentials.
-        gamma = 0.05 * jax.random.exponential(keys[1], (2, 2)).sum(0)
-        scale = jnp.clip(1 + 0.5 * jax.random.normal(keys[2]), *resize)
-        starts, lengths, sizes = [], [], []
-        for axis, side in enumerate(sides):
-            low, high = bounds[axis]
-            half = jnp.minimum(low + gamma[axis], high)
-            start = jnp.maximum(centre[axis] - half, 0) * side
-            length = jnp.minimum(centre[axis] + half, 1) * side - start
-            size = jnp.clip(jnp.round(scale * length), 3, limit[axis])
-            starts.append(start)
-            lengths.append(length)
-            sizes.append(size.astype(jnp.int32))
-        corner = _place(keys[3], image, *sizes)
-        # Where in the source each pixel of the image comes from, half-pixel centres.
-        rows, columns = (
-            starts[axis]
-            + (jnp.arange(side) - corner[axis] + 0.5) * (lengths[axis] / sizes[axis])
-            - 0.5
-            for axis, side in enumerate(sides)
-        )
-        patch = geometry.sample_grid(source, rows, columns)
-        cloned = seamless_clone(blended, patch, *corner, *sizes, max_size=limit)
-        used = (number == 0) | jax.random.bernoulli(keys[4])
-        return jnp.where(used, jnp.clip(cloned, 0, 1), blended)
-
-    blended = jax.lax.fori_loop(0, patches, clone, image)
-    changed = jnp.abs(blended - image).mean(-1) > 1 / 255
-    return blended, _median(changed.astype(image.dtype))
-
-
-# -----------------------------------------------------------------------------
 # Helpers
 # -----------------------------------------------------------------------------
 
@@ -342,14 +268,6 @@ def _angle(key, degrees):
     """Uniform in ± degrees, in radians."""
     bound = jnp.deg2rad(degrees)
     return jax.random.uniform(key, minval=-bound, maxval=bound)
-
-
-def _place(key, image, height, width):
-    """Top-left corner, int32, of a rectangle placed uniformly inside the image."""
-    u = jax.random.uniform(key, (2,))
-    free = jnp.stack([image.shape[0] - height, image.shape[1] - width])
-    corner = jnp.floor(u * (free + 1)).astype(jnp.int32)
-    return jnp.clip(corner, 0, jnp.maximum(jnp.floor(free).astype(jnp.int32), 0))
 
 
 def _rectangle(image, top, left, height, width):
@@ -368,11 +286,3 @@ def _jitter(key, image, strength):
         hue=strength,
     )
     return jnp.clip(jittered, 0, 1)
-
-
-def _median(mask):
-    """5x5 median of a mask [H, W] of zeros and ones; the border repeats."""
-    padded = jnp.pad(mask, 2, mode="edge")
-    rows = sum(padded[i : i + mask.shape[0]] for i in range(5))
-    count = sum(rows[:, i : i + mask.shape[1]] for i in range(5))
-    return (count > 12).astype(mask.dtype)

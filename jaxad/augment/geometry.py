@@ -88,3 +88,22 @@ def crop_resize(
     rows = top + (jnp.arange(h) + 0.5) * (height / h) - 0.5
     columns = left + (jnp.arange(w) + 0.5) * (width / w) - 0.5
     return sample_grid(image, rows, columns)
+
+
+def random_corner(
+    key: jax.Array, size: tuple[int, int], height: jax.Array, width: jax.Array
+) -> jax.Array:
+    """Top-left corner of a rectangle placed uniformly inside an image.
+
+    Args:
+      key: random key.
+      size: (H, W) of the image.
+      height, width: of the rectangle in pixels, fractions allowed.
+
+    Returns:
+      (top, left), int32 [2].
+    """
+    u = jax.random.uniform(key, (2,))
+    free = jnp.stack([size[0] - height, size[1] - width])
+    corner = jnp.floor(u * (free + 1)).astype(jnp.int32)
+    return jnp.clip(corner, 0, jnp.maximum(jnp.floor(free).astype(jnp.int32), 0))

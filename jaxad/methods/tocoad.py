@@ -59,6 +59,11 @@ def fields() -> ml_collections.ConfigDict:
                 half_width=(0.03, 0.4),
                 resize=(0.7, 1.3),
                 patches=3,
+                # Brightness and tolerance of a background, (200, 60) or (20, 20) for
+                # eight objects of MVTec AD; () is none. See augment.nsa.
+                background=(),
+                min_object=0.7,
+                min_overlap=0.25,
             ),
             # ---- Discriminative network D and its loss
             # Residual blocks a stage, and "none" or "unet" skip connections (ours).

@@ -198,3 +198,40 @@ def test_nsa_of_the_image_itself_at_its_own_scale_may_come_out_empty():
     out, mask = anomalies.nsa(jax.random.key(0), flat, flat)
     np.testing.assert_allclose(out, flat, atol=1e-5)
     assert mask.sum() == 0
+
+
+def objects(left, right):
+    """A bright disc on black: [SIDE, SIDE, 3], and where it is."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    radius, centre = (right - left) / 2, (left + right) / 2
+    disc = (y - SIDE / 2) ** 2 + (x - centre) ** 2 < radius**2
+    shade = 0.5 + 0.3 * np.sin(y / 2) * np.cos(x / 3)
+    return (disc[..., None] * shade[..., None]).repeat(3, -1).astype(np.float32), disc
+
+
+def test_nsa_with_a_background_stays_on_the_object():
+    picture, disc = objects(SIDE // 5, 4 * SIDE // 5)
+    options = dict(background=(0, 20), min_object=0.7, min_overlap=0.25)
+    keys = jax.random.split(jax.random.key(5), 32)
+    draw = jax.jit(
+        jax.vmap(lambda key: anomalies.nsa(key, picture, picture[::-1], **options))
+    )
+    _, masks = draw(keys)
+    masks = np.asarray(masks)
+    assert masks.any((1, 2)).mean() > 0.5  # a place is found for most
+    # A mask may lie beside the image's object only where the patch's object went, of
+    # which at least a quarter is on it.
+    on = (masks * disc).sum((1, 2))
+    assert (on > 0.2 * masks.sum((1, 2)))[masks.any((1, 2))].all()
+    # Without the rule patches come from, and go, anywhere.
+    free = jax.vmap(lambda key: anomalies.nsa(key, picture, picture[::-1]))(keys)[1]
+    assert (free * ~disc).sum() > 2 * (masks * ~disc).sum()
+
+
+def test_nsa_leaves_an_image_without_an_object_as_it_is():
+    black = np.zeros((SIDE, SIDE, 3), np.float32)
+    picture, _ = objects(SIDE // 5, 4 * SIDE // 5)
+    for image, source in ((black, picture), (picture, black)):
+        out, mask = anomalies.nsa(jax.random.key(0), image, source, background=(0, 20))
+        np.testing.assert_array_equal(out, image)
+        assert mask.sum() == 0
