@@ -131,31 +131,31 @@ def vary_texture(key: jax.Array, texture: jax.Array) -> jax.Array:
     """
     choice_key, key = jax.random.split(key)
     chosen = jax.random.permutation(choice_key, 10) < 3
-    keys = jax.random.split(key, 10)
+    # One draw for all: every further one costs compilation.
+    draws = iter(jax.random.uniform(key, (13,)))
 
-    def uniform(i, low, high, shape=()):
-        return jax.random.uniform(keys[i], shape, minval=low, maxval=high)
+    def uniform(low, high):
+        return low + (high - low) * next(draws)
 
-    shift = uniform(3, -50 / 255, 50 / 255, (2,))
-    threshold = jnp.where(
-        uniform(9, 0, 1) < 0.5, uniform(4, 32 / 255, 128 / 255), jnp.inf
-    )
+    gamma = jnp.stack([uniform(0.5, 2.0) for _ in range(3)]).reshape(1, 1, 3)
+    gain, offset = uniform(0.8, 1.2), uniform(-30 / 255, 30 / 255)
+    sharpness = uniform(0.0, 3.0)
+    hue, saturation = uniform(-50 / 255, 50 / 255), uniform(-50 / 255, 50 / 255)
+    threshold = jnp.where(next(draws) < 0.5, uniform(32 / 255, 128 / 255), jnp.inf)
+    bits = jnp.floor(uniform(1, 9)).astype(jnp.int32)
+    cutoff = uniform(0.0, 0.2)
+    angle = jnp.deg2rad(45) * (2 * next(draws) - 1)
     changes = (
-        lambda x: x ** uniform(0, 0.5, 2.0, (1, 1, 3)),
-        lambda x: (
-            x * uniform(1, 0.8, 1.2)
-            + jax.random.uniform(
-                jax.random.fold_in(keys[1], 1), minval=-30 / 255, maxval=30 / 255
-            )
-        ),
-        lambda x: colour.sharpen(x, uniform(2, 0.0, 3.0)),
-        lambda x: colour.shift_hue_saturation(x, shift[0], shift[1]),
+        lambda x: x**gamma,
+        lambda x: x * gain + offset,
+        lambda x: colour.sharpen(x, sharpness),
+        lambda x: colour.shift_hue_saturation(x, hue, saturation),
         lambda x: colour.solarise(x, threshold),
-        lambda x: colour.posterise(x, jax.random.randint(keys[5], (), 1, 9)),
+        lambda x: colour.posterise(x, bits),
         lambda x: 1 - x,
-        lambda x: colour.autocontrast(x, uniform(6, 0.0, 0.2)),
+        lambda x: colour.autocontrast(x, cutoff),
         colour.equalise,
-        lambda x: geometry.rotate(x, _angle(keys[8], 45)),
+        lambda x: geometry.rotate(x, angle),
     )
     for is_chosen, change in zip(chosen, changes, strict=True):
         texture = jnp.where(is_chosen, jnp.clip(change(texture), 0, 1), texture)

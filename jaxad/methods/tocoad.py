@@ -445,12 +445,11 @@ def _pastes_textures(options) -> bool:
 def _weak_views(options) -> Callable:
     """(key, batch) -> two weak views, [b, H, W, 3] each."""
     weaken = jax.vmap(functools.partial(views.weak_view, **options.views))
+    weaken = jax.vmap(weaken, in_axes=(0, None))
 
     def apply(key, batch):
-        return tuple(
-            weaken(rng.per_example(rng.at(key, i), batch["index"]), batch["image"])
-            for i in (1, 2)
-        )
+        keys = [rng.per_example(rng.at(key, i), batch["index"]) for i in (1, 2)]
+        return tuple(weaken(jnp.stack(keys), batch["image"]))
 
     return apply
 
