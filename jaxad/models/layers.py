@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxad.models import winograd
+
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -23,17 +25,19 @@ def conv(
     strides: int = 1,
     padding: str | int = 0,
     groups: int = 1,
+    frozen: bool = False,
 ) -> jax.Array:
     """Convolution of images [b, h, w, c] with a kernel [k, k, c / groups, d].
 
-    Equal to `lax.conv_general_dilated` in every case; a 1x1 kernel is a matrix
-    product, and grouped convolutions take the form that suits the platform.
+    Equal to `lax.conv_general_dilated` in every case, up to rounding; a 1x1 kernel is a
+    matrix product, and other convolutions take the form that suits the platform.
 
     Args:
       strides: of both axes.
       padding: "SAME" as TensorFlow has it (the odd pixel goes below and right), or
         the number of zeros on every side.
       groups: of channels; as many as channels is a depthwise convolution.
+      frozen: the kernel does not learn, so only the forward pass has to be fast.
     """
     size = kernel.shape[0]
     if size == 1 and groups == 1:
@@ -61,6 +65,13 @@ def conv(
             kernel,
             cpu=functools.partial(grouped_merged, groups=groups, **options),
             default=functools.partial(_convolve, groups=groups, **options),
+        )
+    if frozen and size == 3 and strides == 1 and min(kernel.shape[2:]) >= 64:
+        return lax.platform_dependent(
+            x,
+            kernel,
+            cpu=functools.partial(winograd.convolve, padding=options["padding"]),
+            default=functools.partial(_convolve, groups=1, **options),
         )
     return _convolve(x, kernel, groups=1, **options)
 
@@ -261,14 +272,16 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
+        folded = not (self.is_initializing() or self.has_variable("params", "norm"))
         x = conv(
             x.astype(self.dtype),
             self.param("kernel", _KAIMING, shape).astype(self.dtype),
             strides=self.strides,
             padding=self.padding,
             groups=self.groups,
+            frozen=folded,
         )
-        if self.is_initializing() or self.has_variable("params", "norm"):
+        if not folded:
             norm = BatchNorm(self.epsilon, self.momentum, self.dtype, name="norm")
             return norm(x, train=train)
         if train:
