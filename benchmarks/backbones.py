@@ -6,15 +6,14 @@ The peers are PyTorch eager (as it comes, and in channels_last) and `torch.compi
 channels_last), with the same networks from timm and torchvision cut behind the same
 tap. They run in this interpreter or in the one that --peer-python names; without
 PyTorch their columns stay empty. All on the CPU, on all of its cores, the same images,
-one process a measurement: the first call (compilation included), then the median of
-calls for --seconds.
+one process a measurement: the first call (compilation included), then the fastest of
+the calls in --seconds, which other programs on the machine disturb least.
 """
 
 import argparse
 import functools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -127,7 +126,7 @@ def worker(runner, name, dtype, batch, size, seconds):
         start = time.perf_counter()
         compute()
         spent.append(time.perf_counter() - start)
-    print(json.dumps({"first": first, "rate": batch / statistics.median(spent)}))
+    print(json.dumps({"first": first, "rate": batch / min(spent)}))
 
 
 def measure(python, runner, name, dtype, options):

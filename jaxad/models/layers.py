@@ -41,9 +41,9 @@ def conv(
     """
     size = kernel.shape[0]
     if size == 1 and groups == 1:
-        return x[:, ::strides, ::strides, :] @ kernel[0, 0]
+        return matmul(x[:, ::strides, ::strides, :], kernel[0, 0])
     if size == strides and padding == 0 and groups == 1:
-        return _patches(x, size) @ kernel.reshape(-1, kernel.shape[-1])
+        return matmul(_patches(x, size), kernel.reshape(-1, kernel.shape[-1]))
     if isinstance(padding, int):
         padding = ((padding, padding), (padding, padding))
     else:
@@ -74,6 +74,19 @@ def conv(
             default=functools.partial(_convolve, groups=1, **options),
         )
     return _convolve(x, kernel, groups=1, **options)
+
+
+def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Matrix product in the dtype of both, with sums in float32."""
+    if x.dtype == jnp.float32:
+        return x @ kernel
+
+    # For a bfloat16 result XLA on a CPU makes float32 matrices of both factors first.
+    def with_float32_sums(x, kernel):
+        product = jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+        return product.astype(x.dtype)
+
+    return lax.platform_dependent(x, kernel, cpu=with_float32_sums, default=jnp.matmul)
 
 
 def depthwise_shifted(x, kernel, *, strides, padding):
@@ -302,4 +315,4 @@ class Dense(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         bias = bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias
+        return matmul(x.astype(self.dtype), kernel.astype(self.dtype)) + bias

@@ -7,6 +7,7 @@ Y = A^T [(G g G^T) * (B^T d B)] A. That is 16 multiplications where the definiti
 36; over many channels each entry is a matrix product.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -22,8 +23,8 @@ def convolve(
 ) -> jax.Array:
     """Images [b, h, w, c] convolved at stride 1 with a kernel [3, 3, c, d].
 
-    Equal to `lax.conv_general_dilated` up to rounding, which is as small; the products
-    are in the images' dtype.
+    Equal to `lax.conv_general_dilated` up to rounding, which is as small: what is
+    multiplied has the images' dtype, sums are float32.
 
     Args:
       padding: zeros (above, below) and (left, right).
@@ -40,7 +41,8 @@ def convolve(
             (0, 0),
         ),
     )
-    kernels = _both_ways(_transform_kernel, kernel)
+    kernels = _both_ways(_transform_kernel, kernel.astype(jnp.float32))
+    kernels = jax.tree.map(lambda entry: entry.astype(x.dtype), kernels)
     image_bytes = 16 * rows * columns * c * x.dtype.itemsize
     size = max(
         n
@@ -60,12 +62,15 @@ def _tiles(x, kernels, rows, columns):
         [x[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2] for j in range(4)]
         for i in range(4)
     ]
-    products = [
-        [tile @ kernel for tile, kernel in zip(*pair, strict=True)]
-        for pair in zip(_both_ways(_transform_tile, tiles), kernels, strict=True)
-    ]
+    tiles = jax.tree.map(lambda tile: tile.astype(jnp.float32), tiles)
+    multiply = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+    products = jax.tree.map(
+        lambda tile, kernel: multiply(tile.astype(x.dtype), kernel),
+        _both_ways(_transform_tile, tiles),
+        kernels,
+    )
     (a, b), (c, d) = _both_ways(_transform_back, products)
-    y = jnp.stack([jnp.stack([a, b], 3), jnp.stack([c, d], 3)], 2)
+    y = jnp.stack([jnp.stack([a, b], 3), jnp.stack([c, d], 3)], 2).astype(x.dtype)
     return y.reshape(x.shape[0], 2 * rows, 2 * columns, -1)
 
 

@@ -9,11 +9,12 @@ the reference network, fills it with `seeded` weights, runs it on `seeded` image
 and at a non-square size, and stores of every tap its shape, its largest magnitude and
 512 values at seeded places, with the names and shapes of the weights: everything else
 is rebuilt from the seed. `check` rebuilds the weights by those names, loads them as
-any file is loaded, and prints the largest difference of each tap relative to the
-largest magnitude. The bound is 1e-4, in float32. Tests check the tiny networks, which
-are of the same code; `check` takes minutes.
+any file is loaded, and prints, of the network as it is and folded, the largest
+difference of a tap relative to its largest magnitude. The bound is 1e-4, in float32.
+Tests check the tiny networks, which are of the same code; `check` takes minutes.
 """
 
+import itertools
 import json
 import pathlib
 import sys
@@ -298,15 +299,18 @@ def differences(name: str, network, variables, size):
 
 
 def check(name: str) -> bool:
+    from jaxad import models
+
     network, variables = load(name)
     worst = 0.0
-    for size in sizes(name):
-        found = differences(name, network, variables, size)
+    forms = {"": variables, " folded": models.fold(network, variables)}
+    for size, form in itertools.product(sizes(name), forms):
+        found = differences(name, network, forms[form], size)
         tap = max(found, key=found.get)
         worst = max(worst, found[tap])
         print(
-            f"{name:20s} {size[0]}x{size[1]}: {len(found)} taps, largest relative "
-            f"difference {found[tap]:.1e} ({tap})",
+            f"{name:20s} {size[0]}x{size[1]}{form}: {len(found)} taps, largest "
+            f"relative difference {found[tap]:.1e} ({tap})",
             flush=True,
         )
     return worst < TOLERANCE

@@ -67,3 +67,28 @@ def test_only_frozen_kernels_take_this_form():
     assert flops(padding=1, frozen=True) < 0.6 * products < flops(padding=1)
     strided = dict(padding=1, strides=2)
     assert flops(**strided, frozen=True) == flops(**strided)
+
+
+def test_bfloat16_rounds_factors_and_result_alone():
+    random = np.random.RandomState(0)
+    x = jnp.asarray(random.randn(2, 8, 8, 64), jnp.bfloat16)
+    kernel = jnp.asarray(random.randn(3, 3, 64, 16) / 24, jnp.bfloat16)
+    got = winograd.convolve(x, kernel, ((1, 1), (1, 1)))
+    assert got.dtype == jnp.bfloat16
+    want = general(x.astype(jnp.float32), kernel.astype(jnp.float32), ((1, 1), (1, 1)))
+    error = np.asarray(got, np.float32) - want
+    # Rounding to 8 bits errs by 0.4 * 2^-8 in the mean square, once for the result and
+    # for both factors, whose products are 1.5 times as large as the definition's.
+    expected = 2**-8 * 0.4 * np.sqrt(1 + 2 * 1.5**2)
+    assert np.sqrt(np.mean(error**2)) < 1.3 * expected * np.std(want)
+
+
+def test_matmul_in_bfloat16():
+    x = jnp.full((2, 1001), 1, jnp.bfloat16)  # sums of bfloat16 would stop at 256
+    kernel = jnp.ones((1001, 3), jnp.bfloat16)
+    got = jax.jit(layers.matmul)(x, kernel)
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(got.astype(np.float32), np.full((2, 3), 1000.0))
+    slope = jax.grad(lambda x: layers.matmul(x, kernel).sum().astype(np.float32))(x)
+    assert slope.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(slope.astype(np.float32), np.full((2, 1001), 3.0))
