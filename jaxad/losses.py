@@ -78,11 +78,23 @@ def relaxed_contrastive_loss(
 
 def _squared_distances(z: jax.Array) -> jax.Array:
     """||z_i - z_j||^2, [n, n]; what rounding cannot tell from zero is zero."""
-    products = jnp.matmul(z, z.T, precision=_HIGHEST)
+    products = _gram(z)
     squares = jnp.diagonal(products)
     scale = squares[:, None] + squares[None, :]
     squared = scale - 2.0 * products
     return jnp.where(squared > 4 * jnp.finfo(z.dtype).eps * scale, squared, 0.0)
+
+
+@jax.custom_vjp
+def _gram(z: jax.Array) -> jax.Array:
+    """z z^T, [n, n]; backwards one product, where without symmetry there are two."""
+    return jnp.matmul(z, z.T, precision=_HIGHEST)
+
+
+_gram.defvjp(
+    lambda z: (_gram(z), z),
+    lambda z, c: (jnp.matmul(c + c.T, z, precision=_HIGHEST),),
+)
 
 
 def _expanded(z: jax.Array, k: int) -> jax.Array:

@@ -79,23 +79,22 @@ def _correction(decay: float, count: jax.Array) -> jax.Array:
 def _project(step, grad, weight, delta, eps):
     """(step without its radial part where that is due, whether it was)."""
 
-    def columns(x):
-        return x.reshape(-1, x.shape[-1])
+    def inner(a, b):
+        return (a * b).reshape(-1, a.shape[-1]).sum(0, keepdims=True)
 
-    def whole(x):
-        return x.reshape(-1, 1)
-
-    projected = jnp.bool_(False)
-    for view in (columns, whole):
-        g, w, s = view(grad), view(weight), view(step)
-        norm = jnp.linalg.norm(w, axis=0, keepdims=True) + eps
-        cosine = (g * w).sum(0) / (jnp.linalg.norm(g, axis=0) + eps) / norm[0]
-        due = (jnp.abs(cosine).max() < delta / len(w) ** 0.5) & ~projected
-        unit = w / norm
-        tangent = s - unit * (unit * s).sum(0, keepdims=True)
-        step = jnp.where(due, tangent.reshape(step.shape), step)
+    # Of every channel, and in the second round of the whole array.
+    sums = inner(grad, weight), inner(grad, grad), inner(weight, weight)
+    sums, size = (*sums, inner(step, weight)), step[..., 0].size
+    radial, projected = jnp.zeros_like(sums[0]), jnp.bool_(False)
+    for _ in range(2):
+        gw, gg, ww, sw = sums
+        norm = jnp.sqrt(ww) + eps
+        cosine = gw / (jnp.sqrt(gg) + eps) / norm
+        due = (jnp.abs(cosine).max() < delta / size**0.5) & ~projected
+        radial = jnp.where(due, sw / norm**2, radial)
         projected |= due
-    return step, projected
+        sums, size = [x.sum(1, keepdims=True) for x in sums], step.size
+    return step - weight * radial.reshape((1,) * (step.ndim - 1) + (-1,)), projected
 
 
 def cosine(progress: jax.Array) -> jax.Array:
