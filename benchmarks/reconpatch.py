@@ -1,7 +1,7 @@
 """ReConPatch's training step: jaxad beside the same mathematics in PyTorch.
 
     python benchmarks/reconpatch.py --peer-python .venv-torch/bin/python
-    python benchmarks/reconpatch.py --together 4 --widths 152
+    python benchmarks/reconpatch.py --together 2 4 8 --widths 64 512
 
 One step is what the paper trains: slow copies embed a batch of patches, similarities
 (1) to (6), loss (7), AdamP, slow copies (8). PyTorch's is written as one writes it
@@ -130,8 +130,9 @@ class Jaxad:
     """Steps of our stage, as the training loop runs them."""
 
     def __init__(self, stage, state, table, order, total):
-        self._run = train._compile(train._one(stage), train._Table)
-        self._state, self._table, self._order = state, jax.numpy.asarray(table), order
+        self._run = train._compile(train._alone(stage), train._Table)
+        self._states, self._order = [state], order
+        self._table = jax.numpy.asarray(table)
         self._key, self._done = rng.stream(0, stage.name), 0
         self._total = np.int32(total)
 
@@ -140,8 +141,8 @@ class Jaxad:
         steps = np.arange(self._done, self._done + count)
         rows[:count] = self._order[steps % len(self._order)]
         begin = time.perf_counter()
-        self._state, metrics, _ = self._run(
-            self._state,
+        self._states, (metrics,), _ = self._run(
+            self._states,
             self._table,
             rows,
             np.int32(0),
@@ -218,7 +219,7 @@ def compare(width, args):
     return args.steps / best, args.steps / peer, theirs and theirs.version
 
 
-def together(width, args):
+def together(width, heads, args):
     """(seconds one after the other, seconds in one program) of whole runs."""
     options = reconpatch.fields()
     options.update({"dim": width, "batch_size": args.batch})
@@ -227,17 +228,22 @@ def together(width, args):
         reconpatch._stage(options, lambda params: width), num_steps=lambda n: steps
     )
     rows = np.random.default_rng(0).normal(size=(8 * args.batch, width))
-    runs = [
-        train.Run({}, rows.astype(np.float32), seed) for seed in range(args.together)
-    ]
+    rows = rows.astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
+
+        def runs(name):
+            return [
+                train.Run({}, rows, seed, f"{folder}/{name}/{seed}")
+                for seed in range(heads)
+            ]
+
         begin = time.perf_counter()
-        for run in runs:
+        for run in runs("alone"):
             train.train(
-                stage, {}, run.items, seed=run.seed, workdir=f"{folder}/{run.seed}"
+                stage, run.params, run.items, seed=run.seed, workdir=run.workdir
             )
         middle = time.perf_counter()
-        train.train_together(stage, runs, workdir=f"{folder}/all")
+        train.train_together(stage, runs("together"))
         return middle - begin, time.perf_counter() - middle
 
 
@@ -249,17 +255,22 @@ def main():
     parser.add_argument("--steps", type=int, default=20, help="of a round")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
-    parser.add_argument("--together", type=int, help="runs in one program")
+    parser.add_argument(
+        "--together", type=int, nargs="+", default=(), help="runs in one program"
+    )
     args = parser.parse_args()
     if args.steps > train._STEPS_A_CALL:
         parser.error(f"--steps must be at most {train._STEPS_A_CALL}, a call's")
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__} on {device}, batch {args.batch}")
     if args.together:
-        print("| width | one by one s | together s | speed-up |\n|--:|--:|--:|--:|")
+        print("| width | heads | one by one s | together s | speed-up |")
+        print("|--:|--:|--:|--:|--:|")
         for width in args.widths:
-            loop, one = together(width, args)
-            print(f"| {width} | {loop:.1f} | {one:.1f} | {loop / one:.2f} |")
+            for heads in args.together:
+                loop, one = together(width, heads, args)
+                times = f"{loop:.1f} | {one:.1f} | {loop / one:.2f}"
+                print(f"| {width} | {heads} | {times} |", flush=True)
         return
     print("| width | jaxad steps/s | PyTorch steps/s | ratio |\n|--:|--:|--:|--:|")
     for width in args.widths:
