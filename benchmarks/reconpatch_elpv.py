@@ -24,7 +24,16 @@ import time
 import jax
 import numpy as np
 
-from jaxad import data, features, fit, memory_bank, methods, metrics, train
+from jaxad import (
+    command_line,
+    data,
+    features,
+    fit,
+    memory_bank,
+    methods,
+    metrics,
+    train,
+)
 from jaxad.detectors import knn
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -116,6 +125,7 @@ def main():
     config_file = runpy.run_path(str(ROOT / "configs/reconpatch_elpv.py"))
     argument = f"category={args.category},dim={args.dim}"
     config = config_file["get_config"](argument)
+    command_line.use_compilation_cache(config)
     pipeline, *rows = descriptors(config, args.out.parent)
 
     done = {}

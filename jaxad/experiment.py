@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import pathlib
+import sys
 import time
 from collections.abc import Sequence
 
@@ -108,7 +109,7 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
             if not (folder / category / "result.json").exists():
                 check.require_sound(members[0].dataset, category)
     for member in members:
-        if member.method.get("vectorize", 1) != 1 and not member.feature_cache:
+        if _vectorize(member) != 1 and not member.feature_cache:
             # Read when heads train, and again when each has its memory bank made.
             member.feature_cache = str(folder / "features")
     pipelines = [fit.load_pipeline(member) for member in members]
@@ -117,9 +118,17 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     return _Run(folder, categories, pipelines)
 
 
+def _vectorize(config) -> int:
+    """Heads that train in one program, at most; 1 is each alone."""
+    return config.method.get("vectorize", 1) or sys.maxsize
+
+
 def _train_together(runs: list[_Run]) -> Seconds:
     """Heads that train in one program, left finished in their categories' folders."""
     seconds: Seconds = {}
+    size = _vectorize(runs[0].pipelines[0].config) if runs else 1
+    if size == 1:
+        return seconds
     # A member of an ensemble after the other; a category's seeds side by side, since
     # they share its descriptors.
     for pipelines in zip(*(run.pipelines for run in runs), strict=True):
@@ -131,7 +140,7 @@ def _train_together(runs: list[_Run]) -> Seconds:
                 if not place.exists() and not (folder / "result.json").exists():
                     split = _normal(pipeline, category)
                     tasks.append(fit.Task(pipeline, split, place.parent, category))
-        for task, spent in zip(tasks, fit.train_together(tasks), strict=True):
+        for task, spent in zip(tasks, fit.train_together(tasks, size), strict=True):
             seconds[task.folder] = spent
     return seconds
 

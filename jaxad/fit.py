@@ -143,50 +143,49 @@ class Task:
     label: str
 
 
-def train_together(tasks: Sequence[Task]) -> list[dict[str, float]]:
-    """Trains the first stage of several detectors in one program, where it may be.
+def train_together(tasks: Sequence[Task], size: int) -> list[dict[str, float]]:
+    """Trains the first stage of several detectors, `size` of them in one program.
 
-    It is left finished in every folder, where `fit` goes on from it. So many detectors
-    as `Stage.together` says are trained at once; one that would be alone is left to
-    `fit`.
+    It is left finished in every task's folder, where `fit` goes on from it. One that
+    is left over is left to `fit`.
 
     Args:
-      tasks: of pipelines that differ in their seed alone.
+      tasks: of pipelines that differ in their seed alone; the stage is on patches.
+      size: detectors at once, 2 or more; their descriptors lie on the device together.
 
     Returns:
       For each, its share of the seconds spent in each phase.
 
     Raises:
-      InputError: as `fit`.
+      InputError, Preempted: as `fit`.
     """
-    seconds = [{} for _ in tasks]
-    stage = next(iter(tasks[0].pipeline.method.stages), None) if tasks else None
-    if stage is None or stage.inputs != "patches" or stage.together == 1:
-        return seconds
-    size = stage.together or len(tasks)
-    for first in range(0, len(tasks), size):
-        chunk, spent = tasks[first : first + size], {}
-        if len(chunk) == 1:
-            continue
-        described, runs = {}, []
-        for task in chunk:
-            pipeline, split = task.pipeline, task.split
-            params: Params = {"backbone": pipeline.variables}
-            _check_neighbours(pipeline, params, len(split))
-            images = pipeline.fingerprint, split.version
-            if images not in described:
-                with timed(spent, "features"):
-                    described[images] = _descriptors(
-                        pipeline, params, split, task.label
-                    )
-            folder = _stage_folder(pipeline, stage, split, task.folder)
-            seed = pipeline.config.seed
-            runs.append(train.Run(params, described[images], seed, folder))
-        _LOG.info("%s: %d heads together", stage.name, len(chunk))
-        with timed(spent, stage.name):
-            train.train_together(stage, runs, options=_options(chunk[0].pipeline))
-        for i in range(first, first + len(chunk)):
-            seconds[i] = {phase: each / len(chunk) for phase, each in spent.items()}
+    seconds: list[dict[str, float]] = [{} for _ in tasks]
+    for first in range(0, len(tasks) - 1, size):
+        chunk = tasks[first : first + size]
+        if len(chunk) > 1:
+            spent = _train_chunk(chunk)
+            for share in seconds[first : first + len(chunk)]:
+                share |= {phase: each / len(chunk) for phase, each in spent.items()}
+    return seconds
+
+
+def _train_chunk(tasks: Sequence[Task]) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    stage, described, runs = tasks[0].pipeline.method.stages[0], {}, []
+    for task in tasks:
+        pipeline, split = task.pipeline, task.split
+        params: Params = {"backbone": pipeline.variables}
+        _check_neighbours(pipeline, params, len(split))
+        images = pipeline.fingerprint, split.version
+        if images not in described:
+            with timed(seconds, "features"):
+                described[images] = _descriptors(pipeline, params, split, task.label)
+        folder = _stage_folder(pipeline, stage, split, task.folder)
+        seed = pipeline.config.seed
+        runs.append(train.Run(params, described[images], seed, folder))
+    _LOG.info("%s: %d heads together", stage.name, len(runs))
+    with timed(seconds, stage.name):
+        train.train_together(stage, runs, options=_options(tasks[0].pipeline))
     return seconds
 
 

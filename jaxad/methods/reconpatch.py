@@ -127,14 +127,7 @@ def _stage(options, width) -> Stage:
         return options.epochs * (patches // options.batch_size)
 
     return Stage(
-        "reconpatch",
-        "patches",
-        options.batch_size,
-        num_steps,
-        init,
-        step,
-        finish,
-        together=options.vectorize,
+        "reconpatch", "patches", options.batch_size, num_steps, init, step, finish
     )
 
 
