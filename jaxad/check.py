@@ -29,11 +29,12 @@ _LOG = logging.getLogger(__name__)
 ERROR, WARNING = "error", "warning"
 # Lines that the table gives to findings of one kind.
 _LINES = 10
+_DUPLICATE = "duplicate image"
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Something about a file; `split` is "train" or "test"."""
+    """Something about a file; `split` is "train", "test" or "added"."""
 
     severity: str
     split: str
@@ -77,15 +78,48 @@ def require_sound(config: ml_collections.ConfigDict, category: str) -> None:
     Raises:
       InputError: names the first file with an error, and the command that lists all.
     """
-    findings = check(config, category)
-    errors = [finding for finding in findings if finding.severity == ERROR]
-    if errors:
-        first = errors[0]
-        raise InputError(
-            f"{category}: {first.file}: {first.kind}{_in_brackets(first.detail)}; "
-            f"python -m jaxad.check lists them all, and "
-            "--config.dataset.check=False goes on regardless"
-        )
+    _require_none(
+        check(config, category),
+        category,
+        "python -m jaxad.check lists them all, and --config.dataset.check=False goes "
+        "on regardless",
+    )
+
+
+def require_sound_addition(
+    config: ml_collections.ConfigDict, category: str, added: data.Split
+) -> int:
+    """Logs the warnings about normal images that come to those of a category.
+
+    Args:
+      config, category: as in `check`.
+      added: the new images; its name is "added".
+
+    Returns:
+      How many of them show what a training image, or another of them, shows already.
+
+    Raises:
+      InputError: names the first of them that is unreadable, or that is in test.
+    """
+    splits = *(data.load(config, category, name) for name in ("test", "train")), added
+    looks = {
+        split.name: _look_at_all(split, f"{category}: check {split.name}")
+        for split in splits
+    }
+    findings = [finding for look in looks["added"] for finding in look.findings]
+    between = [*_duplicates(looks, ERROR), *_mixed(looks)]
+    findings += [finding for finding in between if finding.split == "added"]
+    findings.sort(key=lambda f: (f.severity, f.kind, f.file))
+    _require_none(findings, category, "take it out of the images to add")
+    return sum(f.kind in (_DUPLICATE, _across("train", "added")) for f in findings)
+
+
+def _require_none(findings: list[Finding], category: str, advice: str) -> None:
+    """Raises InputError at an error, which comes first; logs the warnings."""
+    if findings and findings[0].severity == ERROR:
+        first = findings[0]
+        detail = _in_brackets(first.detail)
+        raise InputError(f"{category}: {first.file}: {first.kind}{detail}; {advice}")
     for line in _lines(findings):
         _LOG.warning("%s: %s", category, line)
 
@@ -183,7 +217,7 @@ def _labels(split: data.Split, own: bool) -> Iterable[Finding]:
 
 
 def _duplicates(looks: dict[str, list[_Look]], across: str) -> Iterable[Finding]:
-    """The same pixels twice; `across` is how grave it is in train and test."""
+    """The same pixels twice; `across` is how grave it is where one of them tests."""
     first: dict[str, tuple[str, str]] = {}
     for split, of_split in looks.items():
         for look in of_split:
@@ -192,15 +226,18 @@ def _duplicates(looks: dict[str, list[_Look]], across: str) -> Iterable[Finding]
             where, file = first.setdefault(look.content, (split, look.file))
             if (where, file) == (split, look.file):
                 continue
-            if where == split:
-                kind, severity = "duplicate image", WARNING
-            else:
-                kind, severity = "image of train in test", across
+            kind = _DUPLICATE if where == split else _across(where, split)
+            tests = where != split and "test" in (where, split)
+            severity = across if tests else WARNING
             yield Finding(severity, split, look.file, kind, f"same as {file}")
 
 
+def _across(where: str, split: str) -> str:
+    return f"image of {where} in {split}"
+
+
 def _mixed(looks: dict[str, list[_Look]]) -> Iterable[Finding]:
-    """The images that are unlike most others of both splits."""
+    """The images that are unlike most others of all splits."""
     everything = [
         (split, look) for split, of in looks.items() for look in of if look.content
     ]

@@ -26,6 +26,7 @@ from jaxad.errors import InputError, did_you_mean
 RESIZE_POLICIES = ("resize", "resize_crop", "pad")
 IMAGE_SCORES = ("max", "reweighted", "top_fraction")
 DESCRIPTORS = ("concat", "pooled")
+SEARCHES = ("exact", "approximate")
 _RUNLOCAL_CATEGORY = {
     "elpv": "mono",
     "mvtec_ad": "bottle",
@@ -113,6 +114,13 @@ def base() -> ml_collections.ConfigDict:
                 # larger stays in host memory, or in the feature cache's file, and
                 # passes through. 0 is no bound.
                 max_device_bytes=0,
+                # "exact", or "approximate": faster on TPUs, and elsewhere perhaps not.
+                # It may miss a patch's nearest entry and take a farther one, so scores
+                # rise; results.json has the recall on patches of the run's own test
+                # images.
+                search="exact",
+                # Share of the nearest entries that "approximate" is to find.
+                recall_target=0.95,
                 # "max", "top_fraction", or "reweighted" (PatchCore, eq. 7; ReConPatch,
                 # eq. 10).
                 image_score="max",
@@ -211,6 +219,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     choose("backbone.dtype", config.backbone.dtype, ("float32", "bfloat16"))
     choose("patches.descriptor", config.patches.descriptor, DESCRIPTORS)
     choose("detector.image_score", config.detector.image_score, IMAGE_SCORES)
+    choose("detector.search", config.detector.search, SEARCHES)
     require(
         len(config.dataset.image_size) == 2 and min(config.dataset.image_size) >= 0,
         "dataset.image_size",
@@ -225,7 +234,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     )
     odd = config.patches.neighbourhood % 2 == 1 and config.patches.neighbourhood > 0
     require(odd, "patches.neighbourhood", config.patches.neighbourhood, "an odd number")
-    for field in ("coreset.ratio", "detector.top_fraction"):
+    for field in ("coreset.ratio", "detector.top_fraction", "detector.recall_target"):
         value = _get(config, field)
         require(0 < value <= 1, field, value, "above 0 and at most 1")
     for field in (

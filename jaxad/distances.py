@@ -96,6 +96,7 @@ def shortlist(
     *,
     chunk: int = _ROWS,
     half: bool = False,
+    recall_target: float | None = None,
 ) -> Pairs:
     """The r rows of the bank with the smallest lower bounds on squared distances.
 
@@ -106,10 +107,12 @@ def shortlist(
       r: at most n.
       chunk: rows of the bank that are worked on at a time.
       half: products in bfloat16.
+      recall_target: as in `approximate_rows`; None misses none.
 
     Returns:
       (lower bounds, ascending, and indices), [m, r] each. No row that was left out has
-      a bound below the last. Where rows are too few, infinity and 0.
+      a bound below the last, unless it was missed. Where rows are too few, infinity
+      and 0.
     """
     (m, d), n = queries.shape, bank.shape[0]
     chunks = -(-n // chunk)
@@ -120,6 +123,13 @@ def shortlist(
     block = min(_QUERIES, m)
     dtype = jnp.bfloat16 if half else jnp.float32
     scale = 1 - slack(d, half=half)
+
+    def smallest(product, norms):
+        if recall_target is None:
+            return _smallest(product, norms, r)
+        return jax.lax.approx_min_k(
+            product + norms[None], min(r, chunk), recall_target=recall_target
+        )
 
     def one_chunk(i, best):
         at = jnp.minimum(i * chunk, last)
@@ -132,7 +142,7 @@ def shortlist(
         def one_block(j, merged):
             start = jnp.minimum(j * block, m - block)
             x = jax.lax.dynamic_slice_in_dim(queries, start, block) - origin[None]
-            least, position = _smallest(_product((-2 * x).astype(dtype), c), norms, r)
+            least, position = smallest(_product((-2 * x).astype(dtype), c), norms)
             # Read from the chunk before: the last block overlaps, too.
             old = [jax.lax.dynamic_slice_in_dim(part, start, block) for part in best]
             least = jnp.concatenate([old[0], least], 1)
@@ -204,6 +214,41 @@ def nearest_rows(
         found, _, doubtful = jax.lax.while_loop(lambda s: s[1].any(), again, state)
     found, _ = jax.lax.while_loop(lambda s: s[1].any(), everything, (found, doubtful))
     return found
+
+
+def approximate_rows(
+    queries: jax.Array,
+    bank: jax.Array,
+    count: jax.Array,
+    k: int,
+    *,
+    recall_target: float,
+    half: bool,
+) -> Pairs:
+    """As `nearest_rows`, but neighbours may be missed, and farther ones stand in.
+
+    Distances are those of the rows that are found, from direct differences.
+
+    Args:
+      recall_target: the share of them that `jax.lax.approx_min_k` is asked to find.
+
+    References:
+      Chern et al., TPU-KNN: K Nearest Neighbor Search at Peak FLOP/s, NeurIPS 2022
+      (arXiv:2206.14286).
+    """
+    m, n = queries.shape[0], bank.shape[0]
+    if m == 0:
+        return jnp.full((m, k), jnp.inf), jnp.full((m, k), n, jnp.int32)
+    lower, index = shortlist(
+        queries,
+        bank,
+        bank[0],
+        count,
+        min(k + _SPARE, n),
+        half=half,
+        recall_target=recall_target,
+    )
+    return _decide(queries, bank, lower, index, k)
 
 
 def smallest_pairs(square: jax.Array, index: jax.Array, k: int) -> Pairs:

@@ -50,7 +50,7 @@ class _Run:
     outcome: dict | None = None
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
+def run(config: ml_collections.ConfigDict, workdir: str, *, make=None) -> dict:
     """Trains, fits and evaluates every category of the config.
 
     A finished category is never done twice: an interrupted run goes on where it was,
@@ -59,6 +59,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     Args:
       config: `config.base()`, completed by a config file.
       workdir: folder of the run; made if need be.
+      make: gives a category's detector and the seconds spent, as `fit.fit` does.
 
     Returns:
       What `results.json` holds.
@@ -66,6 +67,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     Raises:
       InputError: a field, file or shape that cannot work.
     """
+    if make is not None:
+        return _finish(_open(config, workdir), {}, make)
     return run_together([(config, workdir)])[0]
 
 
@@ -100,7 +103,7 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     categories = data.categories(config.dataset)
     members = fit.members(config)
     _require_same_run(folder, members[0])
-    finished = _read(folder / "results.json")
+    finished = read_json(folder / "results.json")
     if finished is not None:
         _LOG.info("%s holds this run, finished: nothing to do", folder)
         return _Run(folder, categories, [], finished)
@@ -136,23 +139,25 @@ def _train_together(runs: list[_Run]) -> Seconds:
         for category in runs[0].categories:
             for run, pipeline in zip(runs, pipelines, strict=True):
                 folder = run.folder / category
-                place = _detector_folder(pipeline, folder)
+                place = detector_folder(pipeline, folder)
                 if not place.exists() and not (folder / "result.json").exists():
-                    split = _normal(pipeline, category)
+                    split = data.load(pipeline.config.dataset, category, "train")
+                    split = split.normal()
                     tasks.append(fit.Task(pipeline, split, place.parent, category))
         for task, spent in zip(tasks, fit.train_together(tasks, size), strict=True):
             seconds[task.folder] = spent
     return seconds
 
 
-def _finish(run: _Run, seconds: Seconds) -> dict:
+def _finish(run: _Run, seconds: Seconds, make=fit.fit) -> dict:
     """What is left of a run; `seconds` of what has been done for its detectors."""
     if run.outcome is not None:
         return run.outcome
     folder, rows = run.folder, {}
     for i, category in enumerate(run.categories, start=1):
         _LOG.info("%s (%d of %d)", category, i, len(run.categories))
-        rows[category] = _category(run.pipelines, category, folder / category, seconds)
+        place = folder / category
+        rows[category] = _category(run.pipelines, category, place, seconds, make)
     outcome = results.finite(_outcome(run.pipelines, rows))
     results.write_text(folder / "results.md", results.table(outcome))
     # Last: its presence says that the run is finished.
@@ -170,22 +175,32 @@ def restore(folder: str) -> knn.KNN | tuple[knn.KNN, ...]:
       InputError: there is none, it is damaged, or the backbone's weights have changed.
     """
     folder = pathlib.Path(folder)
-    stored = _read(folder.parent / "config.json")
-    if stored is None:
-        raise InputError(
-            f"{folder.parent / 'config.json'} does not exist; name the folder of a "
-            "category inside a run's --workdir"
-        )
-    members = fit.members(ml_collections.ConfigDict(stored))
-    pipelines = [fit.load_pipeline(member) for member in members]
+    pipelines = [
+        fit.load_pipeline(member) for member in fit.members(stored(folder.parent))
+    ]
     members = tuple(
-        fit.restore(pipeline, _detector_folder(pipeline, folder))
+        fit.restore(pipeline, detector_folder(pipeline, folder))
         for pipeline in pipelines
     )
     return members if len(members) > 1 else members[0]
 
 
-def _detector_folder(pipeline: Pipeline, folder: pathlib.Path) -> pathlib.Path:
+def stored(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config of a run.
+
+    Raises:
+      InputError: the folder holds no run.
+    """
+    config = read_json(workdir / "config.json")
+    if config is None:
+        raise InputError(
+            f"{workdir / 'config.json'} does not exist; name a run's --workdir, or the "
+            "folder of a category inside it"
+        )
+    return ml_collections.ConfigDict(config)
+
+
+def detector_folder(pipeline: Pipeline, folder: pathlib.Path) -> pathlib.Path:
     """Where a detector lies in its category's folder."""
     if pipeline.config.ensemble.members:
         return folder / pipeline.backbone.name / "detector"
@@ -193,16 +208,22 @@ def _detector_folder(pipeline: Pipeline, folder: pathlib.Path) -> pathlib.Path:
 
 
 def _category(
-    pipelines: list[Pipeline], category: str, folder: pathlib.Path, earlier: Seconds
+    pipelines: list[Pipeline],
+    category: str,
+    folder: pathlib.Path,
+    earlier: Seconds,
+    make,
 ) -> dict:
     """One row of the results, from `result.json` where the category is finished."""
-    row = _read(folder / "result.json")
+    row = read_json(folder / "result.json")
     if row is not None:
         return row
     config, start = pipelines[0].config, time.perf_counter()
     seconds = dict.fromkeys(_PHASES, 0.0)
+    train = data.load(config.dataset, category, "train").normal()
     members = tuple(
-        _member(pipeline, category, folder, seconds, earlier) for pipeline in pipelines
+        _member(pipeline, train, category, folder, make, seconds, earlier)
+        for pipeline in pipelines
     )
     detector = members if len(members) > 1 else members[0]
 
@@ -210,6 +231,13 @@ def _category(
         return knn.predict(detector, pipelines[0].place(images))
 
     test = data.load(config.dataset, category, "test")
+    recall = {}
+    if config.detector.search == "approximate":
+        with fit.timed(seconds, "recall"):
+            recall["recall_at_1"] = {
+                member.backbone.name: fit.recall(pipeline, member, test, label=category)
+                for pipeline, member in zip(pipelines, members, strict=True)
+            }
     if any(config.disturbance.values()):
         test = evaluate.Disturbed(test, config.seed, **config.disturbance)
     with fit.timed(seconds, "score"):
@@ -228,22 +256,25 @@ def _category(
     seconds["total"] += time.perf_counter() - start
     row = {
         **evaluation.metrics,
+        "train_normal": len(train),
+        "train_version": train.version,
         "test_normal": int((test.labels == 0).sum()),
         "test_anomalous": int((test.labels == 1).sum()),
         "bank_patches": sum(len(member.bank) for member in members),
+        "coverage": {member.backbone.name: member.coverage for member in members},
+        **recall,
         "seconds": seconds,
     }
     results.write_json(folder / "result.json", row)
     return row
 
 
-def _member(pipeline, category, folder, seconds, earlier) -> knn.KNN:
+def _member(pipeline, train, category, folder, make, seconds, earlier) -> knn.KNN:
     """A fitted detector, from disk where it is there."""
-    place = _detector_folder(pipeline, folder)
+    place = detector_folder(pipeline, folder)
     if place.exists():
         return fit.restore(pipeline, place)
-    split = _normal(pipeline, category)
-    detector, spent = fit.fit(pipeline, split, place.parent, label=category)
+    detector, spent = make(pipeline, train, place.parent, label=category)
     for phase, value in spent.items():
         seconds[phase] = seconds.get(phase, 0.0) + value
     for phase, value in earlier.get(place.parent, {}).items():
@@ -253,11 +284,6 @@ def _member(pipeline, category, folder, seconds, earlier) -> knn.KNN:
     return detector
 
 
-def _normal(pipeline: Pipeline, category: str):
-    """The images that a detector is fitted on."""
-    return data.load(pipeline.config.dataset, category, "train").normal()
-
-
 def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
     config = pipelines[0].config
     rows = {name: dict(row) for name, row in rows.items()}
@@ -265,7 +291,7 @@ def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
     for row in rows.values():
         for phase, spent in row.pop("seconds").items():
             seconds[phase] = seconds.get(phase, 0.0) + spent
-    return {
+    outcome = {
         "dataset": config.dataset.name,
         "method": config.method.name,
         "seed": config.seed,
@@ -286,13 +312,16 @@ def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
         "seconds": seconds,
         "versions": results.versions(),
     }
+    if "extensions" in config:
+        outcome["extensions"] = config.to_dict()["extensions"]
+    return outcome
 
 
 def _require_same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """Raises InputError if the folder holds another run, or anything else."""
     mine = json.loads(json.dumps(config.to_dict()))
     path = folder / "config.json"
-    theirs = _read(path)
+    theirs = read_json(path)
     if theirs is None:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--workdir={folder} is a file; name a folder")
@@ -327,7 +356,7 @@ def _flat(tree: dict, prefix: str = "") -> dict:
     return flat
 
 
-def _read(path: pathlib.Path) -> dict | None:
+def read_json(path: pathlib.Path) -> dict | None:
     """The JSON of a file, None where there is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))

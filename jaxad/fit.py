@@ -32,6 +32,8 @@ from jaxad.methods.base import Backbone, Method, Params, identity
 
 _LOG = logging.getLogger(__name__)
 
+_RECALL_IMAGES = 32
+
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
@@ -248,17 +250,44 @@ def fit(
         }
     if descriptors is None:
         descriptors = describe()
-    patches = _project(method, params, descriptors, config.batch_size)
+    rows = project(method, params, descriptors, config.batch_size)
+    size = knn.coreset_size(config.coreset.ratio, len(rows))
+    return build(pipeline, params, rows, size, [split], seconds, label=label), seconds
+
+
+def build(
+    pipeline: Pipeline,
+    params: Params,
+    rows: np.ndarray,
+    size: int,
+    splits,
+    seconds: dict[str, float],
+    *,
+    label: str,
+    kept: int = 0,
+) -> knn.KNN:
+    """The detector on a coreset of patches.
+
+    Args:
+      params: as the stages left them.
+      rows: projected patches [n, d] to choose from.
+      size: patches that the bank keeps.
+      splits: all that the detector learns from, for an ensemble's spread.
+      seconds: what the phases take is added here.
+      label: what the progress bars say first.
+      kept: so many of the first rows are in the bank from the start.
+    """
+    config = pipeline.config
     with timed(seconds, "coreset"):
-        bank = patches[_coreset(pipeline, patches, label)]
-    bank = _bank(pipeline, bank)
-    detector = knn.fit(config, method, backbone, params, bank)
+        chosen, radius = _coreset(pipeline, rows, size, label, kept)
+        bank = _bank(pipeline, rows[chosen])
+    detector = knn.fit(config, pipeline.method, pipeline.backbone, params, bank)
+    detector = detector.replace(coverage={"radius": radius})
     if config.ensemble.members:
         with timed(seconds, "spread"):
-            detector = detector.replace(
-                spread=_spread(pipeline, detector, split, label)
-            )
-    return detector, seconds
+            spread = _spread(pipeline, detector, splits, label)
+            detector = detector.replace(spread=spread)
+    return detector
 
 
 def _options(pipeline: Pipeline) -> train.Options:
@@ -266,16 +295,53 @@ def _options(pipeline: Pipeline) -> train.Options:
     return train.Options(fields.log_every, fields.save_every, fields.keep)
 
 
-def _spread(pipeline: Pipeline, detector: knn.KNN, split, label: str) -> scores.Spread:
+def patches(pipeline: Pipeline, params: Params, splits, *, label: str) -> np.ndarray:
+    """Projected patches [n·h·w, d] of all images of the splits, in their order."""
+    parts = [
+        project(
+            pipeline.method,
+            params,
+            _descriptors(pipeline, params, split, label),
+            pipeline.config.batch_size,
+        )
+        for split in splits
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _spread(pipeline: Pipeline, detector: knn.KNN, splits, label: str) -> scores.Spread:
     """Of the scores that the training images' own patches get."""
-    normal = features.extract(
-        lambda images: knn.patch_distances(detector, pipeline.place(images))[..., None],
-        split,
-        pipeline.images_a_call,
-        label=f"{label}: spread",
-    )
+    normal = [
+        features.extract(
+            lambda x: knn.patch_distances(detector, pipeline.place(x))[..., None],
+            split,
+            pipeline.images_a_call,
+            label=f"{label}: spread",
+        )
+        for split in splits
+    ]
     mean_deviation = pipeline.config.ensemble.mean_deviation
-    return scores.spread(normal, mean_deviation=mean_deviation)
+    return scores.spread(np.concatenate(normal), mean_deviation=mean_deviation)
+
+
+def recall(
+    pipeline: Pipeline, detector: knn.KNN, split, *, label: str
+) -> dict[str, float | int]:
+    """How often an approximate search finds a patch's nearest entry.
+
+    Returns:
+      `recall`, the share of the `patches` of `images` images, which are at most 32 and
+      spread evenly over the split.
+    """
+    rows = np.linspace(0, len(split) - 1, min(_RECALL_IMAGES, len(split)))
+    found = features.extract(
+        lambda x: knn.finds_nearest(detector, pipeline.place(x))[..., None],
+        split.take(rows.astype(int)),
+        pipeline.images_a_call,
+        label=f"{label}: recall",
+    )
+    share = float(found.mean(dtype=np.float64))
+    return {"recall": share, "patches": found.size, "images": len(found)}
 
 
 def _check_neighbours(pipeline: Pipeline, params: Params, images: int) -> None:
@@ -346,30 +412,34 @@ def _bank(pipeline: Pipeline, rows: np.ndarray):
     return jax.numpy.asarray(rows)
 
 
-def _coreset(pipeline: Pipeline, patches: np.ndarray, label: str) -> np.ndarray:
+def _coreset(
+    pipeline: Pipeline, rows: np.ndarray, size: int, label: str, kept: int
+) -> tuple[np.ndarray, float]:
+    """The chosen rows, and the covering radius."""
     config = pipeline.config
-    size = knn.coreset_size(config.coreset.ratio, len(patches))
     with tqdm(total=size, desc=f"{label}: coreset", unit="pick", disable=None) as bar:
-        chosen = memory_bank.greedy_coreset(
-            patches,
+        chosen, radius = memory_bank.covered_coreset(
+            rows,
             size,
+            start=range(kept) if kept else 0,
             projection_dim=config.coreset.projection_dim or None,
             key=rng.stream(config.seed, "coreset"),
-            progress=lambda done, total: bar.update(done - bar.n),
+            progress=lambda done, _: bar.update(min(done, size) - bar.n),
             mesh=pipeline.mesh,
             max_device_bytes=config.detector.max_device_bytes or None,
         )
-        return np.asarray(chosen)
+        # Once every row is covered there is nothing left to choose but the first one.
+        repeated = (chosen == 0) & (np.arange(size) >= max(kept, 1))
+        return chosen[~repeated], radius
 
 
 def _descriptors(pipeline: Pipeline, params: Params, split, label: str) -> np.ndarray:
     """Descriptors of all images [n, h, w, c], from the cache where they may be."""
-    config, backbone = pipeline.config, pipeline.backbone
 
     def compute(**options):
         return features.extract(
             lambda images: knn.features(
-                pipeline.method, backbone, params, pipeline.place(images)
+                pipeline.method, pipeline.backbone, params, pipeline.place(images)
             ),
             split,
             pipeline.images_a_call,
@@ -377,9 +447,32 @@ def _descriptors(pipeline: Pipeline, params: Params, split, label: str) -> np.nd
             **options,
         )
 
-    if not config.feature_cache or params["backbone"] is not pipeline.variables:
+    if not _may_be_cached(pipeline, params):
         return compute()
-    key = {
+    key, folder = _cache_key(pipeline, split), _cache_folder(pipeline)
+    return features.cached(folder, key, lambda empty: compute(empty=empty))
+
+
+def is_cached(pipeline: Pipeline, params: Params, split) -> bool:
+    """Whether the cache has the descriptors of all images."""
+    name = features.digest(_cache_key(pipeline, split))
+    return (
+        _may_be_cached(pipeline, params) and (_cache_folder(pipeline) / name).exists()
+    )
+
+
+def _may_be_cached(pipeline: Pipeline, params: Params) -> bool:
+    frozen = params["backbone"] is pipeline.variables
+    return bool(pipeline.config.feature_cache) and frozen
+
+
+def _cache_folder(pipeline: Pipeline) -> pathlib.Path:
+    return pathlib.Path(pipeline.config.feature_cache).expanduser()
+
+
+def _cache_key(pipeline: Pipeline, split) -> dict:
+    config, backbone = pipeline.config, pipeline.backbone
+    return {
         "backbone": backbone.name,
         "weights": pipeline.fingerprint,
         "taps": list(backbone.taps),
@@ -390,11 +483,9 @@ def _descriptors(pipeline: Pipeline, params: Params, split, label: str) -> np.nd
         "batch_size": config.batch_size,
         "versions": results.versions(),
     }
-    folder = pathlib.Path(config.feature_cache).expanduser()
-    return features.cached(folder, key, lambda empty: compute(empty=empty))
 
 
-def _project(method: Method, params: Params, descriptors, batch_size) -> np.ndarray:
+def project(method: Method, params: Params, descriptors, batch_size) -> np.ndarray:
     """Descriptors through the learnt map, as rows [n·h·w, d]."""
     if method.project is not identity:
         project = jax.jit(method.project)
@@ -427,6 +518,8 @@ def save(pipeline: Pipeline, detector: knn.KNN, folder: pathlib.Path) -> None:
     }
     if detector.spread is not None:
         tree["spread"] = dataclasses.asdict(detector.spread)
+    if detector.coverage:
+        tree["coverage"] = dict(detector.coverage)
     checkpoint.save_tree(folder, tree)
 
 
@@ -450,4 +543,5 @@ def restore(pipeline: Pipeline, folder: pathlib.Path) -> knn.KNN:
     )
     if "spread" in tree:
         detector = detector.replace(spread=scores.Spread(**tree["spread"]))
-    return detector
+    coverage = {name: float(r) for name, r in tree.get("coverage", {}).items()}
+    return detector.replace(coverage=coverage)

@@ -1,8 +1,9 @@
 """Memory bank: which patch descriptors to keep, and the nearest ones to a query.
 
-Both functions are exact: device programs in float32 or less rule out what cannot matter
-(`jaxad.distances`), and direct differences decide among the rest. Results are therefore
-the same on one device or many, with the rows all on the devices or passing through.
+All functions are exact, but where a recall below one is asked for: device programs in
+float32 or less rule out what cannot matter (`jaxad.distances`), and direct differences
+decide among the rest. Results are therefore the same on one device or many, with the
+rows all on the devices or passing through.
 """
 
 import functools
@@ -19,6 +20,7 @@ from jaxad.sharding import REPLICATED as SAME
 from jaxad.sharding import ROWS
 
 _CANDIDATES = 2048  # rows that a coreset round looks at
+_BLOCK = 8192  # rows that pass over the host at a time
 _SCRATCH = 2**28  # bytes that the passes over blocks need on a device
 _LIMIT = 1e16  # squared distances of larger values could overflow float32
 
@@ -123,6 +125,54 @@ def greedy_coreset(
                     width *= 2
 
 
+def covered_coreset(
+    features: jax.Array | np.ndarray, size: int, **options
+) -> tuple[np.ndarray, float]:
+    """A greedy coreset and its covering radius.
+
+    The radius is how far the pick after the last one would lie, so it costs no pass of
+    its own; after a projection, which measures other distances, it does.
+
+    Args:
+      features, size, options: as `greedy_coreset` takes them.
+
+    Returns:
+      (what `greedy_coreset` returns; the largest distance of any row to its nearest
+      chosen one).
+    """
+    chosen = greedy_coreset(features, min(size + 1, len(features)), **options)
+    chosen, following = chosen[:size], chosen[size:]
+    centres = features[chosen]
+    if options.get("projection_dim") is not None:
+        places = {name: options.get(name) for name in ("mesh", "max_device_bytes")}
+        return chosen, covering_radius(features, centres, **places)
+    if not len(following):
+        return chosen, 0.0
+    farthest = np.asarray(features[following], np.float64)
+    square = min(
+        ((np.asarray(centres[at : at + _BLOCK]) - farthest) ** 2).sum(1).min()
+        for at in range(0, size, _BLOCK)
+    )
+    return chosen, float(np.sqrt(square))
+
+
+def covering_radius(
+    features: jax.Array | np.ndarray, centres: jax.Array | np.ndarray, **places
+) -> float:
+    """The largest distance of any row [n, d] to its nearest centre [c, d].
+
+    Args:
+      places: `mesh` and `max_device_bytes` as `nearest` takes them.
+    """
+    n, radius = len(features), 0.0
+    for first in range(0, n, _BLOCK):
+        # The last block overlaps the one before: all have one shape.
+        first = max(0, min(first, n - _BLOCK))
+        distance, _ = nearest(features[first : first + _BLOCK], centres, 1, **places)
+        radius = max(radius, float(distance.max()))
+    return radius
+
+
 def nearest(
     queries: jax.Array | np.ndarray,
     bank: jax.Array | np.ndarray,
@@ -130,6 +180,7 @@ def nearest(
     *,
     mesh: Mesh | None = None,
     max_device_bytes: int | None = None,
+    recall_target: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The k nearest rows of the bank, exact, in bounded memory.
 
@@ -145,6 +196,8 @@ def nearest(
         to all devices. By default an array that is spread already stays so.
       max_device_bytes: a bank that would take more on a device stays on the host, or in
         the file it is mapped from, and passes through. Not under `jit`.
+      recall_target: share of the neighbours to find, above 0 and at most 1, which a
+        device may be faster at; the rest are replaced by farther ones. None is exact.
 
     Returns:
       Distances float32 [m, k], ascending, and indices int32 [m, k].
@@ -167,7 +220,13 @@ def nearest(
         )
     bank_mesh, query_mesh = sharding.mesh_of(bank), sharding.mesh_of(queries)
     mesh = mesh or bank_mesh or query_mesh
-    find = functools.partial(_find, k=k, half=sharding.fast_bfloat16(mesh))
+    if recall_target is not None and not 0 < recall_target <= 1:
+        raise InputError(
+            f"recall_target={recall_target} must be above 0 and at most 1, or None for "
+            "an exact search"
+        )
+    half = sharding.fast_bfloat16(mesh)
+    find = functools.partial(_find, k=k, half=half, recall_target=recall_target)
     if max_device_bytes is not None:
         mesh = mesh or _mesh_of(bank)
         fixed = 4 * m * (d + 4 * (k + 16)) + _SCRATCH
@@ -269,23 +328,38 @@ def _project(features, dim: int, key: jax.Array | None) -> np.ndarray:
     n, d = features.shape
     matrix = jax.random.normal(key, (d, dim)) / np.sqrt(dim)
     product = jax.jit(functools.partial(jnp.dot, precision=jax.lax.Precision.HIGHEST))
-    block = 8192
     out = np.empty((n, dim), np.float32)
-    for first in range(0, n, block):
-        rows = np.asarray(features[first : first + block])
-        padded = np.zeros((block, d), np.float32)
+    for first in range(0, n, _BLOCK):
+        rows = np.asarray(features[first : first + _BLOCK])
+        padded = np.zeros((_BLOCK, d), np.float32)
         padded[: len(rows)] = rows
         projected = product(_checked("features", padded, (n, d), first), matrix)
         out[first : first + len(rows)] = projected[: len(rows)]
     return out
 
 
-@functools.partial(jax.jit, static_argnames=("k", "half", "mesh", "spread"))
-def _find(queries, bank, count, *, k: int, half: bool, mesh: Mesh | None, spread):
+@functools.partial(
+    jax.jit, static_argnames=("k", "half", "recall_target", "mesh", "spread")
+)
+def _find(
+    queries,
+    bank,
+    count,
+    *,
+    k: int,
+    half: bool,
+    recall_target: float | None,
+    mesh: Mesh | None,
+    spread,
+):
     """The k nearest among the first `count` rows, one program a device."""
 
     def alone(queries, bank, count):
-        return distances.nearest_rows(queries, bank, count, k, half=half)
+        if recall_target is None:
+            return distances.nearest_rows(queries, bank, count, k, half=half)
+        return distances.approximate_rows(
+            queries, bank, count, k, half=half, recall_target=recall_target
+        )
 
     def shared(queries, bank, count):
         # Every device finds the k nearest of its own rows; the best of all are kept.

@@ -120,6 +120,44 @@ class TestManyBlocks:
             np.where(clear, index, 0), np.where(clear, where[:, :k], 0)
         )
 
+    @pytest.mark.parametrize("half", [False, True])
+    def test_approximate_search_where_nothing_is_missed(self, half, monkeypatch):
+        """CPUs find all that products can tell apart."""
+        monkeypatch.setattr(sharding, "fast_bfloat16", lambda mesh: half)
+        x = cloud("normal", n=1700)
+        want = nearest(x[1500:], x[:1500], 3)
+        got = nearest(x[1500:], x[:1500], 3, recall_target=0.9)
+        recall = (np.asarray(got[0]) <= want[0]).mean()
+        assert recall > 0.99 if half else recall == 1
+        parts = nearest(
+            x[1500:], x[:1500], 3, recall_target=0.9, max_device_bytes=2**28 + 100_000
+        )
+        np.testing.assert_array_equal(parts[0], got[0])
+
+
+def test_approximate_search_that_misses(monkeypatch):
+    """What is missed is replaced by the next row, with the distance of that row."""
+    second = jax.lax.approx_min_k
+
+    def misses_the_first(operand, k, *, recall_target):
+        assert recall_target == 0.8
+        value, index = second(operand, k + 1, recall_target=1.0)
+        return value[:, 1:], index[:, 1:]
+
+    monkeypatch.setattr(jax.lax, "approx_min_k", misses_the_first)
+    x = cloud("normal", n=210)
+    want, where = textbook_nearest(x[:10], x[10:], 3)
+    distance, index = nearest(x[:10], x[10:], 2, recall_target=0.8)
+    np.testing.assert_allclose(distance, want[:, 1:], rtol=1e-6)
+    np.testing.assert_array_equal(index, where[:, 1:])
+
+
+@pytest.mark.parametrize("recall_target", [0.0, 1.5])
+def test_a_recall_that_is_none(recall_target):
+    x = cloud("normal", n=30)
+    with pytest.raises(InputError, match=f"recall_target={recall_target} must be"):
+        nearest(x, x, 1, recall_target=recall_target)
+
 
 def test_coreset_by_hand():
     # On a line: 0, then the far end 10, then 4 (4 from 0), then 7 (3 from 4 and 10).

@@ -27,6 +27,11 @@ class KNN:
       params: what the method's `features` and `project` read.
       bank: the memory bank, float32 [n, d]; on the host under a memory budget.
       spread: of the scores of normal patches; a member of an ensemble has one.
+      coverage: distances that say how well the bank covers the normal patches.
+        `radius`: the largest of any training patch to the bank; in its place
+        `radius_bound`, which no distance exceeds. Of a bank that was extended also
+        `radius_before` or `radius_bound_before`, of the bank as it was and its own
+        patches; `added_before`, of the added patches to that bank; `added`, to this.
       method, backbone, options: static; `options` are the fields of `config.detector`.
     """
 
@@ -36,6 +41,7 @@ class KNN:
     backbone: Backbone = flax.struct.field(pytree_node=False)
     options: tuple[tuple[str, object], ...] = flax.struct.field(pytree_node=False)
     spread: scores.Spread | None = None
+    coverage: dict[str, float] = flax.struct.field(default_factory=dict)
 
 
 def coreset_size(ratio: float, patches: int) -> int:
@@ -115,16 +121,28 @@ def patch_distances(detector: KNN, images: jax.Array) -> jax.Array:
     return _search(detector, images)[1]
 
 
+def finds_nearest(detector: KNN, images: jax.Array) -> jax.Array:
+    """Whether the search finds an entry that is as near as any, bool [b, h, w]."""
+    exact = detector.replace(options=(*detector.options, ("search", "exact")))
+    return patch_distances(detector, images) <= patch_distances(exact, images)
+
+
 def _budget(detector: KNN) -> int | None:
     return dict(detector.options)["max_device_bytes"] or None
 
 
 def _search(detector: KNN, images):
     """Descriptors [b, h, w, d], their distances and nearest entries, both [b, h, w]."""
+    options = dict(detector.options)
+    approximate = options["search"] == "approximate"
     described = describe(detector.method, detector.backbone, detector.params, images)
     rows = described.reshape(-1, described.shape[-1])
     distances, nearest = memory_bank.nearest(
-        rows, detector.bank, 1, max_device_bytes=_budget(detector)
+        rows,
+        detector.bank,
+        1,
+        max_device_bytes=_budget(detector),
+        recall_target=options["recall_target"] if approximate else None,
     )
     grid = described.shape[:3]
     return described, distances.reshape(grid), nearest.reshape(grid)

@@ -1,5 +1,6 @@
 """The detector on a backbone whose features are the pixels themselves."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -44,6 +45,22 @@ def test_max_and_map_by_hand():
     np.testing.assert_allclose(score, [np.sqrt(0.75)], rtol=1e-6)
     expected = np.sqrt(3) * np.array([[0.0, 0.0], [0.5, 0.1]])
     np.testing.assert_allclose(heat[0], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_recall_by_hand(monkeypatch):
+    """A search that only ever finds the first entry."""
+
+    def first(operand, k, *, recall_target):
+        return operand[:, :1].repeat(k, 1), jnp.zeros((len(operand), k), jnp.int32)
+
+    monkeypatch.setattr(jax.lax, "approx_min_k", first)
+    blind = detector(BLACK_AND_WHITE, search="approximate", recall_target=0.7)
+    pixels = image(0.0, 1.0, 0.5, 0.9)
+    # Grey 0.5 is as near to the one as to the other.
+    found = knn.finds_nearest(blind, pixels)
+    np.testing.assert_array_equal(found, [[[True, False], [True, False]]])
+    exact = detector(BLACK_AND_WHITE)
+    assert knn.finds_nearest(exact, pixels).all()
 
 
 def test_top_fraction_by_hand():
