@@ -8,7 +8,8 @@ Without --features the rows are made up: smooth latent fields over 28 x 28 patch
 mixed, rectified and a little noisy, as many and as wide as those of the ELPV mono
 cells (275,968 x 152). anomalib starts at a random row and measures in a sparse random
 projection, so the two choose different rows; the covering radius, the largest distance
-of any row to its nearest chosen one, says how well each did.
+of any row to its nearest chosen one, says how well each did. --projection-dim measures
+jaxad in a projection as well, as `config.coreset.projection_dim` does.
 """
 
 import argparse
@@ -63,13 +64,15 @@ def made_up_features(
     return features.reshape(-1, dim)
 
 
-def run_jaxad(features: np.ndarray, size: int) -> tuple[float, float, np.ndarray]:
+def run_jaxad(
+    features: np.ndarray, size: int, **options
+) -> tuple[float, float, np.ndarray]:
     """Seconds with and without compilation, and the chosen rows."""
     on_device = jax.block_until_ready(jnp.asarray(features))
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        chosen = greedy_coreset(on_device, size)
+        chosen = greedy_coreset(on_device, size, **options)
         seconds.append(time.perf_counter() - start)
     return seconds[0], seconds[1], chosen
 
@@ -97,6 +100,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=352, help="of made-up rows")
     parser.add_argument("--dim", type=int, default=152, help="of made-up rows")
     parser.add_argument("--ratio", type=float, default=0.01, help="share to choose")
+    parser.add_argument("--projection-dim", type=int, help="measure jaxad so, too")
     parser.add_argument("--peer-python", help="an interpreter that has anomalib")
     parser.add_argument(
         "--peer-size",
@@ -117,10 +121,13 @@ def main() -> None:
     print(f"features {features.shape}, choose {size}, {jax.devices()[0].device_kind}")
 
     cold, warm, chosen = run_jaxad(features, size)
-    rows = [
-        ("jaxad, first call", cold, covering_radius(features, chosen)),
-        ("jaxad, compiled", warm, covering_radius(features, chosen)),
-    ]
+    radius = covering_radius(features, chosen)
+    rows = [("jaxad, first call", cold, radius), ("jaxad, compiled", warm, radius)]
+    if dim := flags.projection_dim:
+        options = {"projection_dim": dim, "key": jax.random.key(0)}
+        _, seconds, chosen = run_jaxad(features, size, **options)
+        radius = covering_radius(features, chosen)
+        rows.append((f"jaxad, compiled, projected to {dim}", seconds, radius))
     if flags.peer_python:
         peer_size = min(flags.peer_size or size, size)
         seconds, version, chosen = run_anomalib(features, peer_size, flags.peer_python)
