@@ -253,6 +253,18 @@ def test_an_extended_run_is_extended(base, places, tmp_path):
     )
 
 
+def test_an_approximate_search_stays_one_and_is_measured(places, tmp_path):
+    approximate = config(places / "some/cap", **{"detector.search": "approximate"})
+    outcomes = [
+        experiment.run(approximate, str(tmp_path / "base")),
+        extend.run(str(tmp_path / "base"), str(places / "more"), str(tmp_path / "new")),
+    ]
+    for outcome in outcomes:
+        measured = outcome["categories"]["cap"]["recall_at_1"]["resnet18"]
+        # Four test images; on a CPU nothing is missed.
+        assert measured == {"recall": 1.0, "patches": 4 * 64, "images": 4}
+
+
 def test_duplicates_are_counted_and_copies_of_test_images_refused(
     base, places, tmp_path, caplog
 ):
