@@ -18,6 +18,7 @@ program runs whatever lies between two calls.
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import pathlib
@@ -110,15 +111,17 @@ def train(
     """
     source = (_Table if stage.inputs == "patches" else _Stream)(stage, items, seed)
     total = stage.num_steps(source.count)
-    state = _loop(
+    init = functools.partial(jax.jit(stage.init), *_init_arguments(stage, params, seed))
+    steps = functools.partial(
+        _compile(_alone(stage), source), key=rng.stream(seed, stage.name), total=total
+    )
+    (state,) = _loop(
         stage.name,
         source,
-        functools.partial(jax.jit(stage.init), *_init_arguments(stage, params, seed)),
-        functools.partial(
-            _compile(_one(stage), source), key=rng.stream(seed, stage.name), total=total
-        ),
-        total,
-        workdir,
+        lambda: [init()],
+        lambda starts: steps,
+        [total],
+        [workdir],
         options,
     )
     return stage.finish(state, params)
@@ -131,108 +134,99 @@ class Run:
     params: Params
     items: np.ndarray
     seed: int
+    workdir: str | pathlib.Path
 
 
 def train_together(
-    stage: Stage,
-    runs: Sequence[Run],
-    *,
-    workdir: str | pathlib.Path,
-    options: Options = Options(),
+    stage: Stage, runs: Sequence[Run], *, options: Options = Options()
 ) -> list[Params]:
     """Runs a stage whose inputs are patches for several categories or seeds at once.
 
-    One program steps all runs; a run that has fewer steps than the longest waits. Each
-    run ends in what `train` would have given it, but for rounding. The curves are
-    named `<number of the run>/<name>`.
+    One program steps all runs; a run that has fewer steps than the longest waits, and
+    so does one whose checkpoint is later than another's. Each run ends in what `train`
+    would have given it, but for rounding, and leaves what `train` would have left in
+    its folder. Items that several runs share lie on the device once.
 
     Args:
       stage: of a method.
       runs: their params and items may differ, the shapes of their states may not.
-      workdir: of this stage and all runs.
       options: how often to log and to save.
 
     Returns:
       What the stage hands on, for each run.
 
     Raises:
-      InputError, Preempted: as `train`.
+      InputError: as `train`; states of different shapes.
+      Preempted: as `train`.
     """
     source = _Tables(stage, runs)
     totals = np.array([stage.num_steps(t.count) for t in source.tables], np.int32)
-    one = jax.vmap(_one(stage), in_axes=(0, 0, 0, None, 0))
-
-    def init(*arguments):
-        states = [stage.init(*each) for each in arguments]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-
-    def together(state, batch, keys, step, totals):
-        ahead, metrics = one(state, batch, keys, step, totals)
-        going = step < totals
-
-        def select(new, old):
-            return jnp.where(going.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
-        numbered = {
-            f"{i}/{name}": value[i]
-            for name, value in metrics.items()
-            for i in range(len(runs))
-        }
-        return jax.tree.map(select, ahead, state), numbered
-
     keys = jnp.stack([rng.stream(run.seed, stage.name) for run in runs])
-    state = _loop(
+    arguments = [_init_arguments(stage, run.params, run.seed) for run in runs]
+    _require_same_shapes(stage, arguments)
+    steps = _stacked(_compile(_together(stage, len(runs)), source))
+    states = _loop(
         stage.name,
         source,
         functools.partial(
-            jax.jit(init),
-            *(_init_arguments(stage, run.params, run.seed) for run in runs),
+            jax.jit(lambda a: [stage.init(*each) for each in a]), arguments
         ),
-        functools.partial(_compile(together, source), key=keys, total=totals),
-        int(totals.max()),
-        workdir,
+        lambda starts: functools.partial(steps, key=keys, total=(starts, totals)),
+        totals.tolist(),
+        [run.workdir for run in runs],
         options,
     )
     return [
-        stage.finish(jax.tree.map(lambda x, i=i: x[i], state), run.params)
-        for i, run in enumerate(runs)
+        stage.finish(state, run.params) for state, run in zip(states, runs, strict=True)
     ]
+
+
+def _require_same_shapes(stage: Stage, arguments) -> None:
+    first, *others = (jax.eval_shape(stage.init, *each) for each in arguments)
+    for i, other in enumerate(others, start=1):
+        if other != first:
+            ours, theirs = (jax.tree.map(lambda x: x.shape, s) for s in (first, other))
+            raise InputError(
+                f"stage {stage.name!r} cannot train runs 0 and {i} together: their "
+                f"states have the shapes {ours} and {theirs}; train them apart"
+            )
 
 
 def _init_arguments(stage: Stage, params: Params, seed: int):
     return rng.stream(seed, f"{stage.name}.init"), params
 
 
-def _loop(name, source, init, run, total: int, workdir, options: Options):
-    """From the latest checkpoint, or the start, to the state after `total` steps.
+def _loop(name, source, init, steps, totals, workdirs, options: Options):
+    """From the latest checkpoints, or the start, to the states after the last step.
 
     Args:
       name: of the stage.
       source: a `_Table`, `_Tables` or `_Stream`.
-      init: `() -> state`.
-      run: of `_compile`, with its key and total.
+      init: `() -> [state of each run]`.
+      steps: `[first step of each run] -> program of _compile`, its key and total given.
+      totals: steps of each run.
+      workdirs: of each run.
     """
     with contextlib.ExitStack() as stack:
         # First in, last out: the last checkpoint is on disk before a signal can kill.
         told_to_stop = stack.enter_context(_sigterm())
-        checkpoints = stack.enter_context(Checkpoints(workdir, keep=options.keep))
-        step = saved = checkpoints.latest_step()
-        if saved is None:
-            # Copied, because jit hands inputs through and `params` outlives donation.
-            step, state = 0, jax.tree.map(jnp.copy, init())
-        else:
-            state = checkpoints.restore(saved, jax.eval_shape(init))
-        writer = stack.enter_context(Writer(workdir, start_step=step))
+        folders = [
+            _Folder(stack, workdir, total, options)
+            for workdir, total in zip(workdirs, totals, strict=True)
+        ]
+        states = _states(folders, init)
+        run = steps(np.array([folder.start for folder in folders], np.int32))
+        step, total = min(folder.start for folder in folders), max(totals)
         bar = stack.enter_context(
             tqdm(total=total, initial=step, desc=name, unit="step", disable=None)
         )
         stop, broken = False, jnp.int32(0)
         while True:
-            if step != saved and (stop or _due(step, options.save_every, total)):
-                checkpoints.save(step, state)
-                saved = step
+            for folder, state in zip(folders, states, strict=True):
+                if folder.saves(step, stop):
+                    folder.save(step, state)
             if step == total:
-                return state
+                return states
             if stop:
                 raise Preempted(f"stage {name!r} is saved at step {step}")
 
@@ -240,22 +234,66 @@ def _loop(name, source, init, run, total: int, workdir, options: Options):
                 step + source.steps_a_call,
                 _next(step, options.log_every),
                 _next(step, options.save_every),
-                total,
+                *(total for total in totals if total > step),
             )
             drawn = source.draw(step, end)
             jax.block_until_ready(broken)  # one call ahead of the device, no more
-            state, metrics, broken = run(state, source.table, drawn, broken, step, end)
+            states, metrics, broken = run(
+                states, source.table, drawn, broken, step, end
+            )
             bar.update(end - step)
             step = end
 
-            stop = told_to_stop.is_set() or checkpoints.preempted(step)
-            log = _due(step, options.log_every, total)
-            if log or stop or _due(step, options.save_every, total):
+            stop = told_to_stop.is_set() or folders[0].checkpoints.preempted(step)
+            if stop or any(f.logs(step) or f.saves(step) for f in folders):
                 metrics = jax.device_get(metrics)
-                _check(name, state, metrics, int(broken), step, saved)
-            if log:
-                writer.write(step, metrics)
-                bar.set_postfix({k: f"{v:.4g}" for k, v in metrics.items()})
+                _check(name, folders, states, metrics, int(broken), step)
+            for folder, values in zip(folders, metrics, strict=True):
+                if folder.logs(step):
+                    folder.writer.write(step, values)
+                    bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()})
+
+
+class _Folder:
+    """Where a run keeps its checkpoints and its curves.
+
+    Attributes:
+      start: the step that the run goes on from.
+      saved: the step of the latest checkpoint, -1 where there is none.
+    """
+
+    def __init__(self, stack, workdir, total: int, options: Options):
+        self.checkpoints = stack.enter_context(Checkpoints(workdir, keep=options.keep))
+        latest = self.checkpoints.latest_step()
+        self.saved, self.start = (-1, 0) if latest is None else (latest, latest)
+        self.writer = stack.enter_context(Writer(workdir, start_step=self.start))
+        self.workdir, self._total, self._options = workdir, total, options
+
+    def saves(self, step: int, stop: bool = False) -> bool:
+        """Whether a checkpoint is due."""
+        due = stop or _due(step, self._options.save_every, self._total)
+        return due and self.saved < step <= self._total
+
+    def logs(self, step: int) -> bool:
+        """Whether a line of the curves is due."""
+        due = _due(step, self._options.log_every, self._total)
+        return due and self.start < step <= self._total
+
+    def save(self, step: int, state) -> None:
+        self.checkpoints.save(step, state)
+        self.saved = step
+
+
+def _states(folders: list[_Folder], init):
+    """Of all runs, from their latest checkpoints or as they start."""
+    shapes = jax.eval_shape(init)
+    # Copied, because jit hands inputs through and `params` outlives donation.
+    new = any(folder.saved < 0 for folder in folders)
+    fresh = jax.tree.map(jnp.copy, init()) if new else shapes
+    return [
+        state if folder.saved < 0 else folder.checkpoints.restore(folder.saved, shape)
+        for folder, state, shape in zip(folders, fresh, shapes, strict=True)
+    ]
 
 
 def _next(step: int, every: int) -> int:
@@ -286,6 +324,12 @@ class _Table:
             )
         self.table = jnp.asarray(rows)
 
+    def shuffled(self, seed: int) -> "_Table":
+        """The same rows in the order of another seed."""
+        other = copy.copy(self)
+        other._seed = seed
+        return other
+
     def draw(self, start: int, end: int) -> np.ndarray:
         """Row numbers of steps start to end, int32 [steps_a_call, b], padded."""
         rows = np.zeros((self.steps_a_call, self._batch_size), np.int32)
@@ -303,12 +347,16 @@ class _Table:
 
 
 class _Tables:
-    """Several tables, a batch of each."""
+    """Several tables, a batch of each; runs that share their items share a table."""
 
     steps_a_call = _STEPS_A_CALL
 
     def __init__(self, stage: Stage, runs: Sequence[Run]):
-        self.tables = [_Table(stage, run.items, run.seed) for run in runs]
+        tables: dict[int, _Table] = {}
+        for run in runs:
+            if id(run.items) not in tables:
+                tables[id(run.items)] = _Table(stage, run.items, run.seed)
+        self.tables = [tables[id(run.items)].shuffled(run.seed) for run in runs]
         self.table = [table.table for table in self.tables]
 
     def draw(self, start: int, end: int) -> np.ndarray:
@@ -371,6 +419,51 @@ def _one(stage: Stage):
     return one
 
 
+def _alone(stage: Stage):
+    """`_one` on lists of one."""
+    one = _one(stage)
+
+    def alone(states, batch, key, step, total):
+        state, metrics = one(*states, batch, key, step, total)
+        return [state], [metrics]
+
+    return alone
+
+
+def _together(stage: Stage, runs: int):
+    """`_one` on stacked states, with a key, a first step and a total of each run."""
+    one = jax.vmap(_one(stage), in_axes=(0, 0, 0, None, 0))
+
+    def together(state, batch, keys, step, spans):
+        starts, totals = spans
+        ahead, metrics = one(state, batch, keys, step, totals)
+        going = (starts <= step) & (step < totals)
+
+        def select(new, old):
+            return jnp.where(going.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        metrics = {n: jnp.where(going, value, 0) for n, value in metrics.items()}
+        return jax.tree.map(select, ahead, state), _unstack(metrics, runs)
+
+    return together
+
+
+def _stacked(program):
+    """A program of `_compile` for stacked states, on lists of them."""
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def run(states, *arguments, **options):
+        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        state, *rest = program(state, *arguments, **options)
+        return _unstack(state, len(states)), *rest
+
+    return run
+
+
+def _unstack(tree, n: int) -> list:
+    return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(n)]
+
+
 def _compile(one, source):
     """Steps `start` to `end` as one program, which stops where a value is not finite.
 
@@ -383,14 +476,14 @@ def _compile(one, source):
 
     def advance(state, table, drawn, key, step, total):
         state, metrics = one(state, source.batch(table, drawn), key, step, total)
-        return state, {n: v.astype(jnp.float32) for n, v in metrics.items()}
+        return state, jax.tree.map(lambda value: value.astype(jnp.float32), metrics)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def run_one(state, table, drawn, broken, start, end, *, key, total):
         del end
         now = jax.tree.map(lambda x: x[0], drawn)
         state, metrics = advance(state, table, now, key, start, total)
-        finite = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
+        finite = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all()
         now_broken = jnp.where(finite, 0, start + 1).astype(jnp.int32)
         return state, metrics, jnp.where(broken > 0, broken, now_broken)
 
@@ -404,7 +497,7 @@ def _compile(one, source):
             state, _, broken, step = carry
             now = jax.tree.map(lambda x: x[step - start], drawn)
             state, metrics = advance(state, table, now, key, step, total)
-            finite = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
+            finite = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all()
             step += 1
             return state, metrics, jnp.where(finite, jnp.int32(0), step), step
 
@@ -427,21 +520,25 @@ def _finite(state) -> jax.Array:
     return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
 
 
-def _check(name: str, state, metrics, broken: int, step: int, saved: int | None):
-    """Stops a run that has diverged, before anything of it is saved."""
-    if broken:
-        # One step a call may go on past it, and be finite again.
-        bad = [n for n, v in metrics.items() if not np.isfinite(v)] or list(metrics)
-        what, step = " and ".join(bad), broken
-    elif not _finite(state):
-        what = "the state"
-    else:
-        return
-    kept = f"the checkpoint of step {saved} is kept" if saved else "none was saved yet"
-    raise InputError(
-        f"stage {name!r} diverged: {what} not finite at step {step} ({kept}); "
-        "lower the learning rate in config.method and choose another --workdir"
-    )
+def _check(name: str, folders, states, metrics, broken: int, step: int):
+    """Stops runs of which one has diverged, before anything of it is saved."""
+    bad = [[n for n, v in values.items() if not np.isfinite(v)] for values in metrics]
+    for folder, state, values, names in zip(folders, states, metrics, bad, strict=True):
+        if broken:
+            # One step a call may go on past it, and be finite again.
+            if any(bad) and not names:
+                continue
+            what, at = " and ".join(names or values), broken
+        elif not _finite(state):
+            what, at = "the state", step
+        else:
+            continue
+        kept = f"the checkpoint of step {folder.saved} is kept"
+        raise InputError(
+            f"stage {name!r} diverged in {folder.workdir}: {what} not finite at step "
+            f"{at} ({kept if folder.saved > 0 else 'none was saved yet'}); lower the "
+            "learning rate in config.method and choose another --workdir"
+        )
 
 
 # ---- Being told to stop

@@ -227,49 +227,116 @@ def test_state_that_is_not_finite_is_never_saved(tmp_path):
         assert checkpoints.latest_step() is None
 
 
-def together(workdir, stop=None):
+def runs_of_three(workdir):
     """Three runs that differ in their patches, their number, or their seed."""
-    stage = dataclasses.replace(make_stage(), num_steps=lambda n: n)
-    runs = [
-        train.Run(params(), PATCHES, seed=7),
-        train.Run(params(), PATCHES[:6] + 1, seed=7),
-        train.Run({"start": jnp.zeros(3)}, PATCHES, seed=8),
+    return [
+        train.Run(params(), PATCHES, 7, workdir / "0"),
+        train.Run(params(), PATCHES[:6] + 1, 7, workdir / "1"),
+        train.Run({"start": jnp.zeros(3)}, PATCHES, 8, workdir / "2"),
     ]
-    if stop is not None:
-        stage = stop(stage)
-    out = train.train_together(stage, runs, workdir=workdir, options=OPTIONS)
-    return stage, runs, out
 
 
-def test_runs_together_end_as_each_alone(tmp_path):
-    stage, runs, out = together(tmp_path / "together")
+def as_many_steps_as_items(**changed):
+    return dataclasses.replace(make_stage(), num_steps=lambda n: n, **changed)
+
+
+def alone(run, stage, workdir=None):
+    return train.train(
+        stage,
+        run.params,
+        run.items,
+        seed=run.seed,
+        workdir=workdir or run.workdir,
+        options=OPTIONS,
+    )
+
+
+def close(got, want):
+    assert set(got) == set(want)
+    for name, value in want.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_runs_together_leave_what_each_alone_would(tmp_path):
+    stage = as_many_steps_as_items()
+    runs = runs_of_three(tmp_path / "together")
+    out = train.train_together(stage, runs, options=OPTIONS)
     for i, (run, got) in enumerate(zip(runs, out, strict=True)):
-        alone = train.train(
-            stage, run.params, run.items, seed=run.seed, workdir=tmp_path / str(i)
+        place = tmp_path / str(i)
+        close(got, alone(run, stage, place))
+        ours, theirs = lines(run.workdir), lines(place)
+        assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4)
+
+        def never(state, batch, key):
+            raise AssertionError("a finished run was stepped")
+
+        same_bytes(alone(run, dataclasses.replace(stage, step=never)), got)
+
+
+def test_runs_together_share_the_items_that_are_the_same(tmp_path):
+    source = train._Tables(make_stage(), runs_of_three(tmp_path))
+    first, second, third = source.table
+    assert first is third and first is not second
+    rows = source.draw(0, 2)
+    assert rows.shape == (train._STEPS_A_CALL, 3, 4)
+    for i, seed in enumerate((7, 7, 8)):
+        items = (PATCHES, PATCHES[:6], PATCHES)[i]
+        want = train._Table(make_stage(), items, seed).draw(0, 2)
+        np.testing.assert_array_equal(rows[:, i], want)
+
+
+def test_runs_together_go_on_each_from_its_own_checkpoint(tmp_path):
+    """One has ended, one is ahead by itself, one has not begun."""
+    stage = as_many_steps_as_items()
+    whole = runs_of_three(tmp_path / "whole")
+    want = train.train_together(stage, whole, options=OPTIONS)
+    runs = runs_of_three(tmp_path / "parts")
+    alone(runs[1], stage)
+
+    def breaks(state, batch, key):
+        state, metrics = stage.step(state, batch, key)
+        late = batch["progress"] > 0.85
+        return state, {**metrics, "loss": jnp.where(late, jnp.nan, metrics["loss"])}
+
+    with pytest.raises(InputError, match="not finite at step 11 .*step 8 is kept"):
+        alone(runs[2], dataclasses.replace(stage, step=breaks))
+    for got, right in zip(
+        train.train_together(stage, runs, options=OPTIONS), want, strict=True
+    ):
+        close(got, right)
+    for run, other in zip(runs, whole, strict=True):
+        steps = [line["step"] for line in lines(run.workdir)]
+        assert steps == [line["step"] for line in lines(other.workdir)]
+
+
+def test_one_of_the_runs_together_diverges(tmp_path):
+    """After another has ended: it is named, and what is kept of all is whole."""
+    stage = as_many_steps_as_items()
+    runs = runs_of_three(tmp_path / "parts")
+
+    def breaks(state, batch, key):
+        state, metrics = stage.step(state, batch, key)
+        bad = (batch["progress"] > 0.85) & (state["noise"] == noise).all()
+        return state, {**metrics, "loss": jnp.where(bad, jnp.nan, metrics["loss"])}
+
+    noise = stage.init(rng.stream(8, "toy.init"), params())["noise"]
+    message = r"diverged in .*parts/2: loss not finite at step 11 .*step 8 is kept"
+    with pytest.raises(InputError, match=message):
+        train.train_together(
+            dataclasses.replace(stage, step=breaks), runs, options=OPTIONS
         )
-        assert set(got) == set(alone)
-        for name, want in alone.items():
-            np.testing.assert_allclose(got[name], want, rtol=1e-5, atol=1e-6)
-    last = lines(tmp_path / "together")[-1]
-    assert last["step"] == 11 and {"0/loss", "1/loss", "2/loss"} < set(last)
+    parts = train.train_together(stage, runs, options=OPTIONS)
+    whole = runs_of_three(tmp_path / "whole")
+    same_bytes(parts, train.train_together(stage, whole, options=OPTIONS))
 
 
-def test_runs_together_resume(tmp_path):
-    """One of them diverges after others of them have ended: what is kept is whole."""
-
-    def breaks(stage):
-        def step(state, batch, key):
-            state, metrics = stage.step(state, batch, key)
-            late = (batch["progress"] > 0.85) & (batch["progress"] < 1)
-            return state, {**metrics, "loss": jnp.where(late, jnp.nan, metrics["loss"])}
-
-        return dataclasses.replace(stage, step=step)
-
-    with pytest.raises(InputError, match=r"0/loss and 2/loss not finite at step 11"):
-        together(tmp_path / "parts", breaks)
-    *_, parts = together(tmp_path / "parts")
-    *_, whole = together(tmp_path / "whole")
-    same_bytes(parts, whole)
+def test_runs_together_have_states_of_one_shape(tmp_path):
+    runs = runs_of_three(tmp_path)
+    runs[2] = dataclasses.replace(runs[2], params={"start": jnp.ones(4)})
+    with pytest.raises(InputError, match=r"runs 0 and 2 together: .*\(3,\).*\(4,\)"):
+        train.train_together(as_many_steps_as_items(), runs)
 
 
 def test_fewer_items_than_a_batch(tmp_path):
