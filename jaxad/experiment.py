@@ -1,9 +1,11 @@
 """One run: every category trained, fitted and evaluated; the results table."""
 
+import dataclasses
 import json
 import logging
 import pathlib
 import time
+from collections.abc import Sequence
 
 import ml_collections
 
@@ -26,6 +28,26 @@ _PLACES = (
 )
 _PHASES = ("features", "coreset", "score", "total")
 
+# By phase, spent on the detector that lies below a folder.
+Seconds = dict[pathlib.Path, dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A run whose config, data and weights have been found to work.
+
+    Attributes:
+      folder: of the run.
+      categories: all of them.
+      pipelines: one for every member.
+      outcome: what `results.json` holds, None while the run is not finished.
+    """
+
+    folder: pathlib.Path
+    categories: list[str]
+    pipelines: list[Pipeline]
+    outcome: dict | None = None
+
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     """Trains, fits and evaluates every category of the config.
@@ -43,6 +65,35 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     Raises:
       InputError: a field, file or shape that cannot work.
     """
+    return run_together([(config, workdir)])[0]
+
+
+def run_together(runs: Sequence[tuple[ml_collections.ConfigDict, str]]) -> list[dict]:
+    """Several runs that differ in their seed alone, each as `run` does it.
+
+    `config.method.vectorize` heads, of any category and seed, train in one program.
+
+    Args:
+      runs: config and workdir of each.
+
+    Raises:
+      InputError: as `run`; configs that differ in more.
+    """
+    first = runs[0][0].to_dict()
+    for config, _ in runs:
+        differing = _differing(first, config.to_dict()) - {"seed"}
+        if differing:
+            raise InputError(
+                "runs can train together if they differ in config.seed alone, not in "
+                + ", ".join(f"config.{field}" for field in sorted(differing))
+            )
+    opened = [_open(config, workdir) for config, workdir in runs]
+    seconds = _train_together([run for run in opened if run.outcome is None])
+    return [_finish(run, seconds) for run in opened]
+
+
+def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
+    """Everything that can be wrong is found here, before anything is trained."""
     config_lib.validate(config)
     folder = pathlib.Path(workdir)
     categories = data.categories(config.dataset)
@@ -51,20 +102,49 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     finished = _read(folder / "results.json")
     if finished is not None:
         _LOG.info("%s holds this run, finished: nothing to do", folder)
-        return finished
-    # Everything that can be wrong with the data is found before anything is trained.
+        return _Run(folder, categories, [], finished)
     if config.dataset.check:
         for category in categories:
             if not (folder / category / "result.json").exists():
                 check.require_sound(members[0].dataset, category)
+    for member in members:
+        if member.method.get("vectorize", 1) != 1 and not member.feature_cache:
+            # Read when heads train, and again when each has its memory bank made.
+            member.feature_cache = str(folder / "features")
     pipelines = [fit.load_pipeline(member) for member in members]
     # Not before all this has worked: a folder with a config belongs to that run.
     results.write_json(folder / "config.json", members[0].to_dict())
-    rows = {}
-    for i, category in enumerate(categories, start=1):
-        _LOG.info("%s (%d of %d)", category, i, len(categories))
-        rows[category] = _category(pipelines, category, folder / category)
-    outcome = results.finite(_outcome(pipelines, rows))
+    return _Run(folder, categories, pipelines)
+
+
+def _train_together(runs: list[_Run]) -> Seconds:
+    """Heads that train in one program, left finished in their categories' folders."""
+    seconds: Seconds = {}
+    # A member of an ensemble after the other; a category's seeds side by side, since
+    # they share its descriptors.
+    for pipelines in zip(*(run.pipelines for run in runs), strict=True):
+        tasks = []
+        for category in runs[0].categories:
+            for run, pipeline in zip(runs, pipelines, strict=True):
+                folder = run.folder / category
+                place = _detector_folder(pipeline, folder)
+                if not place.exists() and not (folder / "result.json").exists():
+                    split = _normal(pipeline, category)
+                    tasks.append(fit.Task(pipeline, split, place.parent, category))
+        for task, spent in zip(tasks, fit.train_together(tasks), strict=True):
+            seconds[task.folder] = spent
+    return seconds
+
+
+def _finish(run: _Run, seconds: Seconds) -> dict:
+    """What is left of a run; `seconds` of what has been done for its detectors."""
+    if run.outcome is not None:
+        return run.outcome
+    folder, rows = run.folder, {}
+    for i, category in enumerate(run.categories, start=1):
+        _LOG.info("%s (%d of %d)", category, i, len(run.categories))
+        rows[category] = _category(run.pipelines, category, folder / category, seconds)
+    outcome = results.finite(_outcome(run.pipelines, rows))
     results.write_text(folder / "results.md", results.table(outcome))
     # Last: its presence says that the run is finished.
     results.write_json(folder / "results.json", outcome)
@@ -103,7 +183,9 @@ def _detector_folder(pipeline: Pipeline, folder: pathlib.Path) -> pathlib.Path:
     return folder / "detector"
 
 
-def _category(pipelines: list[Pipeline], category: str, folder: pathlib.Path) -> dict:
+def _category(
+    pipelines: list[Pipeline], category: str, folder: pathlib.Path, earlier: Seconds
+) -> dict:
     """One row of the results, from `result.json` where the category is finished."""
     row = _read(folder / "result.json")
     if row is not None:
@@ -111,7 +193,7 @@ def _category(pipelines: list[Pipeline], category: str, folder: pathlib.Path) ->
     config, start = pipelines[0].config, time.perf_counter()
     seconds = dict.fromkeys(_PHASES, 0.0)
     members = tuple(
-        _member(pipeline, category, folder, seconds) for pipeline in pipelines
+        _member(pipeline, category, folder, seconds, earlier) for pipeline in pipelines
     )
     detector = members if len(members) > 1 else members[0]
 
@@ -134,7 +216,7 @@ def _category(pipelines: list[Pipeline], category: str, folder: pathlib.Path) ->
         config.overlays,
         pipelines[0].images_a_call,
     )
-    seconds["total"] = time.perf_counter() - start
+    seconds["total"] += time.perf_counter() - start
     row = {
         **evaluation.metrics,
         "test_normal": int((test.labels == 0).sum()),
@@ -146,17 +228,25 @@ def _category(pipelines: list[Pipeline], category: str, folder: pathlib.Path) ->
     return row
 
 
-def _member(pipeline, category, folder, seconds) -> knn.KNN:
+def _member(pipeline, category, folder, seconds, earlier) -> knn.KNN:
     """A fitted detector, from disk where it is there."""
     place = _detector_folder(pipeline, folder)
     if place.exists():
         return fit.restore(pipeline, place)
-    split = data.load(pipeline.config.dataset, category, "train").normal()
+    split = _normal(pipeline, category)
     detector, spent = fit.fit(pipeline, split, place.parent, label=category)
     for phase, value in spent.items():
         seconds[phase] = seconds.get(phase, 0.0) + value
+    for phase, value in earlier.get(place.parent, {}).items():
+        seconds[phase] = seconds.get(phase, 0.0) + value
+        seconds["total"] += value
     fit.save(pipeline, detector, place)
     return detector
+
+
+def _normal(pipeline: Pipeline, category: str):
+    """The images that a detector is fitted on."""
+    return data.load(pipeline.config.dataset, category, "train").normal()
 
 
 def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
@@ -201,17 +291,18 @@ def _require_same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -
                 f"{folder} is not empty and holds no run; choose another --workdir"
             )
         return
-    mine, theirs = _flat(mine), _flat(theirs)
-    differing = sorted(
-        field
-        for field in mine.keys() | theirs.keys()
-        if mine.get(field) != theirs.get(field) and field not in _PLACES
-    )
+    differing = _differing(mine, theirs) - set(_PLACES)
     if differing:
         raise InputError(
-            f"{path} is of another run (it differs in {', '.join(differing)}); choose "
-            "another --workdir, or remove that folder"
+            f"{path} is of another run (it differs in {', '.join(sorted(differing))}); "
+            "choose another --workdir, or remove that folder"
         )
+
+
+def _differing(one: dict, other: dict) -> set[str]:
+    """Names of the fields that two configs do not have the same."""
+    one, other = _flat(one), _flat(other)
+    return {f for f in one.keys() | other.keys() if one.get(f) != other.get(f)}
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

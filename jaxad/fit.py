@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 import pathlib
 import time
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -27,6 +29,8 @@ from jaxad import config as config_lib
 from jaxad.detectors import knn
 from jaxad.errors import InputError
 from jaxad.methods.base import Backbone, Method, Params, identity
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +131,63 @@ def load_pipeline(config) -> Pipeline:
     return Pipeline(config, backbone, variables, fingerprint, method, mesh)
 
 
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A detector that is to be fitted: the arguments of `fit`."""
+
+    pipeline: Pipeline
+    split: object
+    folder: pathlib.Path
+    label: str
+
+
+def train_together(tasks: Sequence[Task]) -> list[dict[str, float]]:
+    """Trains the first stage of several detectors in one program, where it may be.
+
+    It is left finished in every folder, where `fit` goes on from it. So many detectors
+    as `Stage.together` says are trained at once; one that would be alone is left to
+    `fit`.
+
+    Args:
+      tasks: of pipelines that differ in their seed alone.
+
+    Returns:
+      For each, its share of the seconds spent in each phase.
+
+    Raises:
+      InputError: as `fit`.
+    """
+    seconds = [{} for _ in tasks]
+    stage = next(iter(tasks[0].pipeline.method.stages), None) if tasks else None
+    if stage is None or stage.inputs != "patches" or stage.together == 1:
+        return seconds
+    size = stage.together or len(tasks)
+    for first in range(0, len(tasks), size):
+        chunk, spent = tasks[first : first + size], {}
+        if len(chunk) == 1:
+            continue
+        described, runs = {}, []
+        for task in chunk:
+            pipeline, split = task.pipeline, task.split
+            params: Params = {"backbone": pipeline.variables}
+            _check_neighbours(pipeline, params, len(split))
+            images = pipeline.fingerprint, split.version
+            if images not in described:
+                with timed(spent, "features"):
+                    described[images] = _descriptors(
+                        pipeline, params, split, task.label
+                    )
+            folder = _stage_folder(pipeline, stage, split, task.folder)
+            seed = pipeline.config.seed
+            runs.append(train.Run(params, described[images], seed, folder))
+        _LOG.info("%s: %d heads together", stage.name, len(chunk))
+        with timed(spent, stage.name):
+            train.train_together(stage, runs, options=_options(chunk[0].pipeline))
+        for i in range(first, first + len(chunk)):
+            seconds[i] = {phase: each / len(chunk) for phase, each in spent.items()}
+    return seconds
+
+
 def fit(
     pipeline: Pipeline, split, folder: pathlib.Path, *, label: str
 ) -> tuple[knn.KNN, dict[str, float]]:
@@ -170,11 +231,7 @@ def fit(
                 items,
                 seed=config.seed,
                 workdir=_stage_folder(pipeline, stage, split, folder),
-                options=train.Options(
-                    log_every=config.train.log_every,
-                    save_every=config.train.save_every,
-                    keep=config.train.keep,
-                ),
+                options=_options(pipeline),
             )
         if stage.inputs == "images":
             descriptors = None
@@ -196,6 +253,11 @@ def fit(
                 spread=_spread(pipeline, detector, split, label)
             )
     return detector, seconds
+
+
+def _options(pipeline: Pipeline) -> train.Options:
+    fields = pipeline.config.train
+    return train.Options(fields.log_every, fields.save_every, fields.keep)
 
 
 def _spread(pipeline: Pipeline, detector: knn.KNN, split, label: str) -> scores.Spread:

@@ -76,11 +76,11 @@ def run(
         row = _with(config, name, fields)
         row.feature_cache = row.feature_cache or str(folder / "features")
         row.train.stage_cache = row.train.stage_cache or str(folder / "stages")
-        outcomes[name] = []
-        for seed in seeds:
-            row.seed = seed
-            place = folder / re.sub(r"[^\w.=+-]+", "_", name) / str(seed)
-            outcomes[name].append(experiment.run(row, str(place)))
+        place = folder / re.sub(r"[^\w.=+-]+", "_", name)
+        runs = [
+            (_with(row, name, {"seed": seed}), str(place / str(seed))) for seed in seeds
+        ]
+        outcomes[name] = experiment.run_together(runs)
     text = table(outcomes)
     results.write_text(folder / "sweep.md", text)
     return text

@@ -279,6 +279,11 @@ class _Folder:
         due = _due(step, self._options.log_every, self._total)
         return due and self.start < step <= self._total
 
+    def restore(self, shapes):
+        state = self.checkpoints.restore(self.saved, shapes)
+        # Bound to no device, as a new state is: what follows may be on several.
+        return jax.tree.map(jnp.asarray, jax.device_get(state))
+
     def save(self, step: int, state) -> None:
         self.checkpoints.save(step, state)
         self.saved = step
@@ -291,7 +296,7 @@ def _states(folders: list[_Folder], init):
     new = any(folder.saved < 0 for folder in folders)
     fresh = jax.tree.map(jnp.copy, init()) if new else shapes
     return [
-        state if folder.saved < 0 else folder.checkpoints.restore(folder.saved, shape)
+        state if folder.saved < 0 else folder.restore(shape)
         for folder, state, shape in zip(folders, fresh, shapes, strict=True)
     ]
 

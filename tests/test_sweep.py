@@ -47,7 +47,10 @@ def test_run_gives_every_row_its_fields_seeds_and_folder(tmp_path, monkeypatch):
         assert config.train.stage_cache == str(tmp_path / "stages")
         return outcome(0.5 + config.seed / 10)
 
-    monkeypatch.setattr(experiment, "run", run)
+    def run_together(runs):
+        return [run(*each) for each in runs]
+
+    monkeypatch.setattr(experiment, "run_together", run_together)
     rows = {"ten %": {"coreset.ratio": 0.1}, "one %": {}}
     text = sweep.run(config_lib.base(), rows, [0, 2], str(tmp_path))
     cache = str(tmp_path / "features")

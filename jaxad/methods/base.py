@@ -64,6 +64,8 @@ class Stage:
       finish: `(state, params) -> params`, what the stage hands on.
       fields: of `config.method`, all that a first stage's outcome depends on. A stage
         that names them is kept for every run that has them the same.
+      together: runs of a first stage on patches, of other categories or seeds, that
+        one program may train; 1 is each alone, 0 all.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Stage:
     step: Callable[[State, dict[str, jax.Array], jax.Array], tuple[State, Metrics]]
     finish: Callable[[State, Params], Params]
     fields: tuple[str, ...] = ()
+    together: int = 1
 
 
 class Method(NamedTuple):

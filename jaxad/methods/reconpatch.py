@@ -55,6 +55,10 @@ def fields() -> ml_collections.ConfigDict:
             epochs=120,
             # Patches a batch (ours).
             batch_size=1024,
+            # Heads of several categories or seeds that one program trains; 1 trains
+            # each alone, 0 all at once. Descriptors of that many categories lie on the
+            # device together.
+            vectorize=1,
         )
     )
 
@@ -123,7 +127,14 @@ def _stage(options, width) -> Stage:
         return options.epochs * (patches // options.batch_size)
 
     return Stage(
-        "reconpatch", "patches", options.batch_size, num_steps, init, step, finish
+        "reconpatch",
+        "patches",
+        options.batch_size,
+        num_steps,
+        init,
+        step,
+        finish,
+        together=options.vectorize,
     )
 
 
@@ -186,7 +197,7 @@ def _check(options) -> None:
         require(options[field] >= 1, field, "at least 1")
     for field in ("sigma", "margin", "learning_rate"):
         require(options[field] > 0, field, "above 0")
-    for field in ("weight_decay", "epochs"):
+    for field in ("weight_decay", "epochs", "vectorize"):
         require(options[field] >= 0, field, "0 or more")
     require(0 <= options.alpha <= 1, "alpha", "between 0 and 1")
     require(0 <= options.ema < 1, "ema", "0 or more and below 1")
