@@ -28,16 +28,30 @@ def save_tree(path: str | pathlib.Path, tree: Tree) -> None:
     """Writes nested dictionaries of arrays into the folder `path`, whole or not at all.
 
     One file, which `numpy.load` reads: an array's name is its keys joined by "/". What
-    lay there before is replaced. Called by one process alone.
+    lay there before is replaced by one rename, so whenever a process dies the old or
+    the new one is there. Called by one process alone.
+
+    Raises:
+      InputError: it cannot be written, as on a full disk.
     """
     path = _absolute(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     tree = jax.tree.map(np.asarray, jax.device_get(tree))
-    np.savez(temporary / _ARRAYS, **_flatten(_sealed(tree)))
-    shutil.rmtree(path, ignore_errors=True)
-    os.replace(temporary, path)
+    arrays = _flatten(_sealed(tree))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+        np.savez(temporary / _ARRAYS, **arrays)
+        if path.is_dir():
+            os.replace(temporary / _ARRAYS, path / _ARRAYS)
+        else:
+            os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}); make room, or "
+            "choose another place"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def restore_tree(path: str | pathlib.Path) -> Tree:

@@ -1,4 +1,7 @@
+import errno
+import os
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +40,55 @@ def test_tree_replaces_the_one_before(tmp_path):
     checkpoint.save_tree(tmp_path / "t", {"y": np.ones(2)})
     assert list(checkpoint.restore_tree(tmp_path / "t")) == ["y"]
     assert [p.name for p in tmp_path.iterdir()] == ["t"]
+
+
+def full_disk(path, **arrays):
+    path.write_bytes(b"PK")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_leaves_the_last_good_tree(tmp_path, monkeypatch):
+    checkpoint.save_tree(tmp_path / "t", {"x": np.zeros(3)})
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full_disk)
+        for name in ("t", "new"):
+            with pytest.raises(InputError, match=rf"{name} cannot .* \(No space left"):
+                checkpoint.save_tree(tmp_path / name, {"y": np.ones(2)})
+    assert [p.name for p in tmp_path.iterdir()] == ["t"]
+    assert list(checkpoint.restore_tree(tmp_path / "t")) == ["x"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_death_while_saving_leaves_the_old_tree_or_the_new(
+    before, tmp_path, monkeypatch
+):
+    """Killed right before and right after every rename and removal."""
+    calls, replace, rmtree = [], os.replace, shutil.rmtree
+
+    def dies(real, at):
+        def call(*arguments, **options):
+            calls.append(real)
+            if len(calls) == at and before:
+                raise KeyboardInterrupt
+            real(*arguments, **options)
+            if len(calls) == at:
+                raise KeyboardInterrupt
+
+        return call
+
+    deaths = 0
+    for at in range(1, 6):
+        checkpoint.save_tree(tmp_path / "t", {"x": np.zeros(3)})
+        calls.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", dies(replace, at))
+            patch.setattr(shutil, "rmtree", dies(rmtree, at))
+            try:
+                checkpoint.save_tree(tmp_path / "t", {"y": np.ones(2)})
+            except KeyboardInterrupt:
+                deaths += 1
+        assert list(checkpoint.restore_tree(tmp_path / "t"))[0] in ("x", "y")
+    assert deaths >= 2
 
 
 def test_missing_tree(tmp_path):
