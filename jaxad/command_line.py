@@ -11,8 +11,7 @@ import absl.logging
 import jax
 from absl import app, flags
 
-from jaxad.errors import InputError
-from jaxad.train import Preempted
+from jaxad.errors import InputError, Preempted
 
 
 def run(main: Callable[[], int | None], command: str, required: Sequence[str]) -> None:

@@ -9,11 +9,22 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from jaxad import check, data, evaluate, fit, models, overlays, results
+from jaxad import (
+    check,
+    data,
+    evaluate,
+    features,
+    fit,
+    models,
+    overlays,
+    passes,
+    results,
+)
 from jaxad import config as config_lib
 from jaxad.detectors import knn
 from jaxad.errors import InputError
 from jaxad.fit import Pipeline
+from jaxad.passes import Passes
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,6 +36,7 @@ _PLACES = (
     "feature_cache",
     "train.stage_cache",
     "compilation_cache",
+    "save_seconds",
 )
 _PHASES = ("features", "coreset", "score", "total")
 
@@ -203,9 +215,17 @@ def _category(
     test = data.load(config.dataset, category, "test")
     if any(config.disturbance.values()):
         test = evaluate.Disturbed(test, config.seed, **config.disturbance)
-    with fit.timed(seconds, "score"):
+    unfinished = folder / "unfinished"
+    with (
+        fit.timed(seconds, "score"),
+        Passes(unfinished, every=config.save_seconds) as kept,
+    ):
         evaluation = evaluate.evaluate(
-            predict, test, pipelines[0].images_a_call, label=f"{category}: score"
+            predict,
+            test,
+            pipelines[0].images_a_call,
+            label=f"{category}: score",
+            keep=kept.start("score", _scores_key(pipelines, members, test)),
         )
     results.write_scores(folder / "scores.csv", test, evaluation.scores)
     overlays.write(
@@ -225,13 +245,29 @@ def _category(
         "seconds": seconds,
     }
     results.write_json(folder / "result.json", row)
+    passes.remove(unfinished)
     return row
+
+
+def _scores_key(pipelines: list[Pipeline], members, test) -> str:
+    """Names all that scores depend on and the config does not say."""
+    return features.digest(
+        {
+            pipeline.backbone.name: (
+                fit.key_of(pipeline, member.params, test),
+                models.fingerprint({"bank": member.bank}),
+            )
+            for pipeline, member in zip(pipelines, members, strict=True)
+        }
+    )
 
 
 def _member(pipeline, category, folder, seconds, earlier) -> knn.KNN:
     """A fitted detector, from disk where it is there."""
     place = _detector_folder(pipeline, folder)
+    unfinished = place.parent / "unfinished"
     if place.exists():
+        passes.remove(unfinished)
         return fit.restore(pipeline, place)
     split = _normal(pipeline, category)
     detector, spent = fit.fit(pipeline, split, place.parent, label=category)
@@ -241,6 +277,7 @@ def _member(pipeline, category, folder, seconds, earlier) -> knn.KNN:
         seconds[phase] = seconds.get(phase, 0.0) + value
         seconds["total"] += value
     fit.save(pipeline, detector, place)
+    passes.remove(unfinished)
     return detector
 
 

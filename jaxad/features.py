@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from jaxad import data
+from jaxad import data, passes, processes
 from jaxad.errors import InputError
+from jaxad.passes import Pass
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ def extract(
     batch_size: int,
     *,
     label: str,
+    keep: Pass | None = None,
     empty: Callable[[tuple[int, ...]], np.ndarray] = lambda shape: np.empty(
         shape, np.float32
     ),
@@ -38,6 +39,7 @@ def extract(
       split: of `data.load`.
       batch_size: images a batch.
       label: what the progress bar says.
+      keep: where what is found is kept while the pass is not finished.
       empty: makes the float32 array that is filled, from its shape.
 
     Returns:
@@ -45,24 +47,32 @@ def extract(
 
     Raises:
       InputError: names the first image with descriptors that are not finite.
+      Preempted: SIGTERM came.
     """
-    out = None
-    with tqdm(total=len(split), desc=label, unit="img", disable=None) as progress:
-        for batch in data.eval_batches(split, batch_size):
-            described = np.asarray(describe(batch["image"]))
-            if out is None:
-                out = empty((len(split), *described.shape[1:]))
-            index = batch["index"][batch["valid"]]
-            described = described[batch["valid"]]
+    keep = keep or passes.unkept()
+    n, done, out = len(split), 0, None
+    for first, done, found in keep.resume():
+        out = empty((n, *found["rows"].shape[1:])) if out is None else out
+        out[first:done] = found["rows"]
+
+    def found_in(first: int, stop: int):
+        return {"rows": out[first:stop]}
+
+    with processes.progress(total=n, initial=done, desc=label, unit="img") as bar:
+        for batch in data.eval_batches(split, batch_size, done) if done < n else ():
+            described = np.asarray(describe(batch["image"]))[: n - done]
             # A sum is finite only if every term is, and it costs one pass.
             broken = ~np.isfinite(described.sum((1, 2, 3)))
             if broken.any():
                 raise InputError(
-                    f"{split.filenames[index[broken][0]]} has features that are not "
-                    "finite; check config.backbone.weights, or the file itself"
+                    f"{split.filenames[done + int(broken.argmax())]} has features that "
+                    "are not finite; check config.backbone.weights, or the file itself"
                 )
-            out[index] = described
-            progress.update(len(index))
+            out = empty((n, *described.shape[1:])) if out is None else out
+            out[done : done + len(described)] = described
+            done += len(described)
+            keep.reached(done, found_in)
+            bar.update(len(described))
     return out
 
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from jaxad import (
     checkpoint,
@@ -19,6 +18,7 @@ from jaxad import (
     memory_bank,
     methods,
     models,
+    processes,
     results,
     rng,
     scores,
@@ -29,6 +29,7 @@ from jaxad import config as config_lib
 from jaxad.detectors import knn
 from jaxad.errors import InputError
 from jaxad.methods.base import Backbone, Method, Params, identity
+from jaxad.passes import Pass, Passes
 
 _LOG = logging.getLogger(__name__)
 
@@ -173,9 +174,10 @@ def train_together(tasks: Sequence[Task]) -> list[dict[str, float]]:
             _check_neighbours(pipeline, params, len(split))
             images = pipeline.fingerprint, split.version
             if images not in described:
-                with timed(spent, "features"):
+                with timed(spent, "features"), _passes(pipeline, task.folder) as passes:
+                    keep = passes.start("features", key_of(pipeline, params, split))
                     described[images] = _descriptors(
-                        pipeline, params, split, task.label
+                        pipeline, params, split, task.label, keep
                     )
             folder = _stage_folder(pipeline, stage, split, task.folder)
             seed = pipeline.config.seed
@@ -196,7 +198,8 @@ def fit(
     Args:
       pipeline: of `load_pipeline`.
       split: the normal images, of `data.load`.
-      folder: where the stages keep their checkpoints.
+      folder: where the stages keep their checkpoints, and `unfinished` what can be
+        removed once the detector is saved.
       label: what the progress bars say first.
 
     Returns:
@@ -204,7 +207,13 @@ def fit(
 
     Raises:
       InputError: too few images or patches, or features that are not finite.
+      Preempted: SIGTERM came.
     """
+    with _passes(pipeline, folder) as passes:
+        return _fit(pipeline, split, folder, passes, label)
+
+
+def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label: str):
     config, method, backbone = pipeline.config, pipeline.method, pipeline.backbone
     params: Params = {"backbone": pipeline.variables}
     _check_neighbours(pipeline, params, len(split))
@@ -213,7 +222,8 @@ def fit(
 
     def describe():
         with timed(seconds, "features"):
-            return _descriptors(pipeline, params, split, label)
+            keep = passes.start("features", key_of(pipeline, params, split))
+            return _descriptors(pipeline, params, split, label, keep)
 
     for stage in method.stages:
         if stage.inputs == "patches" and descriptors is None:
@@ -243,16 +253,24 @@ def fit(
     if descriptors is None:
         descriptors = describe()
     patches = _project(method, params, descriptors, config.batch_size)
+    key = key_of(pipeline, params, split)
     with timed(seconds, "coreset"):
-        bank = patches[_coreset(pipeline, patches, label)]
+        keep = passes.start("coreset", key)
+        bank = patches[_coreset(pipeline, patches, label, keep)]
     bank = _bank(pipeline, bank)
     detector = knn.fit(config, method, backbone, params, bank)
     if config.ensemble.members:
         with timed(seconds, "spread"):
             detector = detector.replace(
-                spread=_spread(pipeline, detector, split, label)
+                spread=_spread(
+                    pipeline, detector, split, label, passes.start("spread", key)
+                )
             )
     return detector, seconds
+
+
+def _passes(pipeline: Pipeline, folder: pathlib.Path) -> Passes:
+    return Passes(folder / "unfinished", every=pipeline.config.save_seconds)
 
 
 def _options(pipeline: Pipeline) -> train.Options:
@@ -260,13 +278,16 @@ def _options(pipeline: Pipeline) -> train.Options:
     return train.Options(fields.log_every, fields.save_every, fields.keep)
 
 
-def _spread(pipeline: Pipeline, detector: knn.KNN, split, label: str) -> scores.Spread:
+def _spread(
+    pipeline: Pipeline, detector: knn.KNN, split, label: str, keep: Pass
+) -> scores.Spread:
     """Of the scores that the training images' own patches get."""
     normal = features.extract(
         lambda images: knn.patch_distances(detector, pipeline.place(images))[..., None],
         split,
         pipeline.images_a_call,
         label=f"{label}: spread",
+        keep=keep,
     )
     mean_deviation = pipeline.config.ensemble.mean_deviation
     return scores.spread(normal, mean_deviation=mean_deviation)
@@ -323,23 +344,56 @@ def _bank(pipeline: Pipeline, rows: np.ndarray):
     return jax.numpy.asarray(rows)
 
 
-def _coreset(pipeline: Pipeline, patches: np.ndarray, label: str) -> np.ndarray:
+def _coreset(
+    pipeline: Pipeline, patches: np.ndarray, label: str, keep: Pass
+) -> np.ndarray:
     config = pipeline.config
     size = knn.coreset_size(config.coreset.ratio, len(patches))
-    with tqdm(total=size, desc=f"{label}: coreset", unit="pick", disable=None) as bar:
+    before = [found["chosen"] for _, _, found in keep.resume()]
+
+    def save(chosen):
+        keep.reached(
+            len(chosen), lambda first, stop: {"chosen": chosen[first:stop].copy()}
+        )
+
+    with processes.progress(total=size, desc=f"{label}: coreset", unit="pick") as bar:
         chosen = memory_bank.greedy_coreset(
             patches,
             size,
+            start=np.concatenate(before) if before else 0,
             projection_dim=config.coreset.projection_dim or None,
             key=rng.stream(config.seed, "coreset"),
             progress=lambda done, total: bar.update(done - bar.n),
+            each_round=save,
             mesh=pipeline.mesh,
             max_device_bytes=config.detector.max_device_bytes or None,
         )
         return np.asarray(chosen)
 
 
-def _descriptors(pipeline: Pipeline, params: Params, split, label: str) -> np.ndarray:
+def key_of(pipeline: Pipeline, params: Params, split) -> str:
+    """Names all that a pass depends on and the config of the run does not say."""
+    learnt = dict(params)
+    if learnt["backbone"] is pipeline.variables:
+        del learnt["backbone"]
+    return features.digest(
+        {
+            "weights": pipeline.fingerprint,
+            "learnt": models.fingerprint(learnt),
+            "images": split.version,
+            "versions": _versions(),
+        }
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Without the number of devices, on which no bit of a descriptor depends."""
+    return results.versions() | {"device": jax.devices()[0].device_kind}
+
+
+def _descriptors(
+    pipeline: Pipeline, params: Params, split, label: str, keep: Pass
+) -> np.ndarray:
     """Descriptors of all images [n, h, w, c], from the cache where they may be."""
     config, backbone = pipeline.config, pipeline.backbone
 
@@ -351,6 +405,7 @@ def _descriptors(pipeline: Pipeline, params: Params, split, label: str) -> np.nd
             split,
             pipeline.images_a_call,
             label=f"{label}: features",
+            keep=keep,
             **options,
         )
 
@@ -365,10 +420,12 @@ def _descriptors(pipeline: Pipeline, params: Params, split, label: str) -> np.nd
         "images": split.version,
         # The size of a batch can change the last bit of a product.
         "batch_size": config.batch_size,
-        "versions": results.versions(),
+        "versions": _versions(),
     }
     folder = pathlib.Path(config.feature_cache).expanduser()
-    return features.cached(folder, key, lambda empty: compute(empty=empty))
+    cached = features.cached(folder, key, lambda empty: compute(empty=empty))
+    keep.drop()
+    return cached
 
 
 def _project(method: Method, params: Params, descriptors, batch_size) -> np.ndarray:

@@ -22,19 +22,16 @@ import copy
 import dataclasses
 import functools
 import pathlib
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from jaxad import rng
+from jaxad import processes, rng
 from jaxad.checkpoint import Checkpoints
-from jaxad.errors import InputError
+from jaxad.errors import InputError, Preempted
 from jaxad.methods.base import Params, Stage
 from jaxad.writer import Writer
 
@@ -71,10 +68,6 @@ class Images:
 
     count: int
     batches: Callable[[int], Iterator[Batch]]
-
-
-class Preempted(Exception):
-    """The process was told to stop (SIGTERM); everything is saved. Start it again."""
 
 
 def train(
@@ -209,7 +202,7 @@ def _loop(name, source, init, steps, totals, workdirs, options: Options):
     """
     with contextlib.ExitStack() as stack:
         # First in, last out: the last checkpoint is on disk before a signal can kill.
-        told_to_stop = stack.enter_context(_sigterm())
+        told_to_stop = stack.enter_context(processes.stoppable())
         folders = [
             _Folder(stack, workdir, total, options)
             for workdir, total in zip(workdirs, totals, strict=True)
@@ -218,7 +211,7 @@ def _loop(name, source, init, steps, totals, workdirs, options: Options):
         run = steps(np.array([folder.start for folder in folders], np.int32))
         step, total = min(folder.start for folder in folders), max(totals)
         bar = stack.enter_context(
-            tqdm(total=total, initial=step, desc=name, unit="step", disable=None)
+            processes.progress(total=total, initial=step, desc=name, unit="step")
         )
         stop, broken = False, jnp.int32(0)
         while True:
@@ -244,7 +237,7 @@ def _loop(name, source, init, steps, totals, workdirs, options: Options):
             bar.update(end - step)
             step = end
 
-            stop = told_to_stop.is_set() or folders[0].checkpoints.preempted(step)
+            stop = told_to_stop()
             if stop or any(f.logs(step) or f.saves(step) for f in folders):
                 metrics = jax.device_get(metrics)
                 _check(name, folders, states, metrics, int(broken), step)
@@ -544,20 +537,3 @@ def _check(name: str, folders, states, metrics, broken: int, step: int):
             f"{at} ({kept if folder.saved > 0 else 'none was saved yet'}); lower the "
             "learning rate in config.method and choose another --workdir"
         )
-
-
-# ---- Being told to stop
-
-
-@contextlib.contextmanager
-def _sigterm():
-    """Turns SIGTERM into an event while the block runs."""
-    told = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield told  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
-    try:
-        yield told
-    finally:
-        signal.signal(signal.SIGTERM, before)
