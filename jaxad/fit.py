@@ -184,7 +184,12 @@ def train_together(tasks: Sequence[Task]) -> list[dict[str, float]]:
             runs.append(train.Run(params, described[images], seed, folder))
         _LOG.info("%s: %d heads together", stage.name, len(chunk))
         with timed(spent, stage.name):
-            train.train_together(stage, runs, options=_options(chunk[0].pipeline))
+            train.train_together(
+                stage,
+                runs,
+                options=_options(chunk[0].pipeline),
+                mesh=chunk[0].pipeline.mesh,
+            )
         for i in range(first, first + len(chunk)):
             seconds[i] = {phase: each / len(chunk) for phase, each in spent.items()}
     return seconds
@@ -230,8 +235,13 @@ def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label:
             descriptors = describe()
         items = descriptors
         if stage.inputs == "images":
+            shared = sharding.divides(pipeline.mesh, stage.batch_size)
             batches = functools.partial(
-                data.train_batches, split, stage.batch_size, config.seed
+                data.train_batches,
+                split,
+                stage.batch_size,
+                config.seed,
+                **(processes.share() if shared else {}),
             )
             items = train.Images(len(split), batches)
         with timed(seconds, stage.name):
@@ -242,6 +252,7 @@ def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label:
                 seed=config.seed,
                 workdir=_stage_folder(pipeline, stage, split, folder),
                 options=_options(pipeline),
+                mesh=pipeline.mesh,
             )
         if stage.inputs == "images":
             descriptors = None

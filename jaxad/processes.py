@@ -23,6 +23,11 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
+def share() -> dict[str, int]:
+    """Which share of every batch is this process's, for `jaxad.data`."""
+    return {"process": jax.process_index(), "processes": jax.process_count()}
+
+
 def decided(answer: bool) -> bool:
     """The first process's answer, for all."""
     if jax.process_count() == 1:
