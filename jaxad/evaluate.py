@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 
-from jaxad import data, metrics, passes, processes, rng
+from jaxad import data, metrics, passes, processes, rng, sharding
 from jaxad.augment.disturbance import disturb
 from jaxad.errors import InputError
 from jaxad.metrics import PixelMetrics
@@ -32,7 +32,8 @@ def evaluate(
     """Scores every image of a split.
 
     Args:
-      predict: `images [b, H, W, 3] in [0, 1] -> (scores [b], maps [b, H, W])`.
+      predict: `images [b, H, W, 3] in [0, 1] -> (scores [b], maps [b, H, W])`; of the
+        images each process gives its share.
       split: of `data.load`.
       batch_size: images a batch; the last one is padded and masked.
       label: what the progress bar says.
@@ -64,10 +65,10 @@ def evaluate(
         return {"scores": scores[first:stop], "pixels": merged().arrays()}
 
     with processes.progress(total=n, initial=done, desc=label, unit="img") as bar:
-        for batch in data.eval_batches(split, batch_size, done) if done < n else ():
+        for batch in data.eval_batches(split, batch_size, done, **processes.share()):
             valid = batch["valid"]
-            image_scores, maps = jax.device_get(predict(batch["image"]))
-            image_scores = image_scores[: n - done]
+            image_scores, maps = predict(batch["image"])
+            image_scores = sharding.fetch(image_scores)[: n - done]
             broken = ~np.isfinite(image_scores)
             if broken.any():
                 raise InputError(
@@ -76,7 +77,7 @@ def evaluate(
                 )
             scores[done : done + len(image_scores)] = image_scores
             if split.has_masks:
-                recent.update(maps[valid], batch["mask"][valid])
+                recent.update(sharding.fetch_share(maps)[valid], batch["mask"][valid])
             done += len(image_scores)
             keep.reached(done, found_in)
             bar.update(len(image_scores))

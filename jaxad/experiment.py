@@ -18,7 +18,9 @@ from jaxad import (
     models,
     overlays,
     passes,
+    processes,
     results,
+    sharding,
 )
 from jaxad import config as config_lib
 from jaxad.detectors import knn
@@ -107,6 +109,12 @@ def run_together(runs: Sequence[tuple[ml_collections.ConfigDict, str]]) -> list[
 def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     """Everything that can be wrong is found here, before anything is trained."""
     config_lib.validate(config)
+    fields = {
+        f"config.{name}": value for name, value in _flat(config.to_dict()).items()
+    }
+    for place in _PLACES:
+        del fields[f"config.{place}"]
+    processes.require_same(fields | results.versions())
     folder = pathlib.Path(workdir)
     categories = data.categories(config.dataset)
     members = fit.members(config)
@@ -115,7 +123,7 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     if finished is not None:
         _LOG.info("%s holds this run, finished: nothing to do", folder)
         return _Run(folder, categories, [], finished)
-    if config.dataset.check:
+    if config.dataset.check and processes.first():
         for category in categories:
             if not (folder / category / "result.json").exists():
                 check.require_sound(members[0].dataset, category)
@@ -125,7 +133,14 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
             member.feature_cache = str(folder / "features")
     pipelines = [fit.load_pipeline(member) for member in members]
     # Not before all this has worked: a folder with a config belongs to that run.
+    processes.wait()
     results.write_json(folder / "config.json", members[0].to_dict())
+    processes.wait()
+    if not (folder / "config.json").exists():
+        raise InputError(
+            f"--workdir={folder} is not the folder that process 0 writes to; name one "
+            "on a file system that all hosts share"
+        )
     return _Run(folder, categories, pipelines)
 
 
@@ -212,7 +227,7 @@ def _category(
     def predict(images):
         return knn.predict(detector, pipelines[0].place(images))
 
-    test = data.load(config.dataset, category, "test")
+    test = _load(config, category, "test")
     if any(config.disturbance.values()):
         test = evaluate.Disturbed(test, config.seed, **config.disturbance)
     unfinished = folder / "unfinished"
@@ -228,9 +243,13 @@ def _category(
             keep=kept.start("score", _scores_key(pipelines, members, test)),
         )
     results.write_scores(folder / "scores.csv", test, evaluation.scores)
+
+    def predict_all(images):
+        return [sharding.fetch(x) for x in predict(sharding.share_of(images))]
+
     overlays.write(
         folder / "maps",
-        predict,
+        predict_all,
         test,
         evaluation.scores,
         config.overlays,
@@ -283,7 +302,15 @@ def _member(pipeline, category, folder, seconds, earlier) -> knn.KNN:
 
 def _normal(pipeline: Pipeline, category: str):
     """The images that a detector is fitted on."""
-    return data.load(pipeline.config.dataset, category, "train").normal()
+    return _load(pipeline.config, category, "train").normal()
+
+
+def _load(config, category: str, name: str):
+    """A split, which the first process prepares if need be."""
+    with processes.one_after_first():
+        split = data.load(config.dataset, category, name)
+    processes.require_same({f"the {name} images of {category}": split.version})
+    return split
 
 
 def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:

@@ -59,8 +59,8 @@ class Pipeline:
         return self.config.batch_size * (self.mesh.size if self.mesh else 1)
 
     def place(self, images: np.ndarray):
-        """Spreads a batch's images over the devices."""
-        return sharding.split_rows(images, self.mesh) if self.mesh else images
+        """Spreads over the devices a batch, of which each process gives its share."""
+        return sharding.spread(images, self.mesh) if self.mesh else images
 
 
 def members(config) -> list:
@@ -108,12 +108,13 @@ def load_pipeline(config) -> Pipeline:
     """
     name, taps = config.backbone.name, tuple(config.backbone.taps)
     spec = models.spec(name)
-    module, variables = models.load(
-        name,
-        config.backbone.weights,
-        seed=config.seed,
-        dtype=jax.numpy.dtype(config.backbone.dtype),
-    )
+    with processes.one_after_first():  # which downloads them
+        module, variables = models.load(
+            name,
+            config.backbone.weights,
+            seed=config.seed,
+            dtype=jax.numpy.dtype(config.backbone.dtype),
+        )
     extract, folded = models.frozen(module, variables, taps)
     image = jax.ShapeDtypeStruct((1, *config.dataset.image_size, 3), np.float32)
     jax.eval_shape(extract, folded, image)  # names a tap that does not exist
@@ -123,6 +124,7 @@ def load_pipeline(config) -> Pipeline:
 
     backbone = Backbone(name, module, taps, tuple(spec.mean), tuple(spec.std), levels)
     fingerprint = models.fingerprint(variables)
+    processes.require_same({f"the weights of {name}": fingerprint})
     method = methods.build(config, backbone)
     if not any(stage.inputs == "images" for stage in method.stages):
         variables = folded
@@ -461,6 +463,8 @@ def save(pipeline: Pipeline, detector: knn.KNN, folder: pathlib.Path) -> None:
     A backbone that no stage has changed is kept by its fingerprint alone, not copied
     into every category.
     """
+    if not processes.first():
+        return
     learnt = dict(detector.params)
     frozen = learnt["backbone"] is pipeline.variables
     if frozen:
@@ -488,7 +492,10 @@ def restore(pipeline: Pipeline, folder: pathlib.Path) -> knn.KNN:
             "config.backbone.weights gives now; restore those weights, or fit again in "
             "another --workdir"
         )
-    params = {"backbone": pipeline.variables, **tree.get("params", {})}
+    learnt = tree.get("params", {})
+    if pipeline.mesh:
+        learnt = jax.tree.map(lambda x: sharding.replicate(x, pipeline.mesh), learnt)
+    params = {"backbone": pipeline.variables, **learnt}
     bank = _bank(pipeline, tree["memory_bank"])
     detector = knn.fit(
         pipeline.config, pipeline.method, pipeline.backbone, params, bank

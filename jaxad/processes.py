@@ -12,9 +12,16 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
+
+# What JAX's processes tell each other by has no public name; orbax uses the same.
+from jax._src import distributed
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from jaxad.errors import InputError
+
+_FOREVER = 2**31 - 1  # milliseconds
+_waits = 0  # so far; the same in all processes
 _points = 0  # of the run where all processes have asked whether to stop
 
 
@@ -26,6 +33,46 @@ def first() -> bool:
 def share() -> dict[str, int]:
     """Which share of every batch is this process's, for `jaxad.data`."""
     return {"process": jax.process_index(), "processes": jax.process_count()}
+
+
+def client():
+    """Of the service through which the processes find each other."""
+    return distributed.global_state.client
+
+
+def wait() -> None:
+    """Until all processes have come here."""
+    global _waits
+    if jax.process_count() > 1:
+        _waits += 1
+        client().wait_at_barrier(f"jaxad/{_waits}", _FOREVER)
+
+
+@contextlib.contextmanager
+def one_after_first() -> Iterator[None]:
+    """The first process goes through the block before all others: it makes a file that
+    they find, or one each where their disks are their own."""
+    if not first():
+        wait()
+    yield
+    if first():
+        wait()
+
+
+def require_same(values: dict[str, object]) -> None:
+    """Raises InputError where the processes do not all have the same named values."""
+    ours, *others = gather(values)
+    for process, theirs in enumerate(others, start=1):
+        differing = [
+            f"{name} ({theirs.get(name)!r}, there {ours.get(name)!r})"
+            for name in sorted(ours.keys() | theirs.keys())
+            if theirs.get(name) != ours.get(name)
+        ]
+        if differing:
+            raise InputError(
+                f"process {process} differs from process 0 in {', '.join(differing)}; "
+                "start the same command with the same files and versions on every host"
+            )
 
 
 def decided(answer: bool) -> bool:

@@ -63,6 +63,12 @@ def spread(x: np.ndarray, mesh: Mesh, axis: int = 0) -> jax.Array:
     return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
 
+def share_of(x: np.ndarray) -> np.ndarray:
+    """The rows of an array, the same on all hosts, that this process gives."""
+    rows = len(x) // jax.process_count()
+    return x[jax.process_index() * rows :][:rows]
+
+
 def keep_spread(x: jax.Array, mesh: Mesh, axis: int = 0) -> jax.Array:
     """Inside `jit`: x, computed where its part along the axis belongs."""
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, _along(axis)))

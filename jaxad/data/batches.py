@@ -45,6 +45,8 @@ def eval_batches(
       int32 [b] and `valid` bool [b], False for the rows filled up.
     """
     share = _share(batch_size, process, processes)
+    if start == len(split):
+        return iter(())
     rows = _EvalRows(range(start, len(split)), batch_size, share)
     return _batches(split.__getitem__, rows, len(share))
 
