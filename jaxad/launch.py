@@ -191,6 +191,7 @@ class _Listener:
                 silent[process] = silent[process] + 1 if still else 0
                 if silent[process] > _LOST:
                     self._tell(process, 75, _lost(process))
+                    self._others = self._others - {process}  # hears nothing any more
             last = alive
 
 
