@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import textwrap
 import time
 
+import numpy as np
 import pytest
 import test_passes
 from test_passes import compiled, images, whole  # noqa: F401
@@ -94,6 +96,47 @@ def test_two_processes_end_in_the_bytes_of_one(
     assert codes == [0, 0], errors
     test_passes.same_run(tmp_path / "run", whole)
     assert "things (1 of 1)" in errors[0] and "things (1 of 1)" not in errors[1]
+
+
+TRAIN = """
+    import os, signal, sys, time
+    import jax, numpy as np
+    sys.path.insert(0, "tests")
+    import test_train
+    from jaxad import launch, sharding
+    stop_at, folder = int(sys.argv[1]), sys.argv[2]
+    coordinator, count, process = sys.argv[-5], int(sys.argv[-3]), int(sys.argv[-1])
+    def images():
+        def batches(start):
+            for step, batch in enumerate(whole(start), start):
+                if step == stop_at and process == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                if 0 <= stop_at <= step:
+                    time.sleep(1)  # JAX looks for a signal every second
+                yield {"image": batch["image"].repeat(2, 0)[4 * process :][:4]}
+        whole = test_train.images().batches
+        return test_train.Images(11, batches)
+    with launch.joined(coordinator, count, process):
+        stage = test_train.make_stage("images", batch_size=8)
+        out = test_train.run(folder, stage, images(), mesh=sharding.make_mesh())
+        np.save(f"{folder}/{process}.npy", np.asarray(out["mean"]))
+"""
+
+
+def test_training_stops_at_the_same_step_and_ends_in_the_same_bytes(tmp_path):
+    codes, errors = end(start(TRAIN, "-1", str(tmp_path / "whole")))
+    assert codes == [0, 0], errors
+    codes, errors = end(start(TRAIN, "4", str(tmp_path / "parts")))
+    stopped = [re.findall("saved at step [0-9]+", error)[-1:] for error in errors]
+    assert stopped[0] == stopped[1] and stopped[0], errors
+    codes, errors = end(start(TRAIN, "-1", str(tmp_path / "parts")))
+    assert codes == [0, 0], errors
+    means = [np.load(path) for path in sorted(tmp_path.glob("*/[01].npy"))]
+    assert len(means) == 4
+    for mean in means[1:]:
+        np.testing.assert_array_equal(mean, means[0])
+    lines = [(tmp_path / n / "metrics.jsonl").read_text() for n in ("whole", "parts")]
+    assert lines[0] == lines[1]
 
 
 # ---- Failure
