@@ -1,5 +1,6 @@
 """What the commands share: flags, logging, and mistakes told in one sentence."""
 
+import contextlib
 import logging
 import os
 import re
@@ -11,15 +12,16 @@ import absl.logging
 import jax
 from absl import app, flags
 
-from jaxad.errors import InputError
-from jaxad.train import Preempted
+from jaxad import launch, processes
+from jaxad.errors import InputError, Preempted
 
 
 def run(main: Callable[[], int | None], command: str, required: Sequence[str]) -> None:
     """Parses the flags and calls `main`; never returns.
 
     Exit status: that of main; 2 for a mistake that one sentence names; 75 told to stop
-    (SIGTERM) and 130 interrupted, where the same command goes on.
+    (SIGTERM), or another process was lost, and 130 interrupted, where the same command
+    goes on.
 
     Args:
       main: the command.
@@ -44,15 +46,30 @@ def run(main: Callable[[], int | None], command: str, required: Sequence[str]) -
     signal.signal(signal.SIGTERM, _stop)
     try:
         app.run(call, flags_parser=parse)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Preempted as stopped:
-        print(f"{stopped}; the same command goes on from here", file=sys.stderr)
-        sys.exit(75)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except (InputError, Preempted, KeyboardInterrupt) as error:
+        status, text = launch.ending(error)
+        print(text, file=sys.stderr)
+        sys.exit(status)
+
+
+def define_processes() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Defines the flags of a run of several processes; the result joins them."""
+    coordinator = flags.DEFINE_string(
+        "coordinator", None, "ADDRESS:PORT where all reach the first process."
+    )
+    number = flags.DEFINE_integer(
+        "num_processes", None, "Processes of the run, the same command in each."
+    )
+    process = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
+
+    @contextlib.contextmanager
+    def join():
+        with launch.joined(coordinator.value, number.value, process.value):
+            if not processes.first():
+                logging.getLogger("jaxad").setLevel(logging.ERROR)
+            yield
+
+    return join
 
 
 def use_compilation_cache(config) -> None:

@@ -150,6 +150,9 @@ def base() -> ml_collections.ConfigDict:
             ),
             # Images in a batch of the feature pass and of scoring.
             batch_size=16,
+            # Seconds between two saves of the feature pass, of the coreset and of
+            # scoring; what a kill costs at most. Training counts steps.
+            save_seconds=60.0,
             # Overlays a kind (true and false alarms, misses, clean passes); 0 is none.
             overlays=4,
             # Descriptors of a frozen backbone are kept here and shared by all runs,

@@ -1,4 +1,4 @@
-"""The one exception that speaks to the user."""
+"""The exceptions that speak to the user."""
 
 import difflib
 from collections.abc import Iterable
@@ -11,6 +11,10 @@ class InputError(ValueError):
     to do. The command line prints it without a traceback; every other exception is a
     defect of this project and keeps its traceback.
     """
+
+
+class Preempted(Exception):
+    """The process was told to stop (SIGTERM); everything is saved. Start it again."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -5,11 +5,12 @@ import functools
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from jaxad import data, metrics, rng
+from jaxad import data, metrics, passes, processes, rng, sharding
 from jaxad.augment.disturbance import disturb
 from jaxad.errors import InputError
+from jaxad.metrics import PixelMetrics
+from jaxad.passes import Pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,38 +26,64 @@ class Evaluation:
     metrics: dict[str, float | None]
 
 
-def evaluate(predict, split, batch_size: int, *, label: str) -> Evaluation:
+def evaluate(
+    predict, split, batch_size: int, *, label: str, keep: Pass | None = None
+) -> Evaluation:
     """Scores every image of a split.
 
     Args:
-      predict: `images [b, H, W, 3] in [0, 1] -> (scores [b], maps [b, H, W])`.
+      predict: `images [b, H, W, 3] in [0, 1] -> (scores [b], maps [b, H, W])`; of the
+        images each process gives its share.
       split: of `data.load`.
       batch_size: images a batch; the last one is padded and masked.
       label: what the progress bar says.
+      keep: where what is found is kept while the pass is not finished.
 
     Raises:
       InputError: an image gets a score that is not finite.
+      Preempted: SIGTERM came.
     """
-    scores = np.zeros(len(split), np.float32)
-    pixels = metrics.PixelMetrics() if split.has_masks else None
-    with tqdm(total=len(split), desc=label, unit="img", disable=None) as progress:
-        for batch in data.eval_batches(split, batch_size):
+    keep = keep or passes.unkept()
+    n, done = len(split), 0
+    scores = np.zeros(n, np.float32)
+    # Of all images that are saved, and of this process's images since then.
+    pixels, recent = PixelMetrics(), PixelMetrics()
+    for first, done, found in keep.resume():
+        scores[first:done] = found["scores"]
+        pixels.merge(PixelMetrics.of_arrays(found["pixels"]))
+
+    def merged() -> PixelMetrics:
+        nonlocal recent
+        state = PixelMetrics()
+        for arrays in processes.gather(recent.arrays()):
+            state.merge(PixelMetrics.of_arrays(arrays))
+        pixels.merge(state)
+        recent = PixelMetrics()
+        return state
+
+    def found_in(first: int, stop: int):
+        return {"scores": scores[first:stop], "pixels": merged().arrays()}
+
+    with processes.progress(total=n, initial=done, desc=label, unit="img") as bar:
+        for batch in data.eval_batches(split, batch_size, done, **processes.share()):
             valid = batch["valid"]
-            image_scores, maps = jax.device_get(predict(batch["image"]))
-            index = batch["index"][valid]
-            scores[index] = image_scores[valid]
-            if not np.isfinite(image_scores[valid]).all():
-                worst = index[~np.isfinite(image_scores[valid])][0]
+            image_scores, maps = predict(batch["image"])
+            image_scores = sharding.fetch(image_scores)[: n - done]
+            broken = ~np.isfinite(image_scores)
+            if broken.any():
                 raise InputError(
-                    f"{split.filenames[worst]} gets a score that is not finite; check "
-                    "the weights, or the file itself"
+                    f"{split.filenames[done + int(broken.argmax())]} gets a score that "
+                    "is not finite; check the weights, or the file itself"
                 )
-            if pixels is not None:
-                pixels.update(maps[valid], batch["mask"][valid])
-            progress.update(int(valid.sum()))
-    return Evaluation(
-        scores, {**_image_metrics(scores, split.labels), **_named(pixels)}
-    )
+            scores[done : done + len(image_scores)] = image_scores
+            if split.has_masks:
+                recent.update(sharding.fetch_share(maps)[valid], batch["mask"][valid])
+            done += len(image_scores)
+            keep.reached(done, found_in)
+            bar.update(len(image_scores))
+    merged()
+    of_pixels = _named(pixels if split.has_masks else None)
+    return Evaluation(scores, {**_image_metrics(scores, split.labels), **of_pixels})
 
 
 class Disturbed:

@@ -10,11 +10,24 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from jaxad import check, data, evaluate, fit, models, overlays, results
+from jaxad import (
+    check,
+    data,
+    evaluate,
+    features,
+    fit,
+    models,
+    overlays,
+    passes,
+    processes,
+    results,
+    sharding,
+)
 from jaxad import config as config_lib
 from jaxad.detectors import knn
 from jaxad.errors import InputError
 from jaxad.fit import Pipeline
+from jaxad.passes import Passes
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,6 +39,7 @@ _PLACES = (
     "feature_cache",
     "train.stage_cache",
     "compilation_cache",
+    "save_seconds",
 )
 _PHASES = ("features", "coreset", "score", "total")
 
@@ -99,6 +113,12 @@ def run_together(runs: Sequence[tuple[ml_collections.ConfigDict, str]]) -> list[
 def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     """Everything that can be wrong is found here, before anything is trained."""
     config_lib.validate(config)
+    fields = {
+        f"config.{name}": value for name, value in _flat(config.to_dict()).items()
+    }
+    for place in _PLACES:
+        del fields[f"config.{place}"]
+    processes.require_same(fields | results.versions())
     folder = pathlib.Path(workdir)
     categories = data.categories(config.dataset)
     members = fit.members(config)
@@ -107,7 +127,7 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     if finished is not None:
         _LOG.info("%s holds this run, finished: nothing to do", folder)
         return _Run(folder, categories, [], finished)
-    if config.dataset.check:
+    if config.dataset.check and processes.first():
         for category in categories:
             if not (folder / category / "result.json").exists():
                 check.require_sound(members[0].dataset, category)
@@ -117,7 +137,14 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
             member.feature_cache = str(folder / "features")
     pipelines = [fit.load_pipeline(member) for member in members]
     # Not before all this has worked: a folder with a config belongs to that run.
+    processes.wait()
     results.write_json(folder / "config.json", members[0].to_dict())
+    processes.wait()
+    if not (folder / "config.json").exists():
+        raise InputError(
+            f"--workdir={folder} is not the folder that process 0 writes to; name one "
+            "on a file system that all hosts share"
+        )
     return _Run(folder, categories, pipelines)
 
 
@@ -141,8 +168,7 @@ def _train_together(runs: list[_Run]) -> Seconds:
                 folder = run.folder / category
                 place = detector_folder(pipeline, folder)
                 if not place.exists() and not (folder / "result.json").exists():
-                    split = data.load(pipeline.config.dataset, category, "train")
-                    split = split.normal()
+                    split = _normal(pipeline.config, category)
                     tasks.append(fit.Task(pipeline, split, place.parent, category))
         for task, spent in zip(tasks, fit.train_together(tasks, size), strict=True):
             seconds[task.folder] = spent
@@ -220,7 +246,7 @@ def _category(
         return row
     config, start = pipelines[0].config, time.perf_counter()
     seconds = dict.fromkeys(_PHASES, 0.0)
-    train = data.load(config.dataset, category, "train").normal()
+    train = _normal(config, category)
     members = tuple(
         _member(pipeline, train, category, folder, make, seconds, earlier)
         for pipeline in pipelines
@@ -230,7 +256,7 @@ def _category(
     def predict(images):
         return knn.predict(detector, pipelines[0].place(images))
 
-    test = data.load(config.dataset, category, "test")
+    test = _load(config, category, "test")
     recall = {}
     if config.detector.search == "approximate":
         with fit.timed(seconds, "recall"):
@@ -240,14 +266,26 @@ def _category(
             }
     if any(config.disturbance.values()):
         test = evaluate.Disturbed(test, config.seed, **config.disturbance)
-    with fit.timed(seconds, "score"):
+    unfinished = folder / "unfinished"
+    with (
+        fit.timed(seconds, "score"),
+        Passes(unfinished, every=config.save_seconds) as kept,
+    ):
         evaluation = evaluate.evaluate(
-            predict, test, pipelines[0].images_a_call, label=f"{category}: score"
+            predict,
+            test,
+            pipelines[0].images_a_call,
+            label=f"{category}: score",
+            keep=kept.start("score", _scores_key(pipelines, members, test)),
         )
     results.write_scores(folder / "scores.csv", test, evaluation.scores)
+
+    def predict_all(images):
+        return [sharding.fetch(x) for x in predict(sharding.share_of(images))]
+
     overlays.write(
         folder / "maps",
-        predict,
+        predict_all,
         test,
         evaluation.scores,
         config.overlays,
@@ -266,13 +304,29 @@ def _category(
         "seconds": seconds,
     }
     results.write_json(folder / "result.json", row)
+    passes.remove(unfinished)
     return row
+
+
+def _scores_key(pipelines: list[Pipeline], members, test) -> str:
+    """Names all that scores depend on and the config does not say."""
+    return features.digest(
+        {
+            pipeline.backbone.name: (
+                fit.key_of(pipeline, member.params, test),
+                models.fingerprint({"bank": member.bank}),
+            )
+            for pipeline, member in zip(pipelines, members, strict=True)
+        }
+    )
 
 
 def _member(pipeline, train, category, folder, make, seconds, earlier) -> knn.KNN:
     """A fitted detector, from disk where it is there."""
     place = detector_folder(pipeline, folder)
+    unfinished = place.parent / "unfinished"
     if place.exists():
+        passes.remove(unfinished)
         return fit.restore(pipeline, place)
     detector, spent = make(pipeline, train, place.parent, label=category)
     for phase, value in spent.items():
@@ -281,7 +335,21 @@ def _member(pipeline, train, category, folder, make, seconds, earlier) -> knn.KN
         seconds[phase] = seconds.get(phase, 0.0) + value
         seconds["total"] += value
     fit.save(pipeline, detector, place)
+    passes.remove(unfinished)
     return detector
+
+
+def _normal(config, category: str):
+    """The images that a detector is fitted on."""
+    return _load(config, category, "train").normal()
+
+
+def _load(config, category: str, name: str):
+    """A split, which the first process prepares if need be."""
+    with processes.one_after_first():
+        split = data.load(config.dataset, category, name)
+    processes.require_same({f"the {name} images of {category}": split.version})
+    return split
 
 
 def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:

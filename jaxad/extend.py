@@ -34,6 +34,7 @@ from jaxad import check, command_line, data, experiment, fit, memory_bank, resul
 from jaxad.data import folder as own_images
 from jaxad.detectors import knn
 from jaxad.errors import InputError, did_you_mean
+from jaxad.passes import Passes
 
 _LOG = logging.getLogger("jaxad.extend")  # also where it is the command
 
@@ -105,7 +106,6 @@ def run(
     ]
 
     def make(pipeline, train, folder, *, label):
-        del folder  # nothing is trained
         place = experiment.detector_folder(pipeline, base_folder / category)
         detector = fit.restore(pipeline, place)
         count = before["train_normal"] + sum(record["count"] for record in earlier)
@@ -118,7 +118,10 @@ def run(
             if mode == "exact" or config.ensemble.members:
                 raise
             _LOG.info("%s: %s", label, error)
-        return extend(pipeline, detector, added, count, old, mode=mode, label=label)
+        with fit.unfinished(pipeline, folder) as passes:
+            return extend(
+                pipeline, detector, added, count, old, passes, mode=mode, label=label
+            )
 
     return experiment.run(config, workdir, make=make)
 
@@ -129,6 +132,7 @@ def extend(
     added: data.Split,
     count: int,
     old: list[data.Split] | None,
+    passes: Passes,
     *,
     mode: str,
     label: str,
@@ -141,6 +145,7 @@ def extend(
       added: the new normal images.
       count: how many images the detector has learnt from.
       old: those images, in that order; `fast` without an ensemble may do without.
+      passes: what is not finished is kept there.
       mode: one of `MODES`.
       label: what the progress bars say first.
 
@@ -153,19 +158,19 @@ def extend(
         "max_device_bytes": config.detector.max_device_bytes or None,
     }
     seconds: dict[str, float] = {}
+    splits = [*(old or ()), added]
     with fit.timed(seconds, "features"):
-        new = fit.patches(pipeline, params, [added], label=label)
         if mode == "exact":
-            rows = fit.patches(pipeline, params, old, label=label)
-            rows, kept = np.concatenate([rows, new]), 0
+            rows, kept = fit.patches(pipeline, params, splits, passes, label=label), 0
+            new = rows[len(rows) // (count + len(added)) * count :]
         else:
+            new = fit.patches(pipeline, params, [added], passes, label=label)
             rows, kept = np.concatenate([bank, new]), len(bank)
     patches = len(new) // len(added) * (count + len(added))
     size = knn.coreset_size(config.coreset.ratio, patches)
     size = min(max(size, kept), len(rows))
-    splits = [*(old or ()), added]
     extended = fit.build(
-        pipeline, params, rows, size, splits, seconds, label=label, kept=kept
+        pipeline, params, rows, size, splits, seconds, passes, label=label, kept=kept
     )
     with fit.timed(seconds, "coverage"):
         coverage = {
@@ -180,7 +185,7 @@ def extend(
         else:
             coverage["added"] = radius  # the bank's own entries are covered anyway
             if old and all(fit.is_cached(pipeline, params, split) for split in old):
-                rows = fit.patches(pipeline, params, old, label=label)
+                rows = fit.patches(pipeline, params, old, passes, label=label)
                 of_old = memory_bank.covering_radius(rows, extended.bank, **places)
                 coverage["radius"] = max(radius, of_old)
             else:

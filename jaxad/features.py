@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from jaxad import data
+from jaxad import data, passes, processes, sharding
 from jaxad.errors import InputError
+from jaxad.passes import Pass
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ def extract(
     batch_size: int,
     *,
     label: str,
+    keep: Pass | None = None,
     empty: Callable[[tuple[int, ...]], np.ndarray] = lambda shape: np.empty(
         shape, np.float32
     ),
@@ -34,10 +35,12 @@ def extract(
     are the same bits wherever it lies in the split.
 
     Args:
-      describe: `images [b, H, W, 3] in [0, 1] -> [b, h, w, c]`.
+      describe: `images [b, H, W, 3] in [0, 1] -> [b, h, w, c]`; of the images each
+        process gives its share.
       split: of `data.load`.
       batch_size: images a batch.
       label: what the progress bar says.
+      keep: where what is found is kept while the pass is not finished.
       empty: makes the float32 array that is filled, from its shape.
 
     Returns:
@@ -45,24 +48,32 @@ def extract(
 
     Raises:
       InputError: names the first image with descriptors that are not finite.
+      Preempted: SIGTERM came.
     """
-    out = None
-    with tqdm(total=len(split), desc=label, unit="img", disable=None) as progress:
-        for batch in data.eval_batches(split, batch_size):
-            described = np.asarray(describe(batch["image"]))
-            if out is None:
-                out = empty((len(split), *described.shape[1:]))
-            index = batch["index"][batch["valid"]]
-            described = described[batch["valid"]]
+    keep = keep or passes.unkept()
+    n, done, out = len(split), 0, None
+    for first, done, found in keep.resume():
+        out = empty((n, *found["rows"].shape[1:])) if out is None else out
+        out[first:done] = found["rows"]
+
+    def found_in(first: int, stop: int):
+        return {"rows": out[first:stop]}
+
+    with processes.progress(total=n, initial=done, desc=label, unit="img") as bar:
+        for batch in data.eval_batches(split, batch_size, done, **processes.share()):
+            described = sharding.fetch(describe(batch["image"]))[: n - done]
             # A sum is finite only if every term is, and it costs one pass.
             broken = ~np.isfinite(described.sum((1, 2, 3)))
             if broken.any():
                 raise InputError(
-                    f"{split.filenames[index[broken][0]]} has features that are not "
-                    "finite; check config.backbone.weights, or the file itself"
+                    f"{split.filenames[done + int(broken.argmax())]} has features that "
+                    "are not finite; check config.backbone.weights, or the file itself"
                 )
-            out[index] = described
-            progress.update(len(index))
+            out = empty((n, *described.shape[1:])) if out is None else out
+            out[done : done + len(described)] = described
+            done += len(described)
+            keep.reached(done, found_in)
+            bar.update(len(described))
     return out
 
 
@@ -86,20 +97,32 @@ def cached(
       float32 [n, h, w, c], read-only.
     """
     entry = folder / digest(key)
-    if entry.exists():
-        stored = _read(entry)
-        if stored is not None:
-            return stored
-        _LOG.warning("%s is damaged and is computed again", entry)
-        shutil.rmtree(entry)
-    temporary = folder / f".{entry.name}.{os.getpid()}.tmp"
-    temporary.mkdir(parents=True)
-    try:
-        array = compute(
-            lambda shape: np.lib.format.open_memmap(
-                temporary / "features.npy", mode="w+", dtype=np.float32, shape=shape
-            )
+    if processes.decided(processes.first() and _is_whole(entry)):
+        return np.load(entry / "features.npy", mmap_mode="r")
+    if processes.first():
+        _compute_into(entry, key, compute)
+    else:
+        compute(_one_row)
+    processes.wait()
+    return np.load(entry / "features.npy", mmap_mode="r")
+
+
+def _compute_into(entry: pathlib.Path, key: dict, compute) -> None:
+    temporary = entry.with_name(f".{entry.name}.{os.getpid()}.tmp")
+
+    def empty(shape):
+        path = temporary / "features.npy"
+        array = np.lib.format.open_memmap(
+            path, mode="w+", dtype=np.float32, shape=shape
         )
+        with open(path, "r+b") as file:
+            # Now: a full disk ends a process that writes to a mapped file.
+            os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+        return array
+
+    try:
+        temporary.mkdir(parents=True)
+        array = compute(empty)
         array.flush()
         content = {"key": key, "sha256": _sha256(array)}
         (temporary / "key.json").write_text(json.dumps(content, indent=2))
@@ -109,9 +132,19 @@ def cached(
             # Another run has put the same entry there meanwhile.
             if not entry.exists():
                 raise
+    except OSError as error:
+        raise InputError(
+            f"{entry} cannot be written ({error.strerror or error}); make room, or "
+            "name another config.feature_cache"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return np.load(entry / "features.npy", mmap_mode="r")
+
+
+def _one_row(shape: tuple[int, ...]) -> np.ndarray:
+    """An array of that shape with room for one row, for who does not keep them."""
+    row = np.empty((1, *shape[1:]), np.float32)
+    return np.lib.stride_tricks.as_strided(row, shape, (0, *row.strides[1:]))
 
 
 def digest(key: dict) -> str:
@@ -120,14 +153,20 @@ def digest(key: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _read(entry: pathlib.Path) -> np.ndarray | None:
-    """The array of an entry, None where its content is not what was written."""
+def _is_whole(entry: pathlib.Path) -> bool:
+    """Whether there is an entry; one that is not what was written is removed."""
+    if not entry.exists():
+        return False
     try:
         content = json.loads((entry / "key.json").read_text())
         array = np.load(entry / "features.npy", mmap_mode="r")
-        return array if _sha256(array) == content["sha256"] else None
+        if _sha256(array) == content["sha256"]:
+            return True
     except (OSError, ValueError, KeyError):
-        return None
+        pass
+    _LOG.warning("%s is damaged and is computed again", entry)
+    shutil.rmtree(entry)
+    return False
 
 
 def _sha256(array: np.ndarray) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from jaxad import (
     checkpoint,
@@ -19,6 +18,7 @@ from jaxad import (
     memory_bank,
     methods,
     models,
+    processes,
     results,
     rng,
     scores,
@@ -29,6 +29,9 @@ from jaxad import config as config_lib
 from jaxad.detectors import knn
 from jaxad.errors import InputError
 from jaxad.methods.base import Backbone, Method, Params, identity
+from jaxad.passes import Pass, Passes
+
+_LOG = logging.getLogger(__name__)
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,8 +63,8 @@ class Pipeline:
         return self.config.batch_size * (self.mesh.size if self.mesh else 1)
 
     def place(self, images: np.ndarray):
-        """Spreads a batch's images over the devices."""
-        return sharding.split_rows(images, self.mesh) if self.mesh else images
+        """Spreads over the devices a batch, of which each process gives its share."""
+        return sharding.spread(images, self.mesh) if self.mesh else images
 
 
 def members(config) -> list:
@@ -111,12 +114,13 @@ def load_pipeline(config) -> Pipeline:
     """
     name, taps = config.backbone.name, tuple(config.backbone.taps)
     spec = models.spec(name)
-    module, variables = models.load(
-        name,
-        config.backbone.weights,
-        seed=config.seed,
-        dtype=jax.numpy.dtype(config.backbone.dtype),
-    )
+    with processes.one_after_first():  # which downloads them
+        module, variables = models.load(
+            name,
+            config.backbone.weights,
+            seed=config.seed,
+            dtype=jax.numpy.dtype(config.backbone.dtype),
+        )
     extract, folded = models.frozen(module, variables, taps)
     image = jax.ShapeDtypeStruct((1, *config.dataset.image_size, 3), np.float32)
     jax.eval_shape(extract, folded, image)  # names a tap that does not exist
@@ -126,6 +130,7 @@ def load_pipeline(config) -> Pipeline:
 
     backbone = Backbone(name, module, taps, tuple(spec.mean), tuple(spec.std), levels)
     fingerprint = models.fingerprint(variables)
+    processes.require_same({f"the weights of {name}": fingerprint})
     method = methods.build(config, backbone)
     if not any(stage.inputs == "images" for stage in method.stages):
         variables = folded
@@ -180,14 +185,22 @@ def _train_chunk(tasks: Sequence[Task]) -> dict[str, float]:
         _check_neighbours(pipeline, params, len(split))
         images = pipeline.fingerprint, split.version
         if images not in described:
-            with timed(seconds, "features"):
-                described[images] = _descriptors(pipeline, params, split, task.label)
+            with (
+                timed(seconds, "features"),
+                unfinished(pipeline, task.folder) as passes,
+            ):
+                described[images] = _descriptors(
+                    pipeline, params, split, task.label, passes
+                )
         folder = _stage_folder(pipeline, stage, split, task.folder)
         seed = pipeline.config.seed
         runs.append(train.Run(params, described[images], seed, folder))
     _LOG.info("%s: %d heads together", stage.name, len(runs))
     with timed(seconds, stage.name):
-        train.train_together(stage, runs, options=_options(tasks[0].pipeline))
+        pipeline = tasks[0].pipeline
+        train.train_together(
+            stage, runs, options=_options(pipeline), mesh=pipeline.mesh
+        )
     return seconds
 
 
@@ -199,7 +212,8 @@ def fit(
     Args:
       pipeline: of `load_pipeline`.
       split: the normal images, of `data.load`.
-      folder: where the stages keep their checkpoints.
+      folder: where the stages keep their checkpoints, and `unfinished` what can be
+        removed once the detector is saved.
       label: what the progress bars say first.
 
     Returns:
@@ -207,7 +221,13 @@ def fit(
 
     Raises:
       InputError: too few images or patches, or features that are not finite.
+      Preempted: SIGTERM came.
     """
+    with unfinished(pipeline, folder) as passes:
+        return _fit(pipeline, split, folder, passes, label)
+
+
+def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label: str):
     config, method, backbone = pipeline.config, pipeline.method, pipeline.backbone
     params: Params = {"backbone": pipeline.variables}
     _check_neighbours(pipeline, params, len(split))
@@ -217,19 +237,21 @@ def fit(
 
     def describe():
         with timed(seconds, "features"):
-            return _descriptors(pipeline, params, split, label)
+            return _descriptors(pipeline, params, split, label, passes)
 
     for stage in method.stages:
         if stage.inputs == "patches" and descriptors is None:
             descriptors = describe()
         items = descriptors
         if stage.inputs == "images":
+            shared = sharding.divides(pipeline.mesh, stage.batch_size)
             batches = functools.partial(
                 data.train_batches,
                 split,
                 stage.batch_size,
                 config.seed,
                 textures=textures if stage.textures else None,
+                **(processes.share() if shared else {}),
             )
             items = train.Images(len(split), batches)
         with timed(seconds, stage.name):
@@ -240,6 +262,7 @@ def fit(
                 seed=config.seed,
                 workdir=_stage_folder(pipeline, stage, split, folder, textures),
                 options=_options(pipeline),
+                mesh=pipeline.mesh,
             )
         if stage.inputs == "images":
             descriptors = None
@@ -252,7 +275,10 @@ def fit(
         descriptors = describe()
     rows = project(method, params, descriptors, config.batch_size)
     size = knn.coreset_size(config.coreset.ratio, len(rows))
-    return build(pipeline, params, rows, size, [split], seconds, label=label), seconds
+    detector = build(
+        pipeline, params, rows, size, [split], seconds, passes, label=label
+    )
+    return detector, seconds
 
 
 def build(
@@ -262,6 +288,7 @@ def build(
     size: int,
     splits,
     seconds: dict[str, float],
+    passes: Passes,
     *,
     label: str,
     kept: int = 0,
@@ -274,20 +301,28 @@ def build(
       size: patches that the bank keeps.
       splits: all that the detector learns from, for an ensemble's spread.
       seconds: what the phases take is added here.
+      passes: what is not finished is kept there.
       label: what the progress bars say first.
       kept: so many of the first rows are in the bank from the start.
     """
     config = pipeline.config
     with timed(seconds, "coreset"):
-        chosen, radius = _coreset(pipeline, rows, size, label, kept)
+        start = models.fingerprint({"kept": rows[:kept]}) if kept else ""
+        keep = passes.start("coreset", key_of(pipeline, params, *splits) + start)
+        chosen, radius = _coreset(pipeline, rows, size, label, kept, keep)
         bank = _bank(pipeline, rows[chosen])
     detector = knn.fit(config, pipeline.method, pipeline.backbone, params, bank)
     detector = detector.replace(coverage={"radius": radius})
     if config.ensemble.members:
         with timed(seconds, "spread"):
-            spread = _spread(pipeline, detector, splits, label)
+            spread = _spread(pipeline, detector, splits, label, passes)
             detector = detector.replace(spread=spread)
     return detector
+
+
+def unfinished(pipeline: Pipeline, folder: pathlib.Path) -> Passes:
+    """Where the passes that make a detector are kept until it is saved."""
+    return Passes(folder / "unfinished", every=pipeline.config.save_seconds)
 
 
 def _options(pipeline: Pipeline) -> train.Options:
@@ -295,30 +330,38 @@ def _options(pipeline: Pipeline) -> train.Options:
     return train.Options(fields.log_every, fields.save_every, fields.keep)
 
 
-def patches(pipeline: Pipeline, params: Params, splits, *, label: str) -> np.ndarray:
+def patches(
+    pipeline: Pipeline, params: Params, splits, passes: Passes, *, label: str
+) -> np.ndarray:
     """Projected patches [n·h·w, d] of all images of the splits, in their order."""
     parts = [
         project(
             pipeline.method,
             params,
-            _descriptors(pipeline, params, split, label),
+            _descriptors(pipeline, params, split, label, passes, f"features-{i}"),
             pipeline.config.batch_size,
         )
-        for split in splits
+        for i, split in enumerate(splits)
     ]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _spread(pipeline: Pipeline, detector: knn.KNN, splits, label: str) -> scores.Spread:
+def _spread(
+    pipeline: Pipeline, detector: knn.KNN, splits, label: str, passes: Passes
+) -> scores.Spread:
     """Of the scores that the training images' own patches get."""
+    bank = models.fingerprint({"bank": detector.bank})
     normal = [
         features.extract(
             lambda x: knn.patch_distances(detector, pipeline.place(x))[..., None],
             split,
             pipeline.images_a_call,
             label=f"{label}: spread",
+            keep=passes.start(
+                f"spread-{i}", key_of(pipeline, detector.params, split) + bank
+            ),
         )
-        for split in splits
+        for i, split in enumerate(splits)
     ]
     mean_deviation = pipeline.config.ensemble.mean_deviation
     return scores.spread(np.concatenate(normal), mean_deviation=mean_deviation)
@@ -413,18 +456,27 @@ def _bank(pipeline: Pipeline, rows: np.ndarray):
 
 
 def _coreset(
-    pipeline: Pipeline, rows: np.ndarray, size: int, label: str, kept: int
+    pipeline: Pipeline, rows: np.ndarray, size: int, label: str, kept: int, keep: Pass
 ) -> tuple[np.ndarray, float]:
     """The chosen rows, and the covering radius."""
     config = pipeline.config
-    with tqdm(total=size, desc=f"{label}: coreset", unit="pick", disable=None) as bar:
+    before = [found["chosen"] for _, _, found in keep.resume()]
+    start = range(kept) if kept else 0
+
+    def save(chosen):
+        keep.reached(
+            len(chosen), lambda first, stop: {"chosen": chosen[first:stop].copy()}
+        )
+
+    with processes.progress(total=size, desc=f"{label}: coreset", unit="pick") as bar:
         chosen, radius = memory_bank.covered_coreset(
             rows,
             size,
-            start=range(kept) if kept else 0,
+            start=np.concatenate(before) if before else start,
             projection_dim=config.coreset.projection_dim or None,
             key=rng.stream(config.seed, "coreset"),
             progress=lambda done, _: bar.update(min(done, size) - bar.n),
+            each_round=save,
             mesh=pipeline.mesh,
             max_device_bytes=config.detector.max_device_bytes or None,
         )
@@ -433,8 +485,36 @@ def _coreset(
         return chosen[~repeated], radius
 
 
-def _descriptors(pipeline: Pipeline, params: Params, split, label: str) -> np.ndarray:
+def key_of(pipeline: Pipeline, params: Params, *splits) -> str:
+    """Names all that a pass depends on and the config of the run does not say."""
+    learnt = dict(params)
+    if learnt["backbone"] is pipeline.variables:
+        del learnt["backbone"]
+    return features.digest(
+        {
+            "weights": pipeline.fingerprint,
+            "learnt": models.fingerprint(learnt),
+            "images": [split.version for split in splits],
+            "versions": _versions(),
+        }
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Without the number of devices, on which no bit of a descriptor depends."""
+    return results.versions() | {"device": jax.devices()[0].device_kind}
+
+
+def _descriptors(
+    pipeline: Pipeline,
+    params: Params,
+    split,
+    label: str,
+    passes: Passes,
+    name: str = "features",
+) -> np.ndarray:
     """Descriptors of all images [n, h, w, c], from the cache where they may be."""
+    keep = passes.start(name, key_of(pipeline, params, split))
 
     def compute(**options):
         return features.extract(
@@ -444,13 +524,16 @@ def _descriptors(pipeline: Pipeline, params: Params, split, label: str) -> np.nd
             split,
             pipeline.images_a_call,
             label=f"{label}: features",
+            keep=keep,
             **options,
         )
 
     if not _may_be_cached(pipeline, params):
         return compute()
     key, folder = _cache_key(pipeline, split), _cache_folder(pipeline)
-    return features.cached(folder, key, lambda empty: compute(empty=empty))
+    cached = features.cached(folder, key, lambda empty: compute(empty=empty))
+    keep.drop()
+    return cached
 
 
 def is_cached(pipeline: Pipeline, params: Params, split) -> bool:
@@ -481,7 +564,7 @@ def _cache_key(pipeline: Pipeline, split) -> dict:
         "images": split.version,
         # The size of a batch can change the last bit of a product.
         "batch_size": config.batch_size,
-        "versions": results.versions(),
+        "versions": _versions(),
     }
 
 
@@ -507,6 +590,8 @@ def save(pipeline: Pipeline, detector: knn.KNN, folder: pathlib.Path) -> None:
     A backbone that no stage has changed is kept by its fingerprint alone, not copied
     into every category.
     """
+    if not processes.first():
+        return
     learnt = dict(detector.params)
     frozen = learnt["backbone"] is pipeline.variables
     if frozen:
@@ -536,7 +621,10 @@ def restore(pipeline: Pipeline, folder: pathlib.Path) -> knn.KNN:
             "config.backbone.weights gives now; restore those weights, or fit again in "
             "another --workdir"
         )
-    params = {"backbone": pipeline.variables, **tree.get("params", {})}
+    learnt = tree.get("params", {})
+    if pipeline.mesh:
+        learnt = jax.tree.map(lambda x: sharding.replicate(x, pipeline.mesh), learnt)
+    params = {"backbone": pipeline.variables, **learnt}
     bank = _bank(pipeline, tree["memory_bank"])
     detector = knn.fit(
         pipeline.config, pipeline.method, pipeline.backbone, params, bank

@@ -1,5 +1,8 @@
 """`python -m jaxad.main --config FILE --workdir DIR [--config.a.b=value]`.
 
+On several hosts the same command in each, with `--coordinator`, `--num_processes` and
+`--process_id` where no cluster tells them; README.md has the details.
+
 Flags and process start-up only; `experiment.run` does the work.
 """
 
@@ -8,7 +11,7 @@ import os
 from absl import flags
 from ml_collections import config_flags
 
-from jaxad import command_line, experiment, results
+from jaxad import command_line, experiment, processes, results
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -20,11 +23,16 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: results, maps, detectors, checkpoints."
 )
 
+_JOIN = command_line.define_processes()
+
 
 def main() -> None:
     config, workdir = _CONFIG.value, _WORKDIR.value
     command_line.use_compilation_cache(config)
-    outcome = experiment.run(config, workdir)
+    with _JOIN():
+        outcome = experiment.run(config, workdir)
+        if not processes.first():
+            return
     print(results.table(outcome), end="")
     print(f"Results: {os.path.join(workdir, 'results.json')}")
     for category in outcome["categories"]:

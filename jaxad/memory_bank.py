@@ -33,6 +33,7 @@ def greedy_coreset(
     projection_dim: int | None = None,
     key: jax.Array | None = None,
     progress: Callable[[int, int], None] | None = None,
+    each_round: Callable[[np.ndarray], None] | None = None,
     mesh: Mesh | None = None,
     max_device_bytes: int | None = None,
 ) -> np.ndarray:
@@ -57,6 +58,8 @@ def greedy_coreset(
         many dimensions, which costs exactness and saves time.
       key: of the projection; needed with `projection_dim`.
       progress: called after each round with (chosen, size).
+      each_round: called after each round with the indices chosen so far; as `start` of
+        another call they go on where this one was left.
       mesh: spreads the rows over its axis `data`. By default they stay where they are,
         spread or on one device.
       max_device_bytes: rows that would take more on a device stay on the host, or in
@@ -101,6 +104,8 @@ def greedy_coreset(
         bounds.lower(rows[first:done])
         if progress is not None:
             progress(done, size)
+        if each_round is not None:
+            each_round(chosen[:done])
         picks = []
         while not len(picks):
             if done == size:

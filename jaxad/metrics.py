@@ -208,6 +208,19 @@ class PixelMetrics:
         self._normal.merge(other._normal)
         self._anomalous += other._anomalous
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The state as arrays, which `of_arrays` takes."""
+        anomalous = np.concatenate([np.zeros(0, np.uint64), *self._anomalous])
+        return {"anomalous": anomalous, **self._normal.arrays()}
+
+    @classmethod
+    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> "PixelMetrics":
+        """The state that `arrays` gave."""
+        state = cls()
+        state._normal = _Histogram.of_arrays(arrays)
+        state._anomalous = [arrays["anomalous"]]
+        return state
+
     def compute(self, *, limits: Sequence[float] = (0.3,)) -> dict[str, float]:
         """The metrics of all pixels so far.
 
@@ -427,6 +440,31 @@ class _Histogram:
             mine = self._counters.get(page, np.zeros_like(counters))
             self._counters[page] = np.add(mine, counters, dtype=self._counter)
             self._add_list(page, self._lists.pop(page, np.zeros(0, np.uint16)))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All pages, lists one after the other."""
+        self._sort_into_pages()
+        lists, counters = self._lists, self._counters
+        return {
+            "size": np.int64(self.size),
+            "list_pages": np.array(list(lists), np.int64),
+            "list_lengths": np.array([x.size for x in lists.values()], np.int64),
+            "lists": np.concatenate([np.zeros(0, np.uint16), *lists.values()]),
+            "counter_pages": np.array(list(counters), np.int64),
+            "counters": np.array(list(counters.values()), self._counter),
+        }
+
+    @classmethod
+    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> "_Histogram":
+        histogram = cls()
+        histogram.size = int(arrays["size"])
+        ends = np.cumsum(arrays["list_lengths"])
+        lists = np.split(arrays["lists"], ends[:-1])
+        pages = arrays["list_pages"].tolist()
+        histogram._lists = dict(zip(pages, lists[: len(pages)], strict=True))
+        pages = arrays["counter_pages"].tolist()
+        histogram._counters = dict(zip(pages, arrays["counters"], strict=True))
+        return histogram
 
     def below(self, keys: np.ndarray) -> np.ndarray:
         """How many items are smaller than each of the rising `keys`, [k] int64."""

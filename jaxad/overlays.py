@@ -7,6 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from jaxad import processes
+
 # Stops of the heat map, cold to hot, evenly spaced; alpha grows with the score so that
 # what is normal stays visible.
 _COLOURS = np.array(
@@ -49,7 +51,8 @@ def write(
 
     Args:
       folder: where the pictures go; files are named by kind, rank and image.
-      predict: as in `evaluate.evaluate`.
+      predict: `images [b, H, W, 3] in [0, 1] -> (scores [b], maps [b, H, W])`, arrays
+        of the host; called by all processes.
       split, scores: the images, and their image scores [n].
       count: pictures a kind.
       batch_size: images a call of `predict`.
@@ -60,6 +63,8 @@ def write(
         return
     examples = [split[int(i)] for i in index]
     maps = _maps(predict, [e["image"] for e in examples], batch_size)
+    if not processes.first():
+        return
     low, high = float(np.median(maps)), float(maps.max())
     folder.mkdir(parents=True, exist_ok=True)
     pictures = iter(zip(examples, maps, strict=True))
@@ -80,7 +85,7 @@ def _maps(predict, images, batch_size):
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         padding = [batch[-1]] * (batch_size - len(batch))
-        maps = np.asarray(predict(np.stack(batch + padding))[1])
+        maps = predict(np.stack(batch + padding))[1]
         out.extend(maps[: len(batch)])
     return np.stack(out)
 

@@ -12,6 +12,9 @@ import platform
 import jax
 import numpy as np
 
+from jaxad import processes
+from jaxad.errors import InputError
+
 # Columns of the table, in per cent.
 COLUMNS = (
     "image_auroc",
@@ -25,11 +28,24 @@ COLUMNS = (
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a file whole or not at all; of several processes the first does.
+
+    Raises:
+      InputError: it cannot be written, as on a full disk.
+    """
+    if not processes.first():
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}); make room, or "
+            "choose another place"
+        ) from error
 
 
 def write_json(path: pathlib.Path, content) -> None:

@@ -21,7 +21,9 @@ REPLICATED = PartitionSpec()
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over all devices, of all processes, or over the given ones."""
-    devices = jax.devices() if devices is None else devices
+    if devices is None:
+        # The shares of a process lie side by side.
+        devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
@@ -33,6 +35,73 @@ def mesh_of(x) -> Mesh | None:
     if isinstance(found, NamedSharding) and found.spec and found.spec[0] == AXIS:
         return found.mesh
     return None
+
+
+def everywhere(mesh: Mesh | None) -> NamedSharding | None:
+    """The sharding of what is the same on all devices; None on the default device."""
+    return NamedSharding(mesh, REPLICATED) if mesh else None
+
+
+def shapes_on(shapes, mesh: Mesh | None):
+    """`jax.ShapeDtypeStruct`s of arrays that lie whole on all devices, or on one."""
+    place = everywhere(mesh) or jax.sharding.SingleDeviceSharding(
+        jax.local_devices()[0]
+    )
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes
+    )
+
+
+def divides(mesh: Mesh | None, count: int) -> bool:
+    """Whether so many rows can be spread evenly over several devices."""
+    return mesh is not None and count % mesh.size == 0
+
+
+def spread(x: np.ndarray, mesh: Mesh, axis: int = 0) -> jax.Array:
+    """The whole of an array of which each process gives its share along the axis."""
+    sharding = NamedSharding(mesh, _along(axis))
+    return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+
+
+def share_of(x: np.ndarray) -> np.ndarray:
+    """The rows of an array, the same on all hosts, that this process gives."""
+    rows = len(x) // jax.process_count()
+    return x[jax.process_index() * rows :][:rows]
+
+
+def keep_spread(x: jax.Array, mesh: Mesh, axis: int = 0) -> jax.Array:
+    """Inside `jit`: x, computed where its part along the axis belongs."""
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, _along(axis)))
+
+
+def _along(axis: int) -> PartitionSpec:
+    return PartitionSpec(*(None,) * axis, AXIS)
+
+
+def fetch(x) -> np.ndarray:
+    """The whole of x on the host of every process, wherever it lies."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        x = _everywhere(x, x.sharding.mesh)
+    return np.asarray(x)
+
+
+def fetch_share(x) -> np.ndarray:
+    """The rows of x that lie on this process's devices, in order."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        x = _spread(x, x.sharding.mesh)
+        shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
+        return np.concatenate([np.asarray(shard.data) for shard in shards])
+    return np.asarray(x)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _everywhere(x: jax.Array, mesh: Mesh) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, REPLICATED))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _spread(x: jax.Array, mesh: Mesh) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, ROWS))
 
 
 def replicate(x, mesh: Mesh) -> jax.Array:

@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from jaxad import command_line, experiment, results
+from jaxad import command_line, experiment, processes, results
 from jaxad.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -28,6 +28,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study.")
 _SEEDS = flags.DEFINE_list("seeds", None, "Seeds of every row; by default config.seed.")
+_JOIN = command_line.define_processes()
 
 Rows = dict[str, dict]
 
@@ -132,7 +133,10 @@ def main() -> None:
         seeds = [int(seed) for seed in _SEEDS.value or [config.seed]]
     except ValueError:
         raise InputError(f"--seeds={','.join(_SEEDS.value)} must be numbers") from None
-    print(run(config, rows(path.split(":")[0]), seeds, _WORKDIR.value), end="")
+    with _JOIN():
+        text = run(config, rows(path.split(":")[0]), seeds, _WORKDIR.value)
+        if processes.first():
+            print(text, end="")
 
 
 if __name__ == "__main__":

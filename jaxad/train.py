@@ -15,28 +15,32 @@ one that was not.
 Steps can take less time than Python needs to start them. Several are therefore run by
 one call: a loop on the device, whose length is an argument, so that the very same
 program runs whatever lies between two calls.
+
+On several devices a batch is spread over them, and the state is the same on all. What a
+step computes is then the same but for the order of sums; on the same devices it is the
+same bytes.
 """
 
 import contextlib
 import copy
 import dataclasses
 import functools
+import logging
 import pathlib
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from jaxad import rng
+from jaxad import processes, rng, sharding
 from jaxad.checkpoint import Checkpoints
-from jaxad.errors import InputError
+from jaxad.errors import InputError, Preempted
 from jaxad.methods.base import Params, Stage
 from jaxad.writer import Writer
+
+_LOG = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 
@@ -66,15 +70,12 @@ class Images:
     Attributes:
       count: how many there are.
       batches: `start_step -> iterator` over the batches of that step and all later
-        ones, dictionaries of numpy arrays.
+        ones, dictionaries of numpy arrays; with several processes over this process's
+        share of each, where the devices share a batch.
     """
 
     count: int
     batches: Callable[[int], Iterator[Batch]]
-
-
-class Preempted(Exception):
-    """The process was told to stop (SIGTERM); everything is saved. Start it again."""
 
 
 def train(
@@ -85,6 +86,7 @@ def train(
     seed: int,
     workdir: str | pathlib.Path,
     options: Options = Options(),
+    mesh: sharding.Mesh | None = None,
 ) -> Params:
     """Runs a stage from its latest checkpoint, or its start, to its end.
 
@@ -99,6 +101,8 @@ def train(
       seed: of the run.
       workdir: of this stage alone.
       options: how often to log and to save.
+      mesh: the devices that share a batch, on all of which `params` lie. A batch whose
+        size they do not divide is worked on by each of them, whole.
 
     Returns:
       What the stage hands on.
@@ -109,9 +113,13 @@ def train(
         with a value that is not finite, and the checkpoint before it stays.
       Preempted: SIGTERM came.
     """
-    source = (_Table if stage.inputs == "patches" else _Stream)(stage, items, seed)
+    source = _Table if stage.inputs == "patches" else _Stream
+    source = source(stage, items, seed, mesh)
     total = stage.num_steps(source.count)
-    init = functools.partial(jax.jit(stage.init), *_init_arguments(stage, params, seed))
+    init = functools.partial(
+        jax.jit(stage.init, out_shardings=sharding.everywhere(mesh)),
+        *_init_arguments(stage, params, seed),
+    )
     steps = functools.partial(
         _compile(_alone(stage), source), key=rng.stream(seed, stage.name), total=total
     )
@@ -138,7 +146,11 @@ class Run:
 
 
 def train_together(
-    stage: Stage, runs: Sequence[Run], *, options: Options = Options()
+    stage: Stage,
+    runs: Sequence[Run],
+    *,
+    options: Options = Options(),
+    mesh: sharding.Mesh | None = None,
 ) -> list[Params]:
     """Runs a stage whose inputs are patches for several categories or seeds at once.
 
@@ -151,6 +163,7 @@ def train_together(
       stage: of a method.
       runs: their params and items may differ, the shapes of their states may not.
       options: how often to log and to save.
+      mesh: as `train` takes it.
 
     Returns:
       What the stage hands on, for each run.
@@ -159,17 +172,21 @@ def train_together(
       InputError: as `train`; states of different shapes.
       Preempted: as `train`.
     """
-    source = _Tables(stage, runs)
+    source = _Tables(stage, runs, mesh)
     totals = np.array([stage.num_steps(t.count) for t in source.tables], np.int32)
     keys = jnp.stack([rng.stream(run.seed, stage.name) for run in runs])
     arguments = [_init_arguments(stage, run.params, run.seed) for run in runs]
     _require_same_shapes(stage, arguments)
-    steps = _stacked(_compile(_together(stage, len(runs)), source))
+    steps = _stacked(_compile(_together(stage, len(runs)), source), mesh)
     states = _loop(
         stage.name,
         source,
         functools.partial(
-            jax.jit(lambda a: [stage.init(*each) for each in a]), arguments
+            jax.jit(
+                lambda a: [stage.init(*each) for each in a],
+                out_shardings=sharding.everywhere(mesh),
+            ),
+            arguments,
         ),
         lambda starts: functools.partial(steps, key=keys, total=(starts, totals)),
         totals.tolist(),
@@ -209,26 +226,26 @@ def _loop(name, source, init, steps, totals, workdirs, options: Options):
     """
     with contextlib.ExitStack() as stack:
         # First in, last out: the last checkpoint is on disk before a signal can kill.
-        told_to_stop = stack.enter_context(_sigterm())
+        told_to_stop = stack.enter_context(processes.stoppable())
         folders = [
             _Folder(stack, workdir, total, options)
             for workdir, total in zip(workdirs, totals, strict=True)
         ]
-        states = _states(folders, init)
+        states = _states(folders, init, source.mesh)
         run = steps(np.array([folder.start for folder in folders], np.int32))
         step, total = min(folder.start for folder in folders), max(totals)
         bar = stack.enter_context(
-            tqdm(total=total, initial=step, desc=name, unit="step", disable=None)
+            processes.progress(total=total, initial=step, desc=name, unit="step")
         )
         stop, broken = False, jnp.int32(0)
         while True:
             for folder, state in zip(folders, states, strict=True):
                 if folder.saves(step, stop):
                     folder.save(step, state)
-            if step == total:
-                return states
             if stop:
                 raise Preempted(f"stage {name!r} is saved at step {step}")
+            if step == total:
+                return states
 
             end = min(
                 step + source.steps_a_call,
@@ -244,7 +261,7 @@ def _loop(name, source, init, steps, totals, workdirs, options: Options):
             bar.update(end - step)
             step = end
 
-            stop = told_to_stop.is_set() or folders[0].checkpoints.preempted(step)
+            stop = told_to_stop()
             if stop or any(f.logs(step) or f.saves(step) for f in folders):
                 metrics = jax.device_get(metrics)
                 _check(name, folders, states, metrics, int(broken), step)
@@ -279,24 +296,24 @@ class _Folder:
         due = _due(step, self._options.log_every, self._total)
         return due and self.start < step <= self._total
 
-    def restore(self, shapes):
-        state = self.checkpoints.restore(self.saved, shapes)
-        # Bound to no device, as a new state is: what follows may be on several.
-        return jax.tree.map(jnp.asarray, jax.device_get(state))
+    def restore(self, shapes, mesh: sharding.Mesh | None):
+        state = self.checkpoints.restore(self.saved, sharding.shapes_on(shapes, mesh))
+        # On one device bound to none, as a new state is.
+        return state if mesh else jax.tree.map(jnp.asarray, jax.device_get(state))
 
     def save(self, step: int, state) -> None:
         self.checkpoints.save(step, state)
         self.saved = step
 
 
-def _states(folders: list[_Folder], init):
+def _states(folders: list[_Folder], init, mesh: sharding.Mesh | None):
     """Of all runs, from their latest checkpoints or as they start."""
     shapes = jax.eval_shape(init)
     # Copied, because jit hands inputs through and `params` outlives donation.
     new = any(folder.saved < 0 for folder in folders)
     fresh = jax.tree.map(jnp.copy, init()) if new else shapes
     return [
-        state if folder.saved < 0 else folder.restore(shape)
+        state if folder.saved < 0 else folder.restore(shape, mesh)
         for folder, state, shape in zip(folders, fresh, shapes, strict=True)
     ]
 
@@ -318,7 +335,13 @@ class _Table:
 
     steps_a_call = _STEPS_A_CALL
 
-    def __init__(self, stage: Stage, items: np.ndarray, seed: int):
+    def __init__(
+        self,
+        stage: Stage,
+        items: np.ndarray,
+        seed: int,
+        mesh: sharding.Mesh | None,
+    ):
         rows = items.reshape(-1, items.shape[-1])
         self.count, self._batch_size, self._seed = len(rows), stage.batch_size, seed
         _enough(stage, self.count)
@@ -327,7 +350,8 @@ class _Table:
                 f"stage {stage.name!r} is given features that are not finite; check "
                 "config.backbone.weights and the training images"
             )
-        self.table = jnp.asarray(rows)
+        self.mesh, self._shared = mesh, _is_shared(stage, mesh)
+        self.table = sharding.replicate(rows, mesh) if mesh else jnp.asarray(rows)
 
     def shuffled(self, seed: int) -> "_Table":
         """The same rows in the order of another seed."""
@@ -346,8 +370,9 @@ class _Table:
             rows[i] = order[first : first + self._batch_size]
         return rows
 
-    @staticmethod
-    def batch(table: jax.Array, rows: jax.Array) -> Batch:
+    def batch(self, table: jax.Array, rows: jax.Array) -> Batch:
+        if self._shared:
+            rows = sharding.keep_spread(rows, self.mesh)
         return {"patches": table[rows], "index": rows}
 
 
@@ -356,11 +381,12 @@ class _Tables:
 
     steps_a_call = _STEPS_A_CALL
 
-    def __init__(self, stage: Stage, runs: Sequence[Run]):
+    def __init__(self, stage: Stage, runs: Sequence[Run], mesh: sharding.Mesh | None):
         tables: dict[int, _Table] = {}
         for run in runs:
             if id(run.items) not in tables:
-                tables[id(run.items)] = _Table(stage, run.items, run.seed)
+                tables[id(run.items)] = _Table(stage, run.items, run.seed, mesh)
+        self.mesh, self._shared = mesh, _is_shared(stage, mesh)
         self.tables = [tables[id(run.items)].shuffled(run.seed) for run in runs]
         self.table = [table.table for table in self.tables]
 
@@ -368,8 +394,9 @@ class _Tables:
         """Row numbers, int32 [steps_a_call, tables, b]."""
         return np.stack([table.draw(start, end) for table in self.tables], axis=1)
 
-    @staticmethod
-    def batch(table: list[jax.Array], rows: jax.Array) -> Batch:
+    def batch(self, table: list[jax.Array], rows: jax.Array) -> Batch:
+        if self._shared:
+            rows = sharding.keep_spread(rows, self.mesh, axis=1)
         patches = jnp.stack([t[r] for t, r in zip(table, rows, strict=True)])
         return {"patches": patches, "index": rows}
 
@@ -380,17 +407,25 @@ class _Stream:
     steps_a_call = 1
     table = None
 
-    def __init__(self, stage: Stage, items: Images, seed: int):
+    def __init__(
+        self, stage: Stage, items: Images, seed: int, mesh: sharding.Mesh | None
+    ):
         del seed  # the order of images is the iterator's
         self.count, self._items = items.count, items
         self._iterator, self._at = None, None
         _enough(stage, self.count)
+        self.mesh, self._shared = mesh, _is_shared(stage, mesh)
 
     def draw(self, start: int, end: int) -> Batch:
         if self._at != start:
             self._iterator = self._items.batches(start)
         self._at = end
-        return jax.tree.map(lambda x: x[None], next(self._iterator))
+        return jax.tree.map(lambda x: self._place(x[None]), next(self._iterator))
+
+    def _place(self, x: np.ndarray):
+        if self._shared:
+            return sharding.spread(x, self.mesh, axis=1)
+        return sharding.replicate(x, self.mesh) if self.mesh else x
 
     @staticmethod
     def batch(table: None, drawn: Batch) -> Batch:
@@ -400,6 +435,20 @@ class _Stream:
 @functools.lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, n: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(n)
+
+
+def _is_shared(stage: Stage, mesh: sharding.Mesh | None) -> bool:
+    """Whether the devices share a batch."""
+    shared = sharding.divides(mesh, stage.batch_size)
+    if mesh and not shared:
+        _LOG.warning(
+            "stage %r: each of the %d devices works on the whole batch of %d, which "
+            "cannot be shared evenly; a multiple of their number is faster",
+            stage.name,
+            mesh.size,
+            stage.batch_size,
+        )
+    return shared
 
 
 def _enough(stage: Stage, count: int) -> None:
@@ -453,10 +502,12 @@ def _together(stage: Stage, runs: int):
     return together
 
 
-def _stacked(program):
+def _stacked(program, mesh: sharding.Mesh | None):
     """A program of `_compile` for stacked states, on lists of them."""
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(
+        jax.jit, donate_argnums=0, out_shardings=sharding.everywhere(mesh)
+    )
     def run(states, *arguments, **options):
         state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
         state, *rest = program(state, *arguments, **options)
@@ -483,7 +534,9 @@ def _compile(one, source):
         state, metrics = one(state, source.batch(table, drawn), key, step, total)
         return state, jax.tree.map(lambda value: value.astype(jnp.float32), metrics)
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    everywhere = sharding.everywhere(source.mesh)
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
     def run_one(state, table, drawn, broken, start, end, *, key, total):
         del end
         now = jax.tree.map(lambda x: x[0], drawn)
@@ -496,7 +549,7 @@ def _compile(one, source):
         # A network inside a loop is ten times slower on a CPU.
         return run_one
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
     def run(state, table, drawn, broken, start, end, *, key, total):
         def body(carry):
             state, _, broken, step = carry
@@ -544,20 +597,3 @@ def _check(name: str, folders, states, metrics, broken: int, step: int):
             f"{at} ({kept if folder.saved > 0 else 'none was saved yet'}); lower the "
             "learning rate in config.method and choose another --workdir"
         )
-
-
-# ---- Being told to stop
-
-
-@contextlib.contextmanager
-def _sigterm():
-    """Turns SIGTERM into an event while the block runs."""
-    told = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield told  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
-    try:
-        yield told
-    finally:
-        signal.signal(signal.SIGTERM, before)

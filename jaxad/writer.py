@@ -5,6 +5,8 @@ import math
 import os
 import pathlib
 
+from jaxad import processes
+
 try:
     from tensorboardX import SummaryWriter
 except ImportError:
@@ -16,7 +18,8 @@ class Writer:
 
     Every line is `{"step": s, name: value, ...}`; a value that is not finite is null.
     A run that goes on from step s first drops what an earlier one wrote beyond it, so
-    an interrupted run leaves the same file as one that was not.
+    an interrupted run leaves the same file as one that was not. Of several processes
+    the first alone writes.
 
     Args:
       folder: made if need be.
@@ -24,12 +27,14 @@ class Writer:
     """
 
     def __init__(self, folder: str | pathlib.Path, *, start_step: int = 0):
+        self._file = self._events = None
+        if not processes.first():
+            return
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         _keep_until(path, start_step)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        self._events = None
         if SummaryWriter is not None:
             self._events = SummaryWriter(str(folder), purge_step=start_step + 1)
 
@@ -37,12 +42,15 @@ class Writer:
         return self
 
     def __exit__(self, *exception):
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._events is not None:
             self._events.close()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Writes the values after `step` steps, at once."""
+        if self._file is None:
+            return
         values = {name: float(value) for name, value in scalars.items()}
         finite = {n: v if math.isfinite(v) else None for n, v in values.items()}
         self._file.write(json.dumps({"step": step, **finite}) + "\n")

@@ -16,7 +16,7 @@ class Split:
         return 3
 
 
-def batches(split, batch_size):
+def batches(split, batch_size, start=0, *, process=0, processes=1):
     """Batches of two, the last one padded, pixel values 0, 1 and 2."""
     for rows, valid in (((0, 1), (True, True)), ((2, 2), (True, False))):
         yield {

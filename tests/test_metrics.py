@@ -473,3 +473,19 @@ class TestPixelMetrics:
         state = metrics.PixelMetrics()
         state.update(maps.astype(np.float64), masks)  # all float32 numbers: fine
         assert state.compute() == expected
+
+
+@pytest.mark.parametrize("images", [0, 3, 90])
+def test_pixel_metrics_as_arrays(images):
+    """Ninety images are enough for counters in place of lists."""
+    random = np.random.default_rng(0)
+    maps = random.uniform(1, 1.01, (images, 64, 64)).astype(np.float32)
+    masks = random.integers(0, 2, maps.shape)
+    state = metrics.PixelMetrics()
+    for each in zip(maps, masks, strict=True):
+        state.update(*(x[None] for x in each))
+    again = metrics.PixelMetrics.of_arrays(state.arrays())
+    assert bool(again._normal._counters) == (images == 90)
+    again.update(np.ones((1, 2, 2)), [[[0, 1], [1, 1]]])
+    state.update(np.ones((1, 2, 2)), [[[0, 1], [1, 1]]])
+    assert again.compute() == state.compute()

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxad import checkpoint, rng, train
+from jaxad import checkpoint, rng, sharding, train
 from jaxad.errors import InputError
 from jaxad.methods.base import Stage
 from jaxad.train import Images, Options, Preempted
@@ -49,7 +49,7 @@ def params():
     return {"start": jnp.ones(3)}
 
 
-def run(workdir, stage=None, items=PATCHES, seed=7, options=OPTIONS):
+def run(workdir, stage=None, items=PATCHES, seed=7, options=OPTIONS, mesh=None):
     return train.train(
         stage or make_stage(),
         params(),
@@ -57,6 +57,7 @@ def run(workdir, stage=None, items=PATCHES, seed=7, options=OPTIONS):
         seed=seed,
         workdir=workdir,
         options=options,
+        mesh=mesh,
     )
 
 
@@ -102,7 +103,9 @@ def test_against_a_plain_loop(tmp_path):
 
 
 def test_epochs_see_every_patch_once():
-    table = train._Table(make_stage(batch_size=3), PATCHES[:9].reshape(3, 3, 3), 0)
+    table = train._Table(
+        make_stage(batch_size=3), PATCHES[:9].reshape(3, 3, 3), 0, None
+    )
     rows = table.draw(0, 6)
     assert rows.shape == (train._STEPS_A_CALL, 3) and rows.dtype == np.int32
     first, second = rows[:3].ravel(), rows[3:6].ravel()
@@ -116,7 +119,7 @@ def test_how_often_it_logs_and_saves_changes_no_bit(tmp_path, options):
     same_bytes(run(tmp_path / "a"), run(tmp_path / "b", options=options))
 
 
-@pytest.mark.parametrize("stop_at", [3, 4])
+@pytest.mark.parametrize("stop_at", [3, 4, 9])
 def test_sigterm_saves_and_the_resumed_run_ends_in_the_same_bytes(tmp_path, stop_at):
     stage = make_stage("images")
     whole = run(tmp_path / "whole", stage, images())
@@ -257,6 +260,78 @@ def close(got, want):
         np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-6)
 
 
+# ---- On several devices
+
+
+def mesh_of(devices):
+    return sharding.make_mesh(jax.devices()[:devices])
+
+
+def watched(stage, seen):
+    """The stage, telling how the rows of its batches lie."""
+
+    def step(state, batch, key):
+        rows = batch["patches"] if stage.inputs == "patches" else batch["image"]
+        jax.debug.inspect_array_sharding(rows, callback=seen.append)
+        return stage.step(state, batch, key)
+
+    return dataclasses.replace(stage, step=step)
+
+
+@pytest.mark.parametrize("inputs", ["patches", "images"])
+@pytest.mark.parametrize("devices", [2, 4])
+def test_devices_share_the_batch_and_agree_with_one(tmp_path, inputs, devices):
+    stage, seen = make_stage(inputs), []
+    items = PATCHES if inputs == "patches" else images()
+    want = run(tmp_path / "one", stage, items)
+    mesh = mesh_of(devices)
+    got = run(tmp_path / "many", watched(stage, seen), items, mesh=mesh)
+    assert {x.shard_shape((4, 3))[0] for x in seen} == {4 // devices}
+    close(got, want)
+    np.testing.assert_array_equal(got["noise"], want["noise"])
+    assert all(leaf.sharding.is_fully_replicated for leaf in got.values())
+    for a, b in zip(lines(tmp_path / "one"), lines(tmp_path / "many"), strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("inputs", ["patches", "images"])
+def test_a_batch_that_does_not_divide_is_each_device_s(tmp_path, inputs, caplog):
+    items = PATCHES if inputs == "patches" else images()
+    want = run(tmp_path / "one", make_stage(inputs), items)
+    got = run(tmp_path / "many", make_stage(inputs), items, mesh=mesh_of(3))
+    close(got, want)
+    assert "each of the 3 devices works on the whole batch of 4" in caplog.text
+
+
+@pytest.mark.parametrize("inputs", ["patches", "images"])
+def test_a_resume_on_the_same_devices_ends_in_the_same_bytes(tmp_path, inputs):
+    items = PATCHES if inputs == "patches" else images()
+    mesh = mesh_of(4)
+    want = run(tmp_path / "whole", make_stage(inputs), items, mesh=mesh)
+    with pytest.raises(InputError, match="diverged"):
+        run(tmp_path / "parts", make_stage(inputs, breaks_at=7), items, mesh=mesh)
+    same_bytes(run(tmp_path / "parts", make_stage(inputs), items, mesh=mesh), want)
+
+
+@pytest.mark.parametrize("meshes", [(None, 4), (4, None), (4, 2)])
+def test_a_resume_on_other_devices(tmp_path, meshes):
+    before, after = (mesh and mesh_of(mesh) for mesh in meshes)
+    want = run(tmp_path / "whole")
+    with pytest.raises(InputError, match="diverged"):
+        run(tmp_path / "parts", make_stage(breaks_at=7), mesh=before)
+    close(run(tmp_path / "parts", mesh=after), want)
+
+
+def test_runs_together_on_several_devices(tmp_path):
+    stage = as_many_steps_as_items()
+    want = train.train_together(stage, runs_of_three(tmp_path / "a"), options=OPTIONS)
+    got = train.train_together(
+        stage, runs_of_three(tmp_path / "b"), options=OPTIONS, mesh=mesh_of(2)
+    )
+    for a, b in zip(got, want, strict=True):
+        close(a, b)
+
+
 def test_runs_together_leave_what_each_alone_would(tmp_path):
     stage = as_many_steps_as_items()
     runs = runs_of_three(tmp_path / "together")
@@ -276,14 +351,14 @@ def test_runs_together_leave_what_each_alone_would(tmp_path):
 
 
 def test_runs_together_share_the_items_that_are_the_same(tmp_path):
-    source = train._Tables(make_stage(), runs_of_three(tmp_path))
+    source = train._Tables(make_stage(), runs_of_three(tmp_path), None)
     first, second, third = source.table
     assert first is third and first is not second
     rows = source.draw(0, 2)
     assert rows.shape == (train._STEPS_A_CALL, 3, 4)
     for i, seed in enumerate((7, 7, 8)):
         items = (PATCHES, PATCHES[:6], PATCHES)[i]
-        want = train._Table(make_stage(), items, seed).draw(0, 2)
+        want = train._Table(make_stage(), items, seed, None).draw(0, 2)
         np.testing.assert_array_equal(rows[:, i], want)
 
 

@@ -25,13 +25,19 @@ _KEEP_BYTES = 2**31
 
 
 def eval_batches(
-    split: Split, batch_size: int, *, process: int = 0, processes: int = 1
+    split: Split,
+    batch_size: int,
+    start: int = 0,
+    *,
+    process: int = 0,
+    processes: int = 1,
 ) -> Iterator[Batch]:
     """The split once, in order; the last batch is filled up with the last image.
 
     Args:
       split: what to read.
       batch_size: rows of a batch over all processes.
+      start: the first image to give.
       process, processes: which share of every batch to read.
 
     Yields:
@@ -39,7 +45,9 @@ def eval_batches(
       int32 [b] and `valid` bool [b], False for the rows filled up.
     """
     share = _share(batch_size, process, processes)
-    rows = _EvalRows(len(split), batch_size, share)
+    if start == len(split):
+        return iter(())
+    rows = _EvalRows(range(start, len(split)), batch_size, share)
     return _batches(split.__getitem__, rows, len(share))
 
 
@@ -98,16 +106,17 @@ def train_batches(
 class _EvalRows:
     """Which row of the split each item of a process is, and whether it counts."""
 
-    def __init__(self, n: int, batch_size: int, share: range):
-        self._n, self._batch_size, self._share = n, batch_size, share
+    def __init__(self, images: range, batch_size: int, share: range):
+        self._images, self._batch_size, self._share = images, batch_size, share
 
     def __len__(self) -> int:
-        return -(-self._n // self._batch_size) * len(self._share)
+        return -(-len(self._images) // self._batch_size) * len(self._share)
 
     def __getitem__(self, item: int) -> tuple[int, bool]:
         step, place = divmod(item, len(self._share))
         row = step * self._batch_size + self._share[place]
-        return min(row, self._n - 1), row < self._n
+        last = len(self._images) - 1
+        return self._images[min(row, last)], row <= last
 
 
 class _TrainRows:

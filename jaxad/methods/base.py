@@ -66,6 +66,8 @@ class Stage:
         the texture source `config.dataset.textures`.
       fields: of `config.method`, all that a first stage's outcome depends on. A stage
         that names them is kept for every run that has them the same.
+      together: runs of a first stage on patches, of other categories or seeds, that
+        one program may train; 1 is each alone, 0 all.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Stage:
     finish: Callable[[State, Params], Params]
     textures: bool = False
     fields: tuple[str, ...] = ()
+    together: int = 1
 
 
 class Method(NamedTuple):

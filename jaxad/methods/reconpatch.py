@@ -127,7 +127,14 @@ def _stage(options, width) -> Stage:
         return options.epochs * (patches // options.batch_size)
 
     return Stage(
-        "reconpatch", "patches", options.batch_size, num_steps, init, step, finish
+        "reconpatch",
+        "patches",
+        options.batch_size,
+        num_steps,
+        init,
+        step,
+        finish,
+        together=options.vectorize,
     )
 
 
