@@ -116,6 +116,8 @@ def main():
     parser.add_argument("--study", choices=STUDIES, default="widths")
     parser.add_argument("--category", choices=("mono", "poly"), default="mono")
     parser.add_argument("--dim", type=int, default=64, help="of studies but widths")
+    parser.add_argument("--learning-rate", type=float, help="by default the config's")
+    parser.add_argument("--every", type=int, default=1, help="2 takes half the images")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--out", type=pathlib.Path, default=ROOT / "runs/reconpatch.jsonl"
@@ -128,24 +130,33 @@ def main():
     command_line.use_compilation_cache(config)
     pipeline, *rows = descriptors(config, args.out.parent)
 
+    rows = [part[:: args.every] for part in rows]
     done = {}
     if args.out.exists():
         for line in args.out.read_text().splitlines():
             run = json.loads(line)
-            done[json.dumps(run["setting"]), run["category"], run["seed"]] = run
+            key = json.dumps(run["setting"]), run["category"], run["every"], run["seed"]
+            done[key] = run
     print("| setting | image AUROC % | sd | seed by seed | seconds of training |")
     print("|---|--:|--:|---|--:|")
     for changed in STUDIES[args.study]:
         config = config_file["get_config"](argument)
+        if args.learning_rate:
+            config.method.learning_rate = args.learning_rate
         config.method.update(changed)
         setting = config.method.to_dict()
         runs = []
         for config.seed in range(args.seeds):
-            key = json.dumps(setting), args.category, config.seed
+            key = json.dumps(setting), args.category, args.every, config.seed
             if key not in done:
-                names = dict(zip(("setting", "category", "seed"), key, strict=True))
                 run = image_auroc(config, pipeline, *rows)
-                done[key] = {**names, "setting": setting, **run}
+                done[key] = {
+                    "setting": setting,
+                    "category": args.category,
+                    "every": args.every,
+                    "seed": config.seed,
+                    **run,
+                }
                 with open(args.out, "a") as file:
                     file.write(json.dumps(done[key]) + "\n")
             runs.append(done[key])
