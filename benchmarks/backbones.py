@@ -7,7 +7,8 @@ channels_last), with the same networks from timm and torchvision cut behind the 
 tap. They run in this interpreter or in the one that --peer-python names; without
 PyTorch their columns stay empty. All on the CPU, on all of its cores, the same images,
 one process a measurement: the first call (compilation included), then the fastest of
-the calls in --seconds, which other programs on the machine disturb least.
+the calls in --seconds, which other programs on the machine disturb least. Where they
+never rest, --cpu-time counts the processor's seconds; `taskset` to one core for it.
 """
 
 import argparse
@@ -34,6 +35,13 @@ NAMES = (
     "dinov3_vitb16",
 )
 RUNNERS = ("jaxad", "eager", "channels_last", "compile")
+
+
+def cores():
+    """That this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def jaxad(name, dtype, images):
@@ -65,7 +73,7 @@ def jaxad(name, dtype, images):
 def torch_peer(name, dtype, images, *, channels_last, compiled):
     import torch
 
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(cores())
     model = _torch_model(name).eval().to(getattr(torch, dtype))
     images = torch.tensor(images).permute(0, 3, 1, 2).to(getattr(torch, dtype))
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -104,7 +112,7 @@ def _torch_model(name):
     return create_feature_extractor(model, ["layer2", "layer3"])
 
 
-def worker(runner, name, dtype, batch, size, seconds):
+def worker(runner, name, dtype, batch, size, seconds, clock):
     """Prints what one runner takes, as JSON."""
     import numpy as np
 
@@ -118,14 +126,14 @@ def worker(runner, name, dtype, batch, size, seconds):
         "compile": functools.partial(torch_peer, channels_last=True, compiled=True),
     }[runner]
     compute = make(name, dtype, images)
-    start = time.perf_counter()
+    start = clock()
     compute()
-    first = time.perf_counter() - start
+    first = clock() - start
     spent = []
     while len(spent) < 3 or sum(spent) < seconds:
-        start = time.perf_counter()
+        start = clock()
         compute()
-        spent.append(time.perf_counter() - start)
+        spent.append(clock() - start)
     print(json.dumps({"first": first, "rate": batch / min(spent)}))
 
 
@@ -135,6 +143,7 @@ def measure(python, runner, name, dtype, options):
     command += ["--dtypes", dtype, "--batch", str(options.batch)]
     command += ["--size", str(_size(name, options.size))]
     command += ["--seconds", str(options.seconds)]
+    command += ["--cpu-time"] if options.cpu_time else []
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -151,7 +160,7 @@ def _size(name, size):
 
 def table(options):
     print(
-        f"{os.cpu_count()} cores, batches of {options.batch} at {options.size}x"
+        f"{cores()} cores, batches of {options.batch} at {options.size}x"
         f"{options.size}; images/s (first call in s); ratios: jaxad / peer\n"
     )
     columns = ("backbone", "dtype", *RUNNERS, "/eager", "/ch. last", "/compile")
@@ -191,11 +200,13 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--worker", choices=RUNNERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    clock = time.process_time if options.cpu_time else time.perf_counter
     if options.worker:
         worker(options.worker, options.names, options.dtypes, options.batch,
-               options.size, options.seconds)  # fmt: skip
+               options.size, options.seconds, clock)  # fmt: skip
     else:
         table(options)
