@@ -116,17 +116,13 @@ def train(
     source = _Table if stage.inputs == "patches" else _Stream
     source = source(stage, items, seed, mesh)
     total = stage.num_steps(source.count)
-    init = functools.partial(
-        jax.jit(stage.init, out_shardings=sharding.everywhere(mesh)),
-        *_init_arguments(stage, params, seed),
-    )
     steps = functools.partial(
         _compile(_alone(stage), source), key=rng.stream(seed, stage.name), total=total
     )
     (state,) = _loop(
         stage.name,
         source,
-        lambda: [init()],
+        *_starts(stage, [_init_arguments(stage, params, seed)], mesh),
         lambda starts: steps,
         [total],
         [workdir],
@@ -181,13 +177,7 @@ def train_together(
     states = _loop(
         stage.name,
         source,
-        functools.partial(
-            jax.jit(
-                lambda a: [stage.init(*each) for each in a],
-                out_shardings=sharding.everywhere(mesh),
-            ),
-            arguments,
-        ),
+        *_starts(stage, arguments, mesh),
         lambda starts: functools.partial(steps, key=keys, total=(starts, totals)),
         totals.tolist(),
         [run.workdir for run in runs],
@@ -213,12 +203,29 @@ def _init_arguments(stage: Stage, params: Params, seed: int):
     return rng.stream(seed, f"{stage.name}.init"), params
 
 
-def _loop(name, source, init, steps, totals, workdirs, options: Options):
+def _starts(stage: Stage, arguments, mesh: sharding.Mesh | None):
+    """Shapes of the runs' states as they start, and a function that makes them."""
+
+    def init(arguments):
+        return [stage.init(*each) for each in arguments]
+
+    # It runs once, and to compile it well is what takes a CPU long.
+    fast = {"xla_backend_optimization_level": 0}
+    program = jax.jit(
+        init,
+        out_shardings=sharding.everywhere(mesh),
+        compiler_options=fast if jax.default_backend() == "cpu" else None,
+    )
+    return jax.eval_shape(init, arguments), functools.partial(program, arguments)
+
+
+def _loop(name, source, shapes, init, steps, totals, workdirs, options: Options):
     """From the latest checkpoints, or the start, to the states after the last step.
 
     Args:
       name: of the stage.
       source: a `_Table`, `_Tables` or `_Stream`.
+      shapes: of each run's state.
       init: `() -> [state of each run]`.
       steps: `[first step of each run] -> program of _compile`, its key and total given.
       totals: steps of each run.
@@ -231,7 +238,7 @@ def _loop(name, source, init, steps, totals, workdirs, options: Options):
             _Folder(stack, workdir, total, options)
             for workdir, total in zip(workdirs, totals, strict=True)
         ]
-        states = _states(folders, init, source.mesh)
+        states = _states(folders, shapes, init, source.mesh)
         run = steps(np.array([folder.start for folder in folders], np.int32))
         step, total = min(folder.start for folder in folders), max(totals)
         bar = stack.enter_context(
@@ -306,9 +313,8 @@ class _Folder:
         self.saved = step
 
 
-def _states(folders: list[_Folder], init, mesh: sharding.Mesh | None):
+def _states(folders: list[_Folder], shapes, init, mesh: sharding.Mesh | None):
     """Of all runs, from their latest checkpoints or as they start."""
-    shapes = jax.eval_shape(init)
     # Copied, because jit hands inputs through and `params` outlives donation.
     new = any(folder.saved < 0 for folder in folders)
     fresh = jax.tree.map(jnp.copy, init()) if new else shapes
@@ -572,10 +578,9 @@ def _compile(one, source):
     return run
 
 
-@jax.jit
-def _finite(state) -> jax.Array:
-    leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+def _finite(state) -> bool:
+    # On the host: a program with a reduction a leaf takes seconds to compile.
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
 def _check(name: str, folders, states, metrics, broken: int, step: int):

@@ -11,7 +11,6 @@ import textwrap
 import time
 
 import numpy as np
-import pytest
 import test_passes
 from test_passes import compiled, images, whole  # noqa: F401
 
@@ -199,16 +198,44 @@ def test_the_first_process_is_missed_too():
     assert "process 0 has not been heard" in errors[1] or "another task" in errors[1]
 
 
+def in_a_new_process(code):
+    """Joining is for a process that has not used JAX yet. Returns what it prints."""
+    code = "from jaxad import launch\n" + textwrap.dedent(code)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_what_is_needed_to_join_is_named():
-    with pytest.raises(InputError, match="--num_processes and --process_id"):
-        launch._initialise("127.0.0.1:1", None, None)
+    printed = in_a_new_process(
+        """
+        from jaxad.errors import InputError
+        try:
+            launch._initialise("127.0.0.1:1", None, None)
+        except InputError as error:
+            print(error)
+        """
+    )
+    assert "--num_processes and --process_id" in printed
 
 
 def test_alone_without_a_cluster():
-    before = signal.getsignal(signal.SIGTERM)
-    assert not launch._initialise(None, None, None)
-    assert not launch._initialise("127.0.0.1:1", 1, None)
-    assert signal.getsignal(signal.SIGTERM) is before
+    printed = in_a_new_process(
+        """
+        import signal
+        before = signal.getsignal(signal.SIGTERM)
+        print(launch._initialise(None, None, None))
+        print(launch._initialise("127.0.0.1:1", 1, None))
+        print(signal.getsignal(signal.SIGTERM) is before)
+        """
+    )
+    assert printed.split() == ["False", "False", "True"]
 
 
 def test_endings():
