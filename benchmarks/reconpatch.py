@@ -129,9 +129,9 @@ class Jaxad:
     """Steps of our stage, as the training loop runs them."""
 
     def __init__(self, stage, state, table, order, total):
-        self._run = train._compile(train._alone(stage), train._Table)
-        self._states, self._order = [state], order
-        self._table = jax.numpy.asarray(table)
+        source = train._Table(stage, table, 0, None)
+        self._run = train._compile(train._alone(stage), source)
+        self._states, self._order, self._table = [state], order, source.table
         self._key, self._done = rng.stream(0, stage.name), 0
         self._total = np.int32(total)
 
@@ -229,10 +229,10 @@ def together(width, heads, args):
     rows = np.random.default_rng(0).normal(size=(8 * args.batch, args.inputs))
     rows = rows.astype(np.float32)
     runs = [train.Run({}, rows, seed, "") for seed in range(heads)]
-    tables, total = train._Tables(stage, runs), np.int32(10**6)
+    tables, total = train._Tables(stage, runs, None), np.int32(10**6)
     keys = [rng.stream(seed, stage.name) for seed in range(heads)]
-    one = train._compile(train._alone(stage), train._Table)
-    all_ = train._stacked(train._compile(train._together(stage, heads), train._Tables))
+    one = train._compile(train._alone(stage), tables.tables[0])
+    all_ = train._stacked(train._compile(train._together(stage, heads), tables), None)
     start = jax.jit(stage.init)  # its arrays share memory, which donation may not
     apart, joint = (
         [jax.tree.map(jax.numpy.copy, start(key, {})) for key in keys] for _ in range(2)

@@ -114,7 +114,7 @@ def base() -> ml_collections.ConfigDict:
                 # larger stays in host memory, or in the feature cache's file, and
                 # passes through. 0 is no bound.
                 max_device_bytes=0,
-                # "exact", or "approximate": faster on TPUs, and elsewhere perhaps not.
+                # "exact", or "approximate": faster on TPUs, exact on CPUs all the same.
                 # It may miss a patch's nearest entry and take a farther one, so scores
                 # rise; results.json has the recall on patches of the run's own test
                 # images.

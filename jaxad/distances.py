@@ -124,11 +124,21 @@ def shortlist(
     dtype = jnp.bfloat16 if half else jnp.float32
     scale = 1 - slack(d, half=half)
 
+    def exactly(product, norms):
+        return _smallest(product, norms, r)
+
+    def approximately(product, norms):
+        found = jax.lax.approx_min_k(
+            product + norms[None], min(r, chunk), recall_target=recall_target
+        )
+        return tuple(found)
+
     def smallest(product, norms):
         if recall_target is None:
-            return _smallest(product, norms, r)
-        return jax.lax.approx_min_k(
-            product + norms[None], min(r, chunk), recall_target=recall_target
+            return exactly(product, norms)
+        # On a CPU XLA would sort everything for an approximate answer.
+        return jax.lax.platform_dependent(
+            product, norms, cpu=exactly, default=approximately
         )
 
     def one_chunk(i, best):

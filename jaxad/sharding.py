@@ -210,6 +210,7 @@ def fast_bfloat16(mesh: Mesh | None = None) -> bool:
 @functools.cache
 def _cpu_has_bfloat16() -> bool:
     try:
-        return "amx_bf16" in pathlib.Path("/proc/cpuinfo").read_text()
+        flags = pathlib.Path("/proc/cpuinfo").read_text()
+        return "amx_bf16" in flags or "avx512_bf16" in flags
     except OSError:
         return False
