@@ -209,13 +209,7 @@ def _starts(stage: Stage, arguments, mesh: sharding.Mesh | None):
     def init(arguments):
         return [stage.init(*each) for each in arguments]
 
-    # It runs once, and to compile it well is what takes a CPU long.
-    fast = {"xla_backend_optimization_level": 0}
-    program = jax.jit(
-        init,
-        out_shardings=sharding.everywhere(mesh),
-        compiler_options=fast if jax.default_backend() == "cpu" else None,
-    )
+    program = jax.jit(init, out_shardings=sharding.everywhere(mesh))
     return jax.eval_shape(init, arguments), functools.partial(program, arguments)
 
 
