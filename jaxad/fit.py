@@ -33,8 +33,6 @@ from jaxad.passes import Pass, Passes
 
 _LOG = logging.getLogger(__name__)
 
-_LOG = logging.getLogger(__name__)
-
 _RECALL_IMAGES = 32
 
 
