@@ -122,7 +122,7 @@ def train(
     (state,) = _loop(
         stage.name,
         source,
-        *_starts(stage, [_init_arguments(stage, params, seed)], mesh),
+        _starts(stage, [_init_arguments(stage, params, seed)], mesh),
         lambda starts: steps,
         [total],
         [workdir],
@@ -177,7 +177,7 @@ def train_together(
     states = _loop(
         stage.name,
         source,
-        *_starts(stage, arguments, mesh),
+        _starts(stage, arguments, mesh),
         lambda starts: functools.partial(steps, key=keys, total=(starts, totals)),
         totals.tolist(),
         [run.workdir for run in runs],
@@ -204,22 +204,21 @@ def _init_arguments(stage: Stage, params: Params, seed: int):
 
 
 def _starts(stage: Stage, arguments, mesh: sharding.Mesh | None):
-    """Shapes of the runs' states as they start, and a function that makes them."""
+    """A function that makes the runs' states as they start."""
 
     def init(arguments):
         return [stage.init(*each) for each in arguments]
 
     program = jax.jit(init, out_shardings=sharding.everywhere(mesh))
-    return jax.eval_shape(init, arguments), functools.partial(program, arguments)
+    return functools.partial(program, arguments)
 
 
-def _loop(name, source, shapes, init, steps, totals, workdirs, options: Options):
+def _loop(name, source, init, steps, totals, workdirs, options: Options):
     """From the latest checkpoints, or the start, to the states after the last step.
 
     Args:
       name: of the stage.
       source: a `_Table`, `_Tables` or `_Stream`.
-      shapes: of each run's state.
       init: `() -> [state of each run]`.
       steps: `[first step of each run] -> program of _compile`, its key and total given.
       totals: steps of each run.
@@ -232,7 +231,7 @@ def _loop(name, source, shapes, init, steps, totals, workdirs, options: Options)
             _Folder(stack, workdir, total, options)
             for workdir, total in zip(workdirs, totals, strict=True)
         ]
-        states = _states(folders, shapes, init, source.mesh)
+        states = _states(folders, init, source.mesh)
         run = steps(np.array([folder.start for folder in folders], np.int32))
         step, total = min(folder.start for folder in folders), max(totals)
         bar = stack.enter_context(
@@ -307,8 +306,9 @@ class _Folder:
         self.saved = step
 
 
-def _states(folders: list[_Folder], shapes, init, mesh: sharding.Mesh | None):
+def _states(folders: list[_Folder], init, mesh: sharding.Mesh | None):
     """Of all runs, from their latest checkpoints or as they start."""
+    shapes = jax.eval_shape(init)
     # Copied, because jit hands inputs through and `params` outlives donation.
     new = any(folder.saved < 0 for folder in folders)
     fresh = jax.tree.map(jnp.copy, init()) if new else shapes
