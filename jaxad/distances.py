@@ -5,11 +5,17 @@ form, sum (x - c)², keeps them but is slow. So the product only narrows the fie
 an error bound, and direct differences decide among the few that are left. What the
 product rounds to, and in which order a device sums it, can then not change a result.
 
-With coordinates taken from a row of the data, the product form is off by less than
-`slack(d) * (|x|² + |c|²)`. For float32 that is four times the worst case of Higham,
-Accuracy and Stability of Numerical Algorithms, eq. 3.5, which covers the shift, the
-norms and products that a device splits into parts. Rounding both factors to bfloat16
-first changes 2 x·c by at most 2 (2^-8 + 2^-18) |x| |c|, which is added to it.
+With coordinates taken from any one point, the product form is off by less than
+`slack(d) * (|x|² + |c|²)`, which is the less the nearer that point is to the data. In
+float32 that is four times the worst case of Higham, Accuracy and Stability of Numerical
+Algorithms, eq. 3.5, which covers the shift, the norms and products that a device splits
+into parts. What rounding x to x' and c to c' in bfloat16 adds is known from the rows
+themselves,
+
+  |2 x·c - 2 x'·c'| <= 2 |x - x'| |c| + 2 |x'| |c - c'|
+                    <= |x - x'|²/t + t |x'|² + |c - c'|²/t + t |c|²    for any t > 0,
+
+and less than half of the worst case, to which only a row of equal numbers comes close.
 
 All functions here work on the arrays of one device and may be called under `jit`.
 """
@@ -20,17 +26,18 @@ import jax.numpy as jnp
 _ROWS = 8192  # rows that a pass works on at a time
 _CENTRES = 128  # centres that a pass works on at a time
 _QUERIES = 1024  # queries that a search works on at a time
-_GROUP = 64  # values of which a search first looks at the smallest only
+_GROUP = 16  # values of which a search first looks at the smallest only
 _DECIDE = 256  # queries whose neighbours are decided at a time
 _DOUBTFUL = 128  # doubtful queries that are searched again at a time
 _SPARE = 11  # rows beyond k that a search keeps, to decide among
+_T = 2.0**-9  # t above; the best is |x - x'| / |x|, which is 0.85 of this on average
 
 Pairs = tuple[jax.Array, jax.Array]
 
 
-def slack(d: int, *, half: bool = False) -> float:
+def slack(d: int) -> float:
     """Error of the product form of rows of length d, relative to |x|² + |c|²."""
-    return (d + 8) * 2.0**-22 + half * (2.0**-8 + 2.0**-17)
+    return (d + 8) * 2.0**-22
 
 
 def cover(
@@ -122,7 +129,6 @@ def shortlist(
     last = bank.shape[0] - chunk
     block = min(_QUERIES, m)
     dtype = jnp.bfloat16 if half else jnp.float32
-    scale = 1 - slack(d, half=half)
 
     def exactly(product, norms):
         return _smallest(product, norms, r)
@@ -146,7 +152,7 @@ def shortlist(
         c = jax.lax.dynamic_slice_in_dim(bank, at, chunk) - origin[None]
         index = at + jnp.arange(chunk)
         fresh = (index >= i * chunk) & (index < count)  # the last chunk overlaps
-        norms = jnp.where(fresh, scale * _squares(c), jnp.inf)
+        norms = jnp.where(fresh, _lower_squares(c, half), jnp.inf)
         c = c.astype(dtype)
 
         def one_block(j, merged):
@@ -165,7 +171,7 @@ def shortlist(
 
     best = jnp.full((m, r), jnp.inf), jnp.zeros((m, r), jnp.int32)
     least, index = jax.lax.fori_loop(0, (count + chunk - 1) // chunk, one_chunk, best)
-    lower = least + scale * _squares(queries - origin[None])[:, None]
+    lower = least + _lower_squares(queries - origin[None], half)[:, None]
     return lower, jnp.where(jnp.isfinite(least), index, 0)
 
 
@@ -187,7 +193,7 @@ def nearest_rows(
     found = jnp.full((m, k), jnp.inf), jnp.full((m, k), n, jnp.int32)
     if m == 0:
         return found
-    origin = bank[0]
+    origin = _mean(bank, count)
 
     def search(x, half):
         lower, index = shortlist(x, bank, origin, count, r, half=half)
@@ -252,7 +258,7 @@ def approximate_rows(
     lower, index = shortlist(
         queries,
         bank,
-        bank[0],
+        _mean(bank, count),
         count,
         min(k + _SPARE, n),
         half=half,
@@ -269,6 +275,23 @@ def smallest_pairs(square: jax.Array, index: jax.Array, k: int) -> Pairs:
 
 def _squares(x: jax.Array) -> jax.Array:
     return (x * x).sum(-1)
+
+
+def _lower_squares(x: jax.Array, half: bool) -> jax.Array:
+    """What each row adds to the lower bounds of its squared distances."""
+    squares, error = _squares(x), slack(x.shape[-1])
+    lower = (1 - error) * squares
+    if half:
+        # Not two casts: XLA may leave out both.
+        lost = _squares(x - jax.lax.reduce_precision(x, 8, 7))
+        lower -= (1 + error) * lost / _T + (1 + 2.0**-6) * _T * squares
+    return lower
+
+
+def _mean(x: jax.Array, count: jax.Array) -> jax.Array:
+    """Of the first `count` rows."""
+    there = jnp.arange(x.shape[0]) < count
+    return jnp.where(there[:, None], x, 0).sum(0) / jnp.maximum(count, 1)
 
 
 def _product(x: jax.Array, c: jax.Array) -> jax.Array:

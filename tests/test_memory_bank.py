@@ -121,6 +121,26 @@ class TestManyBlocks:
         )
 
     @pytest.mark.parametrize("half", [False, True])
+    @pytest.mark.parametrize("kind", [*KINDS, "halfway"])
+    def test_lower_bounds_are_below_and_near(self, kind, half):
+        """Also where every number lies halfway between two of bfloat16."""
+        if kind == "halfway":
+            x = np.full((200, 8), 1 + 2.0**-8 - 1e-6, np.float32)
+            x *= 2.0 ** (np.arange(200)[:, None] % 3)
+        else:
+            x = cloud(kind, n=200)
+        origin = np.zeros(8, np.float32)
+        lower, index = distances.shortlist(
+            x[:8], x, origin, np.int32(200), 200, half=half
+        )
+        rows, queries = x.astype(np.float64), x[:8, None].astype(np.float64)
+        squares = ((queries - rows[index]) ** 2).sum(-1)
+        assert np.sort(index).tolist() == [list(range(200))] * 8
+        assert (lower <= squares).all()
+        scale = (queries**2).sum(-1) + (rows[index] ** 2).sum(-1)
+        assert (squares - lower <= scale * (2.0**-6 if half else 2.0**-16)).all()
+
+    @pytest.mark.parametrize("half", [False, True])
     def test_approximate_search_where_nothing_is_missed(self, half, monkeypatch):
         """CPUs find all that products can tell apart."""
         monkeypatch.setattr(sharding, "fast_bfloat16", lambda mesh: half)
