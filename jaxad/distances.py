@@ -121,7 +121,7 @@ def shortlist(
       a bound below the last, unless it was missed. Where rows are too few, infinity
       and 0.
     """
-    (m, d), n = queries.shape, bank.shape[0]
+    m, n = queries.shape[0], bank.shape[0]
     chunks = -(-n // chunk)
     chunk = -(-n // (chunks * _GROUP)) * _GROUP
     if chunk > n:
@@ -289,9 +289,9 @@ def _lower_squares(x: jax.Array, half: bool) -> jax.Array:
 
 
 def _mean(x: jax.Array, count: jax.Array) -> jax.Array:
-    """Of the first `count` rows."""
-    there = jnp.arange(x.shape[0]) < count
-    return jnp.where(there[:, None], x, 0).sum(0) / jnp.maximum(count, 1)
+    """Of the first `count` rows, but for rounding."""
+    # A product, because a masked sum would copy x first.
+    return (jnp.arange(x.shape[0]) < count) @ x / jnp.maximum(count, 1)
 
 
 def _product(x: jax.Array, c: jax.Array) -> jax.Array:

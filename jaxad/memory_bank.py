@@ -22,7 +22,7 @@ from jaxad.sharding import ROWS
 _CANDIDATES = 2048  # rows that a coreset round looks at
 _BLOCK = 8192  # rows that pass over the host at a time
 _SCRATCH = 2**28  # bytes that the passes over blocks need on a device
-_LIMIT = 1e16  # squared distances of larger values could overflow float32
+_LIMIT = 1e16  # squared distances of longer rows could overflow float32
 
 
 def greedy_coreset(
@@ -300,7 +300,11 @@ def _place(
         if length < n and isinstance(x, jax.Array):
             x = np.asarray(x)
     rows = sharding.Rows(x, mesh, min(length, n))
-    rows.map(lambda first, _, part: _checked(name, part, x.shape, first))
+
+    def check(first, _, part):
+        _checked(name, part, x.shape, first)  # not returned, lest all parts be held
+
+    rows.map(check)
     return rows
 
 
@@ -310,8 +314,8 @@ def _checked(name: str, x: jax.Array, shape: tuple[int, ...], first: int = 0):
         bad = int(_first_bad(x))
         if bad < x.shape[0]:
             raise InputError(
-                f"{name} of shape {shape}: row {first + bad} holds NaN, infinity or a "
-                f"value beyond {_LIMIT:g}; look for the image or the layer that it "
+                f"{name} of shape {shape}: row {first + bad} holds NaN, infinity or is "
+                f"longer than {_LIMIT:g}; look for the image or the layer that it "
                 "comes from"
             )
     return x
@@ -319,7 +323,7 @@ def _checked(name: str, x: jax.Array, shape: tuple[int, ...], first: int = 0):
 
 @jax.jit
 def _first_bad(x: jax.Array) -> jax.Array:
-    good = (jnp.abs(x) <= _LIMIT).all(1)  # false for NaN
+    good = (x * x).sum(1) <= _LIMIT**2  # false for NaN
     return jnp.where(good.all(), x.shape[0], jnp.argmin(good))
 
 

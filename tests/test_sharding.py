@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxad import memory_bank, sharding
+from jaxad import coreset, memory_bank, sharding
 from jaxad.errors import InputError
 from jaxad.memory_bank import greedy_coreset, nearest
 
@@ -120,35 +120,85 @@ def test_nearest_on_a_mesh_under_jit():
     np.testing.assert_array_equal(got[1], want[1])
 
 
+def on_first_device():
+    """Bytes of all arrays that are alive there."""
+    return sum(
+        shard.data.nbytes
+        for array in jax.live_arrays()
+        for shard in array.addressable_shards
+        if shard.device == jax.devices()[0]
+    )
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 def test_what_does_not_fit_passes_through(devices, monkeypatch, tmp_path):
-    monkeypatch.setattr(memory_bank, "_SCRATCH", 0)
+    monkeypatch.setattr(memory_bank, "_SCRATCH", 2**17)
     x = rows(5003, 16)
     mapped = np.lib.format.open_memmap(
         tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=x.shape
     )
     mapped[:] = x
-    lengths = []
+    lengths, most, before = [], 0, on_first_device()
 
     class Rows(sharding.Rows):
         def __init__(self, x, mesh, length):
             super().__init__(x, mesh, length)
             lengths.append(length)
 
+        def _place(self, i):
+            nonlocal most
+            part = super()._place(i)
+            most = max(most, on_first_device() - before)
+            return part
+
     monkeypatch.setattr(sharding, "Rows", Rows)
     on = mesh(devices)
     want = greedy_coreset(x, 40)
-    # Two parts of 150 rows a device beside the centres and the bounds.
+    before = on_first_device()
+    # Two parts of 150 rows a device beside centres, bounds and scratch.
     budget = 2 * 150 * 16 * 4 + 4 * (16 * (40 + 1024) + -(-5003 // devices))
+    budget += 2**17
     got = greedy_coreset(mapped, 40, mesh=on, max_device_bytes=budget)
     np.testing.assert_array_equal(got, want)
     assert lengths == [5003, 150 * devices]
+    assert 2 * 150 * 16 * 4 <= most <= budget
 
     want = nearest(x[:50], x, 9)
-    got = nearest(x[:50], mapped, 9, mesh=on, max_device_bytes=50_000)
-    assert lengths[-1] < 5003
+    most, before = 0, on_first_device()
+    got = nearest(x[:50], mapped, 9, mesh=on, max_device_bytes=50_000 + 2**17)
+    assert lengths[-1] < 5003 and most <= 50_000 + 2**17
     np.testing.assert_array_equal(got[0], want[0])
     np.testing.assert_array_equal(got[1], want[1])
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_programs_keep_within_their_scratch(half):
+    """No copy of the rows, of which there may be as many as a device takes."""
+    shape = jax.ShapeDtypeStruct
+    n, d, one = 400_000, 64, mesh(1)
+    part, f32 = shape((n, d), np.float32), np.float32
+    count, bounds = shape((), np.int32), shape((n,), f32)
+    centres, span = shape((2000, d), f32), shape((2,), np.int32)
+    programs = [
+        memory_bank._first_bad.lower(part),
+        memory_bank._find.lower(
+            shape((4096, d), f32),
+            part,
+            count,
+            k=9,
+            half=half,
+            recall_target=None,
+            mesh=one,
+            spread="bank",
+        ),
+        coreset._cover.lower(
+            bounds, part, shape((d,), f32), centres, span, mesh=one, direct=half
+        ),
+        coreset._top.lower(bounds, 2049, mesh=one),
+    ]
+    for program in programs:
+        needs = program.compile().memory_analysis().temp_size_in_bytes
+        assert needs <= min(memory_bank._SCRATCH, 4 * n * d)
 
 
 def test_a_bad_row_is_named_wherever_it_lies(monkeypatch):
