@@ -9,10 +9,11 @@ study names: `stages` is the paper's claim, with and without a guide; the others
 one choice. Image AUROC is on the real test images: the run's own, and, since a greedy
 coreset is chaotic, the mean over banks that start at ten other patches, with their
 standard deviation. Pixel metrics are on its normal images with defects drawn by
-generators that training never used, whose masks are known. "moved" is how far training
-moved the test images' patch descriptors, as a share of their own spread (root mean
-squares). The trained rows come once for every seed and learning rate of F. A run that
-was stopped goes on where it was.
+generators that training never used, whose masks are known. "CKA" says how like the test
+images' patch descriptors are to the untrained ones, but for a rotation, shift and scale
+(1: just like them), and "rank" how many directions they fill evenly. The trained rows
+come once for every seed and learning rate of F. A run that was stopped goes on where it
+was.
 
 `time` measures a step of either stage, and images a second of every generator.
 """
@@ -44,7 +45,6 @@ STUDIES = {
     "levels": {
         f"{name}, {'no guide' if guide else 'guide'}": guide | {"levels": levels}
         for name, levels in (
-            ("layer2", ("layer2",)),
             ("layer3", ("layer3",)),
             ("layer4", ("layer4",)),
             ("layer2 and 3", ("layer2", "layer3")),
@@ -79,10 +79,11 @@ HELD_OUT = {"cutpaste": anomalies.cutpaste, "nsa": anomalies.nsa}
 def table(arguments) -> None:
     cache = pathlib.Path(tocoad_elpv.get_config().compilation_cache).expanduser()
     jax.config.update("jax_compilation_cache_dir", str(cache))
-    print("| | rate of F | seed | moved | image AUROC | over 10 banks | " + " | ".join(
-        f"{name} pixel AUROC | {name} AUPRO 0.3" for name in HELD_OUT
-    ) + " | seconds |")  # fmt: skip
-    print("|---|---|---|---|---|---|" + "---|---|" * len(HELD_OUT) + "---|")
+    columns = ["", "rate of F", "seed", "CKA", "rank", "image AUROC", "over 10 banks"]
+    for name in HELD_OUT:
+        columns += [f"{name} pixel AUROC", f"{name} AUPRO 0.3"]
+    print("| " + " | ".join([*columns, "seconds"]) + " |")
+    print("|" + "---|" * (len(columns) + 1))
     # Nothing in the first row is random.
     _row(arguments, "no training", UNTRAINED, arguments.seeds[0], rate=None)
     for seed, rate in itertools.product(arguments.seeds, arguments.rates):
@@ -107,9 +108,9 @@ def _row(arguments, row, changes, seed, rate) -> None:
         for generator in HELD_OUT.values()
         for value in _pixels(config, detector, generator)
     ]
-    banks, moved = _over_banks(config, detector)
+    banks, likeness, rank = _over_banks(config, detector)
     print(
-        f"| {row} | {rate or ''} | {seed} | {moved:.3f} | "
+        f"| {row} | {rate or ''} | {seed} | {likeness:.3f} | {rank:.1f} | "
         f"{outcome['mean']['image_auroc']:.4f} | "
         f"{np.mean(banks):.4f} ± {np.std(banks, ddof=1):.4f} | "
         + " | ".join(f"{number:.4f}" for number in pixels)
@@ -118,9 +119,9 @@ def _row(arguments, row, changes, seed, rate) -> None:
     )
 
 
-def _over_banks(config, detector) -> tuple[list[float], float]:
-    """Image AUROC with coresets that start at ten patches drawn once for all rows, and
-    how far the test descriptors have moved."""
+def _over_banks(config, detector) -> tuple[list[float], float, float]:
+    """Image AUROC with coresets that start at ten patches drawn once for all rows; CKA
+    and rank of the test descriptors."""
 
     def describe(split, params=detector.params):
         return features.extract(
@@ -143,10 +144,23 @@ def _over_banks(config, detector) -> tuple[list[float], float]:
         )
         scores = np.asarray(distances).reshape(len(test), -1).max(1)
         found.append(auroc(scores, test.labels))
-    before = describe(test, {"backbone": _pretrained(config.backbone.name)})
-    spread = np.square(before - before.mean((0, 1, 2))).mean(dtype=np.float64)
-    moved = np.square(queries - before).mean(dtype=np.float64)
-    return found, float(np.sqrt(moved / spread))
+    untrained = describe(test, {"backbone": _pretrained(config.backbone.name)})
+    return found, *_likeness(queries, untrained)
+
+
+def _likeness(one, other) -> tuple[float, float]:
+    """Linear centred kernel alignment of descriptors [..., d], and the first one's
+    participation ratio.
+
+    References:
+      Kornblith et al., Similarity of neural network representations revisited, ICML
+      2019 (arXiv:1905.00414), section 3.
+    """
+    one, other = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (one, other))
+    one, other = one - one.mean(0), other - other.mean(0)
+    mine, theirs, both = one.T @ one, other.T @ other, one.T @ other
+    alike = np.square(both).sum() / np.linalg.norm(mine) / np.linalg.norm(theirs)
+    return float(alike), float(np.trace(mine) ** 2 / np.square(mine).sum())
 
 
 @functools.cache
