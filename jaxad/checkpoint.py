@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxad.errors import InputError
+from jaxad.errors import InputError, writing
 
 Tree = Any
 
@@ -39,17 +39,13 @@ def save_tree(path: str | pathlib.Path, tree: Tree) -> None:
     arrays = _flatten(_sealed(tree))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir(parents=True, exist_ok=True)
-        np.savez(temporary / _ARRAYS, **arrays)
-        if path.is_dir():
-            os.replace(temporary / _ARRAYS, path / _ARRAYS)
-        else:
-            os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror or error}); make room, or "
-            "choose another place"
-        ) from error
+        with writing(path):
+            temporary.mkdir(parents=True, exist_ok=True)
+            np.savez(temporary / _ARRAYS, **arrays)
+            if path.is_dir():
+                os.replace(temporary / _ARRAYS, path / _ARRAYS)
+            else:
+                os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -116,22 +112,28 @@ class Checkpoints:
     Args:
       folder: made if need be.
       keep: how many of the latest to keep.
+
+    Raises:
+      InputError: here, by `save` or when it is left: a checkpoint cannot be written, as
+        on a full disk. Those before it are whole.
     """
 
     def __init__(self, folder: str | pathlib.Path, *, keep: int = 2):
         self.folder = _absolute(folder)
-        self._manager = _Manager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, cleanup_tmp_directories=True
-            ),
-        )
+        with writing(self.folder):
+            self._manager = _Manager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=keep, cleanup_tmp_directories=True
+                ),
+            )
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
-        self._manager.close()
+        with writing(self.folder):
+            self._manager.close()
 
     def latest_step(self) -> int | None:
         """The step of the latest whole checkpoint, None if there is none."""
@@ -139,7 +141,8 @@ class Checkpoints:
 
     def save(self, step: int, state: Tree) -> None:
         """Takes a copy of a pytree of arrays and writes it in the background."""
-        self._manager.save(step, args=ocp.args.StandardSave(_sealed(state)))
+        with writing(self.folder):
+            self._manager.save(step, args=ocp.args.StandardSave(_sealed(state)))
 
     def restore(self, step: int, like: Tree) -> Tree:
         """The state of a step, as jax arrays in the structure of `like`.

@@ -125,6 +125,10 @@ def _sentence(error: BaseException) -> str:
 def _set_up_logging() -> None:
     """Our own lines from INFO on, those of the libraries from WARNING on."""
     absl.logging.set_verbosity(absl.logging.WARNING)
+    # A checkpoint that cannot be written is an exception, too, and told as that.
+    absl.logging.get_absl_logger().addFilter(
+        lambda line: line.levelno < logging.ERROR or "orbax" not in line.pathname
+    )
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("jaxad")

@@ -1,7 +1,11 @@
 """The exceptions that speak to the user."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Iterator
 
 
 class InputError(ValueError):
@@ -21,3 +25,30 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` where a known name is close, otherwise nothing."""
     close = difflib.get_close_matches(str(name), list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+@contextlib.contextmanager
+def writing(path: str | pathlib.Path, place: str = "place") -> Iterator[None]:
+    """Makes one sentence of what a full disk and its like raise inside the block.
+
+    Args:
+      path: what is written.
+      place: what the user can choose another one of.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        # tensorstore has ValueError for all, and the system's number in its text.
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        if number:
+            reason = os.strerror(int(number[1]))
+        elif isinstance(error, OSError):
+            reason = error.strerror or error
+        else:
+            raise
+        raise InputError(
+            f"{path} cannot be written ({reason}); make room, or choose another {place}"
+        ) from error

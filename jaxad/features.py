@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxad import data, passes, processes, sharding
-from jaxad.errors import InputError
+from jaxad.errors import InputError, writing
 from jaxad.passes import Pass
 
 _LOG = logging.getLogger(__name__)
@@ -121,22 +121,18 @@ def _compute_into(entry: pathlib.Path, key: dict, compute) -> None:
         return array
 
     try:
-        temporary.mkdir(parents=True)
-        array = compute(empty)
-        array.flush()
-        content = {"key": key, "sha256": _sha256(array)}
-        (temporary / "key.json").write_text(json.dumps(content, indent=2))
-        try:
-            os.replace(temporary, entry)
-        except OSError:
-            # Another run has put the same entry there meanwhile.
-            if not entry.exists():
-                raise
-    except OSError as error:
-        raise InputError(
-            f"{entry} cannot be written ({error.strerror or error}); make room, or "
-            "name another config.feature_cache"
-        ) from error
+        with writing(entry, "config.feature_cache"):
+            temporary.mkdir(parents=True)
+            array = compute(empty)
+            array.flush()
+            content = {"key": key, "sha256": _sha256(array)}
+            (temporary / "key.json").write_text(json.dumps(content, indent=2))
+            try:
+                os.replace(temporary, entry)
+            except OSError:
+                # Another run has put the same entry there meanwhile.
+                if not entry.exists():
+                    raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from jaxad import processes
+from jaxad.errors import writing
 
 # Stops of the heat map, cold to hot, evenly spaced; alpha grows with the score so that
 # what is normal stays visible.
@@ -66,7 +67,6 @@ def write(
     if not processes.first():
         return
     low, high = float(np.median(maps)), float(maps.max())
-    folder.mkdir(parents=True, exist_ok=True)
     pictures = iter(zip(examples, maps, strict=True))
     for kind, indices in chosen.items():
         for rank, i in enumerate(indices, start=1):
@@ -76,7 +76,10 @@ def write(
                 example["image"], anomaly_map, example["mask"], low, high, caption
             )
             stem = re.sub(r"[^\w.-]+", "_", str(pathlib.PurePath(split.filenames[i])))
-            picture.save(folder / f"{kind}_{rank}_{pathlib.PurePath(stem).stem}.png")
+            path = folder / f"{kind}_{rank}_{pathlib.PurePath(stem).stem}.png"
+            with writing(path):
+                folder.mkdir(parents=True, exist_ok=True)
+                picture.save(path)
 
 
 def _maps(predict, images, batch_size):

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxad import processes
-from jaxad.errors import InputError
+from jaxad.errors import writing
 
 # Columns of the table, in per cent.
 COLUMNS = (
@@ -37,15 +37,12 @@ def write_text(path: pathlib.Path, text: str) -> None:
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+    finally:
         temporary.unlink(missing_ok=True)
-        raise InputError(
-            f"{path} cannot be written ({error.strerror or error}); make room, or "
-            "choose another place"
-        ) from error
 
 
 def write_json(path: pathlib.Path, content) -> None:

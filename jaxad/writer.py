@@ -6,6 +6,7 @@ import os
 import pathlib
 
 from jaxad import processes
+from jaxad.errors import writing
 
 try:
     from tensorboardX import SummaryWriter
@@ -31,10 +32,11 @@ class Writer:
         if not processes.first():
             return
         folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.jsonl"
-        _keep_until(path, start_step)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._path = folder / "metrics.jsonl"
+        with writing(self._path):
+            folder.mkdir(parents=True, exist_ok=True)
+            _keep_until(self._path, start_step)
+            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
         if SummaryWriter is not None:
             self._events = SummaryWriter(str(folder), purge_step=start_step + 1)
 
@@ -43,7 +45,8 @@ class Writer:
 
     def __exit__(self, *exception):
         if self._file is not None:
-            self._file.close()
+            with writing(self._path):
+                self._file.close()
         if self._events is not None:
             self._events.close()
 
@@ -53,8 +56,9 @@ class Writer:
             return
         values = {name: float(value) for name, value in scalars.items()}
         finite = {n: v if math.isfinite(v) else None for n, v in values.items()}
-        self._file.write(json.dumps({"step": step, **finite}) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps({"step": step, **finite}) + "\n")
+            self._file.flush()
         if self._events is not None:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)

@@ -1,6 +1,7 @@
 import errno
 import os
 import pathlib
+import resource
 import shutil
 
 import jax
@@ -189,6 +190,28 @@ def test_damaged_checkpoint_names_its_folder(tmp_path):
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         with pytest.raises(InputError, match=r"5 is damaged, or of another config"):
             checkpoints.restore(5, like)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_checkpoint_that_the_system_refuses_to_write(tmp_path):
+    """As on a full disk: a sentence, and the one before it is whole."""
+    with checkpoint.Checkpoints(tmp_path / "stage") as checkpoints:
+        checkpoints.save(1, state(1.0))
+    noise = np.random.default_rng(0).random((1000, 1000), np.float32)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(InputError, match=r"stage cannot be written \(File too large\)"):
+        with checkpoint.Checkpoints(tmp_path / "stage") as checkpoints:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+            try:
+                checkpoints.save(2, {"w": noise})
+                checkpoints.save(3, {"w": noise})  # waits for the one before
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with checkpoint.Checkpoints(tmp_path / "stage") as checkpoints:
+        assert checkpoints.latest_step() == 1
+        back = checkpoints.restore(1, jax.eval_shape(lambda: state(1.0)))
+    jax.tree.map(np.testing.assert_array_equal, back, state(1.0))
 
 
 def test_checkpoint_of_another_shape(tmp_path):
