@@ -103,13 +103,14 @@ TRAIN = """
     sys.path.insert(0, "tests")
     import test_train
     from jaxad import launch, sharding
-    stop_at, folder = int(sys.argv[1]), sys.argv[2]
+    launch._LOST = 4
+    stop_at, folder, told = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     coordinator, count, process = sys.argv[-5], int(sys.argv[-3]), int(sys.argv[-1])
     def images():
         def batches(start):
             for step, batch in enumerate(whole(start), start):
                 if step == stop_at and process == 1:
-                    os.kill(os.getpid(), signal.SIGTERM)
+                    os.kill(os.getpid(), told)
                 if 0 <= stop_at <= step:
                     time.sleep(1)  # JAX looks for a signal every second
                 yield {"image": batch["image"].repeat(2, 0)[4 * process :][:4]}
@@ -123,12 +124,19 @@ TRAIN = """
 
 
 def test_training_stops_at_the_same_step_and_ends_in_the_same_bytes(tmp_path):
-    codes, errors = end(start(TRAIN, "-1", str(tmp_path / "whole")))
+    def go(stop_at, folder, told=signal.SIGTERM):
+        arguments = str(stop_at), str(tmp_path / folder), str(int(told))
+        return end(start(TRAIN, *arguments))
+
+    codes, errors = go(-1, "whole")
     assert codes == [0, 0], errors
-    codes, errors = end(start(TRAIN, "4", str(tmp_path / "parts")))
+    codes, errors = go(4, "parts")
     stopped = [re.findall("saved at step [0-9]+", error)[-1:] for error in errors]
     assert stopped[0] == stopped[1] and stopped[0], errors
-    codes, errors = end(start(TRAIN, "-1", str(tmp_path / "parts")))
+    codes, errors = go(9, "parts", signal.SIGKILL)
+    assert codes == [75, -signal.SIGKILL], errors
+    assert "process 1 has not been heard of for 4 seconds" in errors[0]
+    codes, errors = go(-1, "parts")
     assert codes == [0, 0], errors
     means = [np.load(path) for path in sorted(tmp_path.glob("*/[01].npy"))]
     assert len(means) == 4
