@@ -87,6 +87,7 @@ def run(
             f"{base_folder} has no finished category {category}; run the command that "
             "made it again, to its end"
         )
+    experiment.restore(base_folder / category)  # damage is told before anything is made
     added = _load(config.dataset, images, category)
     duplicates = None
     if config.dataset.check:
