@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 
 _ROWS = 8192  # rows that a pass works on at a time
-_CENTRES = 128  # centres that a pass works on at a time
+_NUMBERS = 2**22  # of those rows at most, so that caches hold them
+_CENTRES = 64  # centres that a pass works on at a time
 _QUERIES = 1024  # queries that a search works on at a time
 _GROUP = 16  # values of which a search first looks at the smallest only
 _DECIDE = 256  # queries whose neighbours are decided at a time
@@ -63,7 +64,8 @@ def cover(
       Bounds [n].
     """
     n, d = rows.shape
-    height, width = min(_ROWS, n), min(_CENTRES, centres.shape[0])
+    height = min(_ROWS, max(_NUMBERS // d, 1), n)
+    width = min(_CENTRES, centres.shape[0])
 
     def block(i, upper):
         # The last block overlaps the one before, which a minimum does not mind.

@@ -19,7 +19,7 @@ from jaxad.errors import InputError
 from jaxad.sharding import REPLICATED as SAME
 from jaxad.sharding import ROWS
 
-_CANDIDATES = 2048  # rows that a coreset round looks at
+_CANDIDATES = 1024  # rows that a coreset round looks at
 _BLOCK = 8192  # rows that pass over the host at a time
 _SCRATCH = 2**28  # bytes that the passes over blocks need on a device
 _LIMIT = 1e16  # squared distances of longer rows could overflow float32
