@@ -334,17 +334,20 @@ def _project(features, dim: int, key: jax.Array | None) -> np.ndarray:
             f"projection_dim={dim} needs a positive number and the key of a random "
             "stream"
         )
-    n, d = features.shape
+    features, (n, d) = np.asarray(features), features.shape
     matrix = jax.random.normal(key, (d, dim)) / np.sqrt(dim)
-    product = jax.jit(functools.partial(jnp.dot, precision=jax.lax.Precision.HIGHEST))
     out = np.empty((n, dim), np.float32)
     for first in range(0, n, _BLOCK):
-        rows = np.asarray(features[first : first + _BLOCK])
-        padded = np.zeros((_BLOCK, d), np.float32)
-        padded[: len(rows)] = rows
-        projected = product(_checked("features", padded, (n, d), first), matrix)
+        rows = features[first : first + _BLOCK]
+        padded = jnp.asarray(np.pad(rows, ((0, _BLOCK - len(rows)), (0, 0))))
+        projected = _times(_checked("features", padded, (n, d), first), matrix)
         out[first : first + len(rows)] = projected[: len(rows)]
     return out
+
+
+@jax.jit
+def _times(rows: jax.Array, matrix: jax.Array) -> jax.Array:
+    return jnp.dot(rows, matrix, precision=jax.lax.Precision.HIGHEST)
 
 
 @functools.partial(
