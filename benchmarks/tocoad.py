@@ -53,7 +53,6 @@ STUDIES = {
     },
     "guide": {
         "feature": {"guide": "feature"},
-        "lambda_neg 0.1": {"lambda_neg": 0.1},
         "lambda_neg 10": {"lambda_neg": 10.0},
         "lambda_neg 100": {"lambda_neg": 100.0},
     },
