@@ -27,7 +27,8 @@ import numpy as np
 from PIL import Image
 
 from jaxad import config as config_lib
-from jaxad import data, fit
+from jaxad import data
+from jaxad import pipeline as pipeline_lib
 
 _HERE = pathlib.Path(__file__).parent
 _BATCH = 16
@@ -94,7 +95,7 @@ def backbone() -> float:
     spec = importlib.util.spec_from_file_location("config", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    pipeline = fit.load_pipeline(module.get_config())
+    pipeline = pipeline_lib.load(module.get_config())
     levels = jax.jit(pipeline.backbone.levels)
     images = np.random.default_rng(0).standard_normal((_BATCH, 224, 224, 3), np.float32)
     images = jax.device_put(images)

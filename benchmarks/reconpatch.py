@@ -24,7 +24,7 @@ import time
 import jax
 import numpy as np
 
-from jaxad import rng, train
+from jaxad import feed, rng, train
 from jaxad.methods import reconpatch
 
 PEER = """
@@ -129,14 +129,14 @@ class Jaxad:
     """Steps of our stage, as the training loop runs them."""
 
     def __init__(self, stage, state, table, order, total):
-        source = train._Table(stage, table, 0, None)
+        source = feed.Table(stage, table, 0, None)
         self._run = train._compile(train._alone(stage), source)
         self._states, self._order, self._table = [state], order, source.table
         self._key, self._done = rng.stream(0, stage.name), 0
         self._total = np.int32(total)
 
     def __call__(self, count):
-        rows = np.zeros((train._STEPS_A_CALL, self._order.shape[1]), np.int32)
+        rows = np.zeros((feed.STEPS_A_CALL, self._order.shape[1]), np.int32)
         steps = np.arange(self._done, self._done + count)
         rows[:count] = self._order[steps % len(self._order)]
         begin = time.perf_counter()
@@ -228,8 +228,8 @@ def together(width, heads, args):
     stage = reconpatch._stage(options, lambda params: args.inputs)
     rows = np.random.default_rng(0).normal(size=(8 * args.batch, args.inputs))
     rows = rows.astype(np.float32)
-    runs = [train.Run({}, rows, seed, "") for seed in range(heads)]
-    tables, total = train._Tables(stage, runs, None), np.int32(10**6)
+    tables = feed.Tables(stage, [rows] * heads, range(heads), None)
+    total = np.int32(10**6)
     keys = [rng.stream(seed, stage.name) for seed in range(heads)]
     one = train._compile(train._alone(stage), tables.tables[0])
     all_ = train._stacked(train._compile(train._together(stage, heads), tables), None)
@@ -282,8 +282,8 @@ def main():
         "--together", type=int, nargs="+", default=(), help="runs in one program"
     )
     args = parser.parse_args()
-    if args.steps > train._STEPS_A_CALL:
-        parser.error(f"--steps must be at most {train._STEPS_A_CALL}, a call's")
+    if args.steps > feed.STEPS_A_CALL:
+        parser.error(f"--steps must be at most {feed.STEPS_A_CALL}, a call's")
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__} on {device}, batch {args.batch}")
     if args.together:

@@ -29,12 +29,12 @@ from jaxad import (
     command_line,
     data,
     features,
-    fit,
     memory_bank,
     methods,
     metrics,
     train,
 )
+from jaxad import pipeline as pipeline_lib
 from jaxad.detectors import knn
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -56,9 +56,9 @@ _IMAGES = 16
 
 def descriptors(config, folder: pathlib.Path):
     """(pipeline, train [n, h, w, c], test [m, h, w, c], test labels [m])."""
-    (config,) = fit.members(config)
+    (config,) = pipeline_lib.members(config)
     category = config.dataset.category
-    pipeline = fit.load_pipeline(config)
+    pipeline = pipeline_lib.load(config)
     params = {"backbone": pipeline.variables}
     out = []
     for name in ("train", "test"):

@@ -32,7 +32,8 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from configs import tocoad_elpv  # noqa: E402
-from jaxad import data, experiment, features, fit, memory_bank, models, rng  # noqa: E402
+from jaxad import data, experiment, features, memory_bank, models, rng  # noqa: E402
+from jaxad import pipeline as pipeline_lib  # noqa: E402
 from jaxad.augment import anomalies, views  # noqa: E402
 from jaxad.detectors import knn  # noqa: E402
 from jaxad.metrics import PixelMetrics, auroc  # noqa: E402
@@ -197,7 +198,7 @@ def timings(arguments) -> None:
     config = tocoad_elpv.get_config()
     config.dataset.image_size = (side, side)
     config.method.dnp.batch_size = config.method.ncl.batch_size = batch_size
-    pipeline = fit.load_pipeline(config)
+    pipeline = pipeline_lib.load(config)
     images = np.random.default_rng(0).random((batch_size, side, side, 3), np.float32)
     images = jnp.asarray(images)
     index = jnp.arange(batch_size, dtype=jnp.int32)

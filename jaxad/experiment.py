@@ -13,6 +13,7 @@ import ml_collections
 from jaxad import (
     check,
     data,
+    descriptors,
     evaluate,
     features,
     fit,
@@ -24,10 +25,11 @@ from jaxad import (
     sharding,
 )
 from jaxad import config as config_lib
+from jaxad import pipeline as pipeline_lib
 from jaxad.detectors import knn
 from jaxad.errors import InputError
-from jaxad.fit import Pipeline
 from jaxad.passes import Passes
+from jaxad.pipeline import Pipeline
 
 _LOG = logging.getLogger(__name__)
 
@@ -121,7 +123,7 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     processes.require_same(fields | results.versions())
     folder = pathlib.Path(workdir)
     categories = data.categories(config.dataset)
-    members = fit.members(config)
+    members = pipeline_lib.members(config)
     _require_same_run(folder, members[0])
     finished = read_json(folder / "results.json")
     if finished is not None:
@@ -135,7 +137,7 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
         if _vectorize(member) != 1 and not member.feature_cache:
             # Read when heads train, and again when each has its memory bank made.
             member.feature_cache = str(folder / "features")
-    pipelines = [fit.load_pipeline(member) for member in members]
+    pipelines = [pipeline_lib.load(member) for member in members]
     # Not before all this has worked: a folder with a config belongs to that run.
     processes.wait()
     results.write_json(folder / "config.json", members[0].to_dict())
@@ -202,7 +204,8 @@ def restore(folder: str) -> knn.KNN | tuple[knn.KNN, ...]:
     """
     folder = pathlib.Path(folder)
     pipelines = [
-        fit.load_pipeline(member) for member in fit.members(stored(folder.parent))
+        pipeline_lib.load(member)
+        for member in pipeline_lib.members(stored(folder.parent))
     ]
     members = tuple(
         fit.restore(pipeline, detector_folder(pipeline, folder))
@@ -313,7 +316,7 @@ def _scores_key(pipelines: list[Pipeline], members, test) -> str:
     return features.digest(
         {
             pipeline.backbone.name: (
-                fit.key_of(pipeline, member.params, test),
+                descriptors.key_of(pipeline, member.params, test),
                 models.fingerprint({"bank": member.bank}),
             )
             for pipeline, member in zip(pipelines, members, strict=True)

@@ -30,11 +30,21 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from jaxad import check, command_line, data, experiment, fit, memory_bank, results
+from jaxad import (
+    check,
+    command_line,
+    data,
+    descriptors,
+    experiment,
+    fit,
+    memory_bank,
+    results,
+)
 from jaxad.data import folder as own_images
 from jaxad.detectors import knn
 from jaxad.errors import InputError, did_you_mean
 from jaxad.passes import Passes
+from jaxad.pipeline import Pipeline
 
 _LOG = logging.getLogger("jaxad.extend")  # also where it is the command
 
@@ -128,7 +138,7 @@ def run(
 
 
 def extend(
-    pipeline: fit.Pipeline,
+    pipeline: Pipeline,
     detector: knn.KNN,
     added: data.Split,
     count: int,
@@ -162,10 +172,13 @@ def extend(
     splits = [*(old or ()), added]
     with fit.timed(seconds, "features"):
         if mode == "exact":
-            rows, kept = fit.patches(pipeline, params, splits, passes, label=label), 0
+            rows, kept = (
+                descriptors.patches(pipeline, params, splits, passes, label=label),
+                0,
+            )
             new = rows[len(rows) // (count + len(added)) * count :]
         else:
-            new = fit.patches(pipeline, params, [added], passes, label=label)
+            new = descriptors.patches(pipeline, params, [added], passes, label=label)
             rows, kept = np.concatenate([bank, new]), len(bank)
     patches = len(new) // len(added) * (count + len(added))
     size = knn.coreset_size(config.coreset.ratio, patches)
@@ -185,8 +198,10 @@ def extend(
             coverage["radius"] = radius
         else:
             coverage["added"] = radius  # the bank's own entries are covered anyway
-            if old and all(fit.is_cached(pipeline, params, split) for split in old):
-                rows = fit.patches(pipeline, params, old, passes, label=label)
+            if old and all(
+                descriptors.is_cached(pipeline, params, split) for split in old
+            ):
+                rows = descriptors.patches(pipeline, params, old, passes, label=label)
                 of_old = memory_bank.covering_radius(rows, extended.bank, **places)
                 coverage["radius"] = max(radius, of_old)
             else:

@@ -1,4 +1,4 @@
-"""From a config and normal images to a fitted detector; to disk and back."""
+"""From a pipeline and normal images to a fitted detector; to disk and back."""
 
 import contextlib
 import dataclasses
@@ -15,8 +15,8 @@ from jaxad import (
     checkpoint,
     data,
     features,
+    feed,
     memory_bank,
-    methods,
     models,
     processes,
     results,
@@ -25,117 +25,16 @@ from jaxad import (
     sharding,
     train,
 )
-from jaxad import config as config_lib
+from jaxad.descriptors import describe, key_of, project
 from jaxad.detectors import knn
 from jaxad.errors import InputError
-from jaxad.methods.base import Backbone, Method, Params, identity
+from jaxad.methods.base import Params
 from jaxad.passes import Pass, Passes
+from jaxad.pipeline import Pipeline
 
 _LOG = logging.getLogger(__name__)
 
 _RECALL_IMAGES = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Pipeline:
-    """What all categories of a run share.
-
-    Attributes:
-      config: completed; nothing is left to a default of the backbone.
-      backbone, variables: the pretrained network, folded unless a stage trains it.
-      fingerprint: sha256 of the variables as loaded.
-      method: how the representation is learnt.
-      mesh: the devices that share the images; None where there is but one.
-    """
-
-    config: object
-    backbone: Backbone
-    variables: dict
-    fingerprint: str
-    method: Method
-    mesh: sharding.Mesh | None
-
-    @property
-    def images_a_call(self) -> int:
-        """`config.batch_size` images for every device."""
-        return self.config.batch_size * (self.mesh.size if self.mesh else 1)
-
-    def place(self, images: np.ndarray):
-        """Spreads over the devices a batch, of which each process gives its share."""
-        return sharding.spread(images, self.mesh) if self.mesh else images
-
-
-def members(config) -> list:
-    """A completed config for every backbone of the run: one, or an ensemble's.
-
-    What is left to the backbone (taps, image size) and to the data (a texture source)
-    is filled in. The given config is left as it is. Needs no weights.
-
-    Raises:
-      InputError: an unknown backbone, one that is named twice, or a field that cannot
-        work with it.
-    """
-    names = tuple(config.ensemble.members)
-    if len(set(names)) < len(names):
-        raise InputError(
-            f"config.ensemble.members={names} names a backbone twice; each member must "
-            "be another one"
-        )
-    completed = []
-    for name in names or (config.backbone.name,):
-        member = config.copy_and_resolve_references()
-        spec = models.spec(name)
-        with member.unlocked():
-            member.backbone.name = name
-            taps = () if names else tuple(member.backbone.taps)
-            member.backbone.taps = taps or tuple(spec.taps)
-            # All members see images of one size, the first one's.
-            if completed:
-                member.dataset.image_size = completed[0].dataset.image_size
-            elif not any(member.dataset.image_size):
-                member.dataset.image_size = tuple(spec.image_size)
-            textures = functools.partial(data.load_textures, member.dataset)
-            methods.complete(member, textures=textures)
-        config_lib.validate(member)
-        completed.append(member)
-    return completed
-
-
-def load_pipeline(config) -> Pipeline:
-    """Loads the backbone and builds the method.
-
-    Args:
-      config: one of `members`.
-
-    Raises:
-      InputError: an unknown tap or method, or weights that cannot be had.
-    """
-    name, taps = config.backbone.name, tuple(config.backbone.taps)
-    spec = models.spec(name)
-    with processes.one_after_first():  # which downloads them
-        module, variables = models.load(
-            name,
-            config.backbone.weights,
-            seed=config.seed,
-            dtype=jax.numpy.dtype(config.backbone.dtype),
-        )
-    extract, folded = models.frozen(module, variables, taps)
-    image = jax.ShapeDtypeStruct((1, *config.dataset.image_size, 3), np.float32)
-    jax.eval_shape(extract, folded, image)  # names a tap that does not exist
-
-    def levels(variables, images):
-        return list(extract(variables, images).values())
-
-    backbone = Backbone(name, module, taps, tuple(spec.mean), tuple(spec.std), levels)
-    fingerprint = models.fingerprint(variables)
-    processes.require_same({f"the weights of {name}": fingerprint})
-    method = methods.build(config, backbone)
-    if not any(stage.inputs == "images" for stage in method.stages):
-        variables = folded
-    mesh = sharding.make_mesh() if jax.device_count() > 1 else None
-    if mesh:
-        variables = jax.tree.map(lambda x: sharding.replicate(x, mesh), variables)
-    return Pipeline(config, backbone, variables, fingerprint, method, mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +86,7 @@ def _train_chunk(tasks: Sequence[Task]) -> dict[str, float]:
                 timed(seconds, "features"),
                 unfinished(pipeline, task.folder) as passes,
             ):
-                described[images] = _descriptors(
+                described[images] = describe(
                     pipeline, params, split, task.label, passes
                 )
         folder = _stage_folder(pipeline, stage, split, task.folder)
@@ -208,7 +107,7 @@ def fit(
     """Trains the method's stages on a split and fits the memory bank.
 
     Args:
-      pipeline: of `load_pipeline`.
+      pipeline: of `jaxad.pipeline.load`.
       split: the normal images, of `data.load`.
       folder: where the stages keep their checkpoints, and `unfinished` what can be
         removed once the detector is saved.
@@ -233,13 +132,13 @@ def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label:
     seconds = {"features": 0.0}
     descriptors = None  # of the backbone as it is now; computed when first needed
 
-    def describe():
+    def describe_now():
         with timed(seconds, "features"):
-            return _descriptors(pipeline, params, split, label, passes)
+            return describe(pipeline, params, split, label, passes)
 
     for stage in method.stages:
         if stage.inputs == "patches" and descriptors is None:
-            descriptors = describe()
+            descriptors = describe_now()
         items = descriptors
         if stage.inputs == "images":
             shared = sharding.divides(pipeline.mesh, stage.batch_size)
@@ -251,7 +150,7 @@ def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label:
                 textures=textures if stage.textures else None,
                 **(processes.share() if shared else {}),
             )
-            items = train.Images(len(split), batches)
+            items = feed.Images(len(split), batches)
         with timed(seconds, stage.name):
             params = train.train(
                 stage,
@@ -270,7 +169,7 @@ def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label:
             "backbone": models.fold(backbone.module, params["backbone"]),
         }
     if descriptors is None:
-        descriptors = describe()
+        descriptors = describe_now()
     rows = project(method, params, descriptors, config.batch_size)
     size = knn.coreset_size(config.coreset.ratio, len(rows))
     detector = build(
@@ -326,22 +225,6 @@ def unfinished(pipeline: Pipeline, folder: pathlib.Path) -> Passes:
 def _options(pipeline: Pipeline) -> train.Options:
     fields = pipeline.config.train
     return train.Options(fields.log_every, fields.save_every, fields.keep)
-
-
-def patches(
-    pipeline: Pipeline, params: Params, splits, passes: Passes, *, label: str
-) -> np.ndarray:
-    """Projected patches [n·h·w, d] of all images of the splits, in their order."""
-    parts = [
-        project(
-            pipeline.method,
-            params,
-            _descriptors(pipeline, params, split, label, passes, f"features-{i}"),
-            pipeline.config.batch_size,
-        )
-        for i, split in enumerate(splits)
-    ]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _spread(
@@ -481,102 +364,6 @@ def _coreset(
         # Once every row is covered there is nothing left to choose but the first one.
         repeated = (chosen == 0) & (np.arange(size) >= max(kept, 1))
         return chosen[~repeated], radius
-
-
-def key_of(pipeline: Pipeline, params: Params, *splits) -> str:
-    """Names all that a pass depends on and the config of the run does not say."""
-    learnt = dict(params)
-    if learnt["backbone"] is pipeline.variables:
-        del learnt["backbone"]
-    return features.digest(
-        {
-            "weights": pipeline.fingerprint,
-            "learnt": models.fingerprint(learnt),
-            "images": [split.version for split in splits],
-            "versions": _versions(),
-        }
-    )
-
-
-def _versions() -> dict[str, str]:
-    """Without the number of devices, on which no bit of a descriptor depends."""
-    return results.versions() | {"device": jax.devices()[0].device_kind}
-
-
-def _descriptors(
-    pipeline: Pipeline,
-    params: Params,
-    split,
-    label: str,
-    passes: Passes,
-    name: str = "features",
-) -> np.ndarray:
-    """Descriptors of all images [n, h, w, c], from the cache where they may be."""
-    keep = passes.start(name, key_of(pipeline, params, split))
-
-    def compute(**options):
-        return features.extract(
-            lambda images: knn.features(
-                pipeline.method, pipeline.backbone, params, pipeline.place(images)
-            ),
-            split,
-            pipeline.images_a_call,
-            label=f"{label}: features",
-            keep=keep,
-            **options,
-        )
-
-    if not _may_be_cached(pipeline, params):
-        return compute()
-    key, folder = _cache_key(pipeline, split), _cache_folder(pipeline)
-    cached = features.cached(folder, key, lambda empty: compute(empty=empty))
-    keep.drop()
-    return cached
-
-
-def is_cached(pipeline: Pipeline, params: Params, split) -> bool:
-    """Whether the cache has the descriptors of all images."""
-    name = features.digest(_cache_key(pipeline, split))
-    return (
-        _may_be_cached(pipeline, params) and (_cache_folder(pipeline) / name).exists()
-    )
-
-
-def _may_be_cached(pipeline: Pipeline, params: Params) -> bool:
-    frozen = params["backbone"] is pipeline.variables
-    return bool(pipeline.config.feature_cache) and frozen
-
-
-def _cache_folder(pipeline: Pipeline) -> pathlib.Path:
-    return pathlib.Path(pipeline.config.feature_cache).expanduser()
-
-
-def _cache_key(pipeline: Pipeline, split) -> dict:
-    config, backbone = pipeline.config, pipeline.backbone
-    return {
-        "backbone": backbone.name,
-        "weights": pipeline.fingerprint,
-        "taps": list(backbone.taps),
-        "dtype": config.backbone.dtype,
-        "patches": config.patches.to_dict(),
-        "images": split.version,
-        # The size of a batch can change the last bit of a product.
-        "batch_size": config.batch_size,
-        "versions": _versions(),
-    }
-
-
-def project(method: Method, params: Params, descriptors, batch_size) -> np.ndarray:
-    """Descriptors through the learnt map, as rows [n·h·w, d]."""
-    if method.project is not identity:
-        project = jax.jit(method.project)
-        descriptors = np.concatenate(
-            [
-                np.asarray(project(params, descriptors[start : start + batch_size]))
-                for start in range(0, len(descriptors), batch_size)
-            ]
-        )
-    return descriptors.reshape(-1, descriptors.shape[-1])
 
 
 # ---- On disk

@@ -11,22 +11,29 @@ MODULES = {
     for path in ROOT.rglob("*.py")
 }
 # What a part may never import, by the first component below jaxad.
+RUN = {"fit", "experiment", "extend", "main"}
 FORBIDDEN = {
-    "methods": {"train", "data", "checkpoint", "writer", "experiment", "evaluate"}
-    | {"fit", "results", "detectors", "extend", "main"},
-    "detectors": {"train", "data", "checkpoint", "writer", "experiment", "evaluate"}
-    | {"fit", "results", "extend", "main"},
-    "models": {"methods", "detectors", "train", "data", "experiment", "fit", "main"},
-    "data": {"methods", "detectors", "train", "experiment", "fit", "main", "models"},
-    "train": {"experiment", "fit", "detectors", "main", "data"},
-    "evaluate": {"experiment", "fit", "main", "train"},
-    "fit": {"experiment", "evaluate", "extend", "main"},
+    "methods": {"train", "feed", "data", "checkpoint", "writer", "evaluate"}
+    | {"pipeline", "descriptors", "results", "detectors"}
+    | RUN,
+    "detectors": {"train", "feed", "data", "checkpoint", "writer", "evaluate"}
+    | {"pipeline", "descriptors", "results"}
+    | RUN,
+    "models": {"methods", "detectors", "train", "data", "pipeline", *RUN},
+    "data": {"methods", "detectors", "train", "models", "pipeline", *RUN},
+    "feed": {"data", "train", "detectors", "pipeline", *RUN},
+    "train": {"data", "detectors", "pipeline", *RUN},
+    "pipeline": {"descriptors", "detectors", "train", "evaluate", *RUN},
+    "descriptors": {"train", "evaluate", *RUN},
+    "evaluate": {"train", *RUN},
+    "fit": {"evaluate", *(RUN - {"fit"})},
     "experiment": {"extend", "main"},
     **dict.fromkeys(
         ("patches", "scores", "losses", "augment", "memory_bank", "coreset")
         + ("distances", "metrics", "optim", "sharding", "rng"),
-        {"methods", "detectors", "train", "data", "experiment", "fit", "main"}
-        | {"evaluate", "results", "checkpoint", "writer"},
+        {"methods", "detectors", "train", "feed", "data", "evaluate", "results"}
+        | {"pipeline", "descriptors", "checkpoint", "writer"}
+        | RUN,
     ),
 }
 

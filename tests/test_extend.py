@@ -13,10 +13,12 @@ import pytest
 import trees
 from PIL import Image
 
-from jaxad import checkpoint, experiment, extend, fit, memory_bank, methods
+from jaxad import checkpoint, experiment, extend, memory_bank, methods
 from jaxad import config as config_lib
+from jaxad import pipeline as pipeline_lib
 from jaxad.errors import InputError
 from jaxad.methods.base import Backbone
+from jaxad.pipeline import Pipeline
 
 ROOT = pathlib.Path(__file__).parents[1]
 KINDS = {
@@ -91,11 +93,11 @@ def no_networks():
         if key not in loaded:
             backbone = blocks(config.backbone.name)
             method = methods.build(config, backbone)
-            loaded[key] = fit.Pipeline(config, backbone, {}, "ab" * 32, method, None)
+            loaded[key] = Pipeline(config, backbone, {}, "ab" * 32, method, None)
         return dataclasses.replace(loaded[key], config=config)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "load_pipeline", load)
+        patch.setattr(pipeline_lib, "load", load)
         yield
 
 

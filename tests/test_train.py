@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxad import checkpoint, rng, sharding, train
+from jaxad import checkpoint, feed, rng, sharding, train
 from jaxad.errors import InputError
+from jaxad.feed import Images
 from jaxad.methods.base import Stage
-from jaxad.train import Images, Options, Preempted
+from jaxad.train import Options, Preempted
 
 
 def make_stage(inputs="patches", batch_size=4, steps=10, breaks_at=None, name="toy"):
@@ -103,11 +104,9 @@ def test_against_a_plain_loop(tmp_path):
 
 
 def test_epochs_see_every_patch_once():
-    table = train._Table(
-        make_stage(batch_size=3), PATCHES[:9].reshape(3, 3, 3), 0, None
-    )
+    table = feed.Table(make_stage(batch_size=3), PATCHES[:9].reshape(3, 3, 3), 0, None)
     rows = table.draw(0, 6)
-    assert rows.shape == (train._STEPS_A_CALL, 3) and rows.dtype == np.int32
+    assert rows.shape == (feed.STEPS_A_CALL, 3) and rows.dtype == np.int32
     first, second = rows[:3].ravel(), rows[3:6].ravel()
     assert sorted(first) == sorted(second) == list(range(9))
     assert list(first) != list(second)
@@ -350,15 +349,15 @@ def test_runs_together_leave_what_each_alone_would(tmp_path):
         same_bytes(alone(run, dataclasses.replace(stage, step=never)), got)
 
 
-def test_runs_together_share_the_items_that_are_the_same(tmp_path):
-    source = train._Tables(make_stage(), runs_of_three(tmp_path), None)
+def test_runs_together_share_the_items_that_are_the_same():
+    items, seeds = (PATCHES, PATCHES[:6], PATCHES), (7, 7, 8)
+    source = feed.Tables(make_stage(), items, seeds, None)
     first, second, third = source.table
     assert first is third and first is not second
     rows = source.draw(0, 2)
-    assert rows.shape == (train._STEPS_A_CALL, 3, 4)
-    for i, seed in enumerate((7, 7, 8)):
-        items = (PATCHES, PATCHES[:6], PATCHES)[i]
-        want = train._Table(make_stage(), items, seed, None).draw(0, 2)
+    assert rows.shape == (feed.STEPS_A_CALL, 3, 4)
+    for i in range(3):
+        want = feed.Table(make_stage(), items[i], seeds[i], None).draw(0, 2)
         np.testing.assert_array_equal(rows[:, i], want)
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from jaxad import config as config_lib
-from jaxad import fit
+from jaxad import pipeline as pipeline_lib
 from jaxad.errors import InputError
 
 
@@ -12,21 +12,21 @@ def config(**fields):
 
 
 def test_members_are_completed_from_the_backbone():
-    (member,) = fit.members(config(**{"backbone.name": "dinov2_vits14"}))
+    (member,) = pipeline_lib.members(config(**{"backbone.name": "dinov2_vits14"}))
     assert member.backbone.taps == ("norm",)
     assert member.dataset.image_size == (448, 448)
 
 
 def test_what_is_given_stays():
     given = {"backbone.taps": ("layer1",), "dataset.image_size": (64, 32)}
-    (member,) = fit.members(config(**{"backbone.name": "resnet18", **given}))
+    (member,) = pipeline_lib.members(config(**{"backbone.name": "resnet18", **given}))
     assert member.backbone.taps == ("layer1",)
     assert member.dataset.image_size == (64, 32)
 
 
 def test_members_of_an_ensemble_see_images_of_one_size():
     names = ("resnet18", "dinov2_vits14")
-    first, second = fit.members(config(**{"ensemble.members": names}))
+    first, second = pipeline_lib.members(config(**{"ensemble.members": names}))
     assert (first.backbone.name, second.backbone.name) == names
     assert first.backbone.taps == ("layer2", "layer3")
     assert second.backbone.taps == ("norm",)
@@ -36,10 +36,10 @@ def test_members_of_an_ensemble_see_images_of_one_size():
 def test_an_ensemble_names_no_backbone_twice():
     names = ("resnet18", "resnet18")
     with pytest.raises(InputError, match="names a backbone twice"):
-        fit.members(config(**{"ensemble.members": names}))
+        pipeline_lib.members(config(**{"ensemble.members": names}))
 
 
 def test_a_crop_is_checked_against_the_backbone_s_size():
     fields = {"dataset.resize": "resize_crop", "dataset.resize_to": 128}
     with pytest.raises(InputError, match="dataset.resize_to=128 must be at least"):
-        fit.members(config(**fields))
+        pipeline_lib.members(config(**fields))
