@@ -28,21 +28,35 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from configs import tocoad_elpv  # noqa: E402
-from jaxad import data, experiment, features, memory_bank, models, rng  # noqa: E402
+from jaxad import (  # noqa: E402
+    data,
+    experiment,
+    features,
+    losses,
+    memory_bank,
+    models,
+    rng,
+)
 from jaxad import pipeline as pipeline_lib  # noqa: E402
 from jaxad.augment import anomalies, views  # noqa: E402
 from jaxad.detectors import knn  # noqa: E402
+from jaxad.methods import tocoad  # noqa: E402
 from jaxad.metrics import PixelMetrics, auroc  # noqa: E402
 
 UNTRAINED = {"stages": ()}
 UNGUIDED = {"stages": ("ncl",), "lambda_neg": 0.0}
 # What each trained row changes in config.method.
 STUDIES = {
-    "stages": {"stages I and II": {}, "stage II, no guide": UNGUIDED},
+    "stages": {
+        "stages I and II": {},
+        "lambda_neg 100": {"lambda_neg": 100.0},
+        "stage II, no guide": UNGUIDED,
+    },
     "levels": {
         f"{name}, {'no guide' if guide else 'guide'}": guide | {"levels": levels}
         for name, levels in (
@@ -55,7 +69,7 @@ STUDIES = {
     "guide": {
         "feature": {"guide": "feature"},
         "lambda_neg 10": {"lambda_neg": 10.0},
-        "lambda_neg 100": {"lambda_neg": 100.0},
+        "lambda_neg 1000": {"lambda_neg": 1000.0},
     },
     "views": {
         "equal views, no guide": UNGUIDED
@@ -211,8 +225,12 @@ def timings(arguments) -> None:
     for stage in pipeline.method.stages:
         state = jax.jit(stage.init)(jax.random.key(0), params)
         steps.append(_seconds(stage.step, state, batch, jax.random.key(0)))
-        params = stage.finish(state, params)
+        if stage.name == "dnp":
+            params = stage.finish(state, params)
         _line(f"step of stage {stage.name}", steps[-1] / batch_size)
+    for name, function, *inputs in _parts(pipeline, params, state, images):
+        seconds = _seconds(function, *inputs)
+        _line(name, seconds / batch_size, "", seconds / steps[-1])
     keys, others = jax.random.split(jax.random.key(0), batch_size), images[::-1]
     for name, function, *inputs in (
         ("perlin, texture", anomalies.perlin, images, others),
@@ -231,8 +249,48 @@ def timings(arguments) -> None:
         _line(name, seconds / batch_size, *(seconds / step for step in steps))
 
 
+def _parts(pipeline, params, state, images):
+    """(name, function, inputs) of what a step of stage II is made of."""
+    config, backbone = pipeline.config, pipeline.backbone
+    weights, statistics = (params["backbone"][n] for n in ("params", "batch_stats"))
+    three = jnp.concatenate([images] * 3)
+
+    def maps_of(weights, images):
+        variables = {"params": weights, "batch_stats": statistics}
+        return backbone.module.apply(variables, images)[1]
+
+    def backward(weights, images):
+        return jax.grad(
+            lambda weights: sum(
+                x.mean() for x in jax.tree.leaves(maps_of(weights, images))
+            )
+        )(weights)
+
+    yield "F forward, three images", maps_of, weights, three
+    yield "F forward and backward, three images", backward, weights, three
+
+    discriminator = tocoad._discriminator(
+        config.method, backbone, config.dataset.image_size
+    )
+    maps = [jax.jit(maps_of)(weights, images)[level] for level in tocoad.LEVELS]
+
+    def guide(maps):
+        logits = discriminator.apply(
+            params["discriminator"], maps, config.dataset.image_size
+        )
+        return losses.focal_loss(logits, jnp.zeros(logits.shape[:-1]))
+
+    yield "D forward, and backward to its input", jax.grad(guide), maps
+
+    optimiser = optax.chain(
+        optax.add_decayed_weights(config.method.ncl.weight_decay),
+        optax.scale_by_adam(),
+    )
+    yield "Adam", optimiser.update, state["learnt"], state["optimiser"], state["learnt"]
+
+
 def _line(name, seconds, *shares) -> None:
-    shares = [f"{share:.1%}" for share in shares] or ["", ""]
+    shares = [share and f"{share:.1%}" for share in shares] or ["", ""]
     print(
         f"| {name} | {1e3 * seconds:.2f} | {1 / seconds:.0f} | {' | '.join(shares)} |",
         flush=True,

@@ -146,6 +146,8 @@ def vary_texture(key: jax.Array, texture: jax.Array) -> jax.Array:
     cutoff = uniform(0.0, 0.2)
     angle = jnp.deg2rad(45) * (2 * next(draws) - 1)
     changes = (
+        # First, since XLA would compute what it turns once for each of four corners.
+        lambda x: geometry.rotate(x, angle),
         lambda x: x**gamma,
         lambda x: x * gain + offset,
         lambda x: colour.sharpen(x, sharpness),
@@ -155,7 +157,6 @@ def vary_texture(key: jax.Array, texture: jax.Array) -> jax.Array:
         lambda x: 1 - x,
         lambda x: colour.autocontrast(x, cutoff),
         colour.equalise,
-        lambda x: geometry.rotate(x, angle),
     )
     for is_chosen, change in zip(chosen, changes, strict=True):
         texture = jnp.where(is_chosen, jnp.clip(change(texture), 0, 1), texture)
