@@ -10,6 +10,7 @@ Arguments: `data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data
 """
 
 from configs.ablations import base
+from jaxad.methods import tocoad
 
 
 def get_config(arg=None):
@@ -20,7 +21,8 @@ def sweep(add):
     for generator in ("perlin", "cutpaste"):
         given = {"method.generator": generator}
         # gamma = 0 is half the cross-entropy; the weight makes up for it in stage II.
-        cross_entropy = {"method.focal.gamma": 0.0, "method.lambda_neg": 2.0}
+        weight = 2 * tocoad.fields().lambda_neg
+        cross_entropy = {"method.focal.gamma": 0.0, "method.lambda_neg": weight}
         add(f"{generator}, cross-entropy", given | cross_entropy)
         for alpha in (0.25, 0.5, 0.75):
             for gamma in (1.0, 2.0, 4.0):

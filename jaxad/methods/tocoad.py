@@ -87,8 +87,9 @@ def fields() -> ml_collections.ConfigDict:
             # How the frozen D guides (ours): "gradient", its loss on synthetic
             # anomalies flows into F; "feature", views are pushed from what it shows.
             guide="gradient",
-            # Weight of the guide (ours); 0 is stage II without a guide.
-            lambda_neg=1.0,
+            # Weight of the guide (ours); 0 is stage II without a guide. The focal loss is
+            # small beside the contrastive one: at 1 it hardly guides, see docs/tocoad.md.
+            lambda_neg=100.0,
             # Widths are SimSiam's; "batch" or "layer" normalisation (ours).
             heads=dict(width=2048, bottleneck=512, norm="batch"),
             # Weak views of a normal image (ours); flip only what is symmetric.
