@@ -114,10 +114,10 @@ def base() -> ml_collections.ConfigDict:
                 # larger stays in host memory, or in the feature cache's file, and
                 # passes through. 0 is no bound.
                 max_device_bytes=0,
-                # "exact", or "approximate": faster on TPUs, exact on CPUs all the same.
-                # It may miss a patch's nearest entry and take a farther one, so scores
-                # rise; results.json has the recall on patches of the run's own test
-                # images.
+                # "exact", or "approximate": faster on TPUs. It may miss a patch's
+                # nearest entry and take a farther one, so scores rise; results.json
+                # has the recall on patches of the run's own test images. CPUs miss
+                # only what products cannot tell apart.
                 search="exact",
                 # Share of the nearest entries that "approximate" is to find.
                 recall_target=0.95,

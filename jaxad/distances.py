@@ -23,11 +23,12 @@ All functions here work on the arrays of one device and may be called under `jit
 import jax
 import jax.numpy as jnp
 
-_ROWS = 8192  # rows that a pass works on at a time
+ROWS = 8192  # rows that a pass works on at a time
 _NUMBERS = 2**22  # of those rows at most, so that caches hold them
 _CENTRES = 64  # centres that a pass works on at a time
 _QUERIES = 1024  # queries that a search works on at a time
 _GROUP = 16  # values of which a search first looks at the smallest only
+_LANES = 16  # sums that run side by side in a distance
 _DECIDE = 256  # queries whose neighbours are decided at a time
 _DOUBTFUL = 128  # doubtful queries that are searched again at a time
 _SPARE = 11  # rows beyond k that a search keeps, to decide among
@@ -64,7 +65,7 @@ def cover(
       Bounds [n].
     """
     n, d = rows.shape
-    height = min(_ROWS, max(_NUMBERS // d, 1), n)
+    height = min(ROWS, max(_NUMBERS // d, 1), n)
     width = min(_CENTRES, centres.shape[0])
 
     def block(i, upper):
@@ -103,7 +104,7 @@ def shortlist(
     count: jax.Array,
     r: int,
     *,
-    chunk: int = _ROWS,
+    chunk: int = ROWS,
     half: bool = False,
     recall_target: float | None = None,
 ) -> Pairs:
@@ -222,7 +223,15 @@ def nearest_rows(
         found, doubtful = state
         at = doubtful.argmax()
         x = queries[at][None]
-        square = jnp.where(jnp.arange(n) < count, ((x - bank) ** 2).sum(-1), jnp.inf)
+        height = min(ROWS, n)
+
+        def block(i, square):
+            first = jnp.minimum(i * height, n - height)
+            part = _direct(x, bank, first + jnp.arange(height)[None])[0]
+            return jax.lax.dynamic_update_slice_in_dim(square, part, first, 0)
+
+        square = jax.lax.fori_loop(0, -(-n // height), block, jnp.zeros(n))
+        square = jnp.where(jnp.arange(n) < count, square, jnp.inf)
         least, index = jax.lax.top_k(-square, r)
         new = _decide(x, bank, -least[None], index[None], k)
         return _put(found, new, at), doubtful.at[at].set(False)
@@ -273,6 +282,38 @@ def smallest_pairs(square: jax.Array, index: jax.Array, k: int) -> Pairs:
     """The k smallest, equal ones in order of the index: [m, r] -> [m, k] each."""
     square, index = jax.lax.sort((square, index), num_keys=2)
     return square[:, :k], index[:, :k]
+
+
+def _direct(x: jax.Array, bank: jax.Array, index: jax.Array) -> jax.Array:
+    """sum (x - c)² for rows c of the bank: [m, d], [n, d], [m, r] -> [m, r].
+
+    Equal rows get equal bits in whatever program, place or shape, so that ties are
+    ties wherever rows lie: the terms are added one by one in a fixed order, which a
+    reduction leaves to the compiler, and cannot be contracted with the products.
+    """
+    d = x.shape[1]
+    lanes = min(_LANES, 2 ** (d.bit_length() - 1))
+
+    def add(i, total):
+        # The last terms overlap those before, which count once.
+        at = jnp.minimum(i * lanes, d - lanes)
+        a = jax.lax.dynamic_slice_in_dim(x, at, lanes, 1)
+        c = jax.vmap(jax.vmap(lambda row: _part(bank, row, at, lanes)))(index)
+        fresh = at + jnp.arange(lanes) >= i * lanes
+        # The minimum changes nothing; it stands between a product and its sum.
+        square = jnp.minimum((a[:, None] - c) ** 2, jnp.finfo(jnp.float32).max)
+        return total + jnp.where(fresh, square, 0)
+
+    total = jnp.zeros((*index.shape, lanes))
+    total = jax.lax.fori_loop(0, -(-d // lanes), add, total, unroll=8)
+    while total.shape[-1] > 1:
+        half = total.shape[-1] // 2
+        total = total[..., :half] + total[..., half:]
+    return total[..., 0]
+
+
+def _part(bank: jax.Array, row: jax.Array, at: jax.Array, lanes: int) -> jax.Array:
+    return jax.lax.dynamic_slice(bank, (row, at), (1, lanes))[0]
 
 
 def _squares(x: jax.Array) -> jax.Array:
@@ -358,7 +399,7 @@ def _decide(
             jax.lax.dynamic_slice_in_dim(part, at, block)
             for part in (queries, lower, index)
         )
-        square = ((x[:, None] - bank[i]) ** 2).sum(-1)
+        square = _direct(x, bank, i)
         none = jnp.isinf(low)
         square, i = jnp.where(none, jnp.inf, square), jnp.where(none, n, i)
         return _put(found, smallest_pairs(square, i, k), at)

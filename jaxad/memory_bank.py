@@ -3,7 +3,8 @@
 All functions are exact, but where a recall below one is asked for: device programs in
 float32 or less rule out what cannot matter (`jaxad.distances`), and direct differences
 decide among the rest. Results are therefore the same on one device or many, with the
-rows all on the devices or passing through.
+rows all on the devices or passing through. Float32 sets the limits: rows are at most
+1e16 long, and of rows that are shorter than 1e-15 squares underflow.
 """
 
 import functools
@@ -234,7 +235,7 @@ def nearest(
     find = functools.partial(_find, k=k, half=half, recall_target=recall_target)
     if max_device_bytes is not None:
         mesh = mesh or _mesh_of(bank)
-        fixed = 4 * m * (d + 4 * (k + 16)) + _SCRATCH
+        fixed = _search_bytes(m, n, d, k)
         queries = _checked("queries", sharding.replicate(queries, mesh), queries.shape)
         data = _place("bank", bank, mesh, max_device_bytes, fixed)
         best = None
@@ -263,6 +264,13 @@ def nearest(
         bank = _checked("bank", place("bank", bank), bank.shape)
         best = [part[:m] for part in find(queries, bank, n, mesh=mesh, spread=spread)]
     return jnp.sqrt(best[0]), best[1]
+
+
+def _search_bytes(m: int, n: int, d: int, k: int) -> int:
+    """What a search needs on a device beside its bank."""
+    # Queries as they are, from the origin, and in bfloat16; a block of rows likewise.
+    rows = 10 * m + 6 * min(distances.ROWS, n)
+    return rows * d + 16 * m * (k + 16) + _SCRATCH
 
 
 def _matrix(name: str, x) -> jax.Array | np.ndarray:

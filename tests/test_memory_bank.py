@@ -61,7 +61,7 @@ def small_blocks():
     sizes = {
         (memory_bank, "_CANDIDATES"): 100,
         (coreset, "PICKS"): 48,
-        (distances, "_ROWS"): 640,
+        (distances, "ROWS"): 640,
         (distances, "_CENTRES"): 32,
         (distances, "_QUERIES"): 64,
         (distances, "_GROUP"): 8,
@@ -149,8 +149,9 @@ class TestManyBlocks:
         got = nearest(x[1500:], x[:1500], 3, recall_target=0.9)
         recall = (np.asarray(got[0]) <= want[0]).mean()
         assert recall > 0.99 if half else recall == 1
+        budget = memory_bank._search_bytes(200, 1500, 8, 3) + 8 * 8 * 400
         parts = nearest(
-            x[1500:], x[:1500], 3, recall_target=0.9, max_device_bytes=2**28 + 100_000
+            x[1500:], x[:1500], 3, recall_target=0.9, max_device_bytes=budget
         )
         np.testing.assert_array_equal(parts[0], got[0])
 

@@ -104,6 +104,29 @@ def test_nearest_is_the_same_bits_on_any_number_of_devices(devices, half, monkey
         np.testing.assert_array_equal(got[1], want[1])
 
 
+@pytest.mark.parametrize("d", [9, 152])
+def test_many_equal_rows_come_in_order_of_their_index_wherever_they_lie(d):
+    """Far more than a device keeps to decide among, so each path has its share."""
+    rng = np.random.default_rng(0)
+    different = rng.normal(size=(30, d)).astype(np.float32)
+    bank = different[rng.integers(0, 30, 3001)]
+    queries = rng.normal(size=(64, d)).astype(np.float32)
+    square = ((queries[:, None].astype(np.float64) - bank[None]) ** 2).sum(-1)
+    want = np.argsort(square, axis=1, kind="stable")[:, :9]
+    budget = memory_bank._search_bytes(64, 3001, d, 9) + 8 * d * 300
+    results = [
+        nearest(queries, bank, 9),
+        nearest(queries, bank, 9, mesh=mesh(8)),
+        nearest(queries, bank, 9, max_device_bytes=budget),
+        nearest(queries, bank, 9, recall_target=0.999),
+    ]
+    for distance, index in results[:3]:
+        np.testing.assert_array_equal(index, want)
+        np.testing.assert_array_equal(distance, results[0][0])
+    # An approximate search may find another of equal rows, at the same distance.
+    np.testing.assert_array_equal(results[3][0], results[0][0])
+
+
 def test_nearest_where_a_device_has_fewer_rows_than_neighbours():
     x = rows(40)
     want = nearest(x[:7], x[7:], 20)
@@ -165,8 +188,9 @@ def test_what_does_not_fit_passes_through(devices, monkeypatch, tmp_path):
 
     want = nearest(x[:50], x, 9)
     most, before = 0, on_first_device()
-    got = nearest(x[:50], mapped, 9, mesh=on, max_device_bytes=50_000 + 2**17)
-    assert lengths[-1] < 5003 and most <= 50_000 + 2**17
+    budget = memory_bank._search_bytes(50, 5003, 16, 9) + 20_000
+    got = nearest(x[:50], mapped, 9, mesh=on, max_device_bytes=budget)
+    assert lengths[-1] < 5003 and most <= budget
     np.testing.assert_array_equal(got[0], want[0])
     np.testing.assert_array_equal(got[1], want[1])
 
@@ -199,6 +223,24 @@ def test_programs_keep_within_their_scratch(half):
     for program in programs:
         needs = program.compile().memory_analysis().temp_size_in_bytes
         assert needs <= min(memory_bank._SCRATCH, 4 * n * d)
+
+
+@pytest.mark.parametrize(("m", "d"), [(6272, 3840), (50_176, 256), (100, 10_000)])
+def test_a_search_needs_what_is_reckoned(m, d):
+    shape, n = jax.ShapeDtypeStruct, 20_000
+    program = memory_bank._find.lower(
+        shape((m, d), np.float32),
+        shape((n, d), np.float32),
+        shape((), np.int32),
+        k=9,
+        half=True,
+        recall_target=None,
+        mesh=mesh(1),
+        spread="bank",
+    )
+    analysis = program.compile().memory_analysis()
+    needs = analysis.temp_size_in_bytes + analysis.output_size_in_bytes + 4 * m * d
+    assert needs <= memory_bank._search_bytes(m, n, d, 9)
 
 
 def test_a_bad_row_is_named_wherever_it_lies(monkeypatch):
