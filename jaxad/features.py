@@ -1,5 +1,6 @@
 """The feature pass: patch descriptors of every image of a split, and their cache."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -13,6 +14,7 @@ import numpy as np
 
 from jaxad import data, passes, processes, sharding
 from jaxad.errors import InputError, writing
+from jaxad.locks import locked
 from jaxad.passes import Pass
 
 _LOG = logging.getLogger(__name__)
@@ -97,18 +99,30 @@ def cached(
       float32 [n, h, w, c], read-only.
     """
     entry = folder / digest(key)
-    if processes.decided(processes.first() and _is_whole(entry)):
-        return np.load(entry / "features.npy", mmap_mode="r")
-    if processes.first():
-        _compute_into(entry, key, compute)
-    else:
-        compute(_one_row)
-    processes.wait()
+
+    def there() -> bool:
+        return processes.decided(processes.first() and _is_whole(entry, key))
+
+    if not there():
+        # Runs that want the same at the same time wait for the first of them.
+        alone = locked(entry) if processes.first() else contextlib.nullcontext()
+        with alone:
+            if not there():
+                if processes.first():
+                    _compute_into(entry, key, compute)
+                else:
+                    compute(_one_row)
+                processes.wait()
+    if not (entry / "features.npy").exists():
+        raise InputError(
+            f"config.feature_cache={folder} is not the folder that process 0 writes "
+            "to; name one on a file system that all hosts share"
+        )
     return np.load(entry / "features.npy", mmap_mode="r")
 
 
 def _compute_into(entry: pathlib.Path, key: dict, compute) -> None:
-    temporary = entry.with_name(f".{entry.name}.{os.getpid()}.tmp")
+    temporary = entry.with_name(f".{entry.name}.tmp")
 
     def empty(shape):
         path = temporary / "features.npy"
@@ -122,17 +136,13 @@ def _compute_into(entry: pathlib.Path, key: dict, compute) -> None:
 
     try:
         with writing(entry, "config.feature_cache"):
+            shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
             temporary.mkdir(parents=True)
             array = compute(empty)
             array.flush()
             content = {"key": key, "sha256": _sha256(array)}
             (temporary / "key.json").write_text(json.dumps(content, indent=2))
-            try:
-                os.replace(temporary, entry)
-            except OSError:
-                # Another run has put the same entry there meanwhile.
-                if not entry.exists():
-                    raise
+            os.replace(temporary, entry)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -149,24 +159,29 @@ def digest(key: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _is_whole(entry: pathlib.Path) -> bool:
+def _is_whole(entry: pathlib.Path, key: dict) -> bool:
     """Whether there is an entry; one that is not what was written is removed."""
     if not entry.exists():
         return False
     try:
         content = json.loads((entry / "key.json").read_text())
         array = np.load(entry / "features.npy", mmap_mode="r")
-        if _sha256(array) == content["sha256"]:
+        expected = {"key": json.loads(json.dumps(key)), "sha256": _sha256(array)}
+        if content == expected:
             return True
-    except (OSError, ValueError, KeyError):
-        pass
-    _LOG.warning("%s is damaged and is computed again", entry)
-    shutil.rmtree(entry)
+        reason = "its checksum is another"
+    except Exception as error:  # a damaged header makes numpy raise almost anything
+        reason = str(error)
+    _LOG.warning("%s is damaged (%s) and is computed again", entry, reason)
+    if entry.is_dir():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
     return False
 
 
 def _sha256(array: np.ndarray) -> str:
-    total = hashlib.sha256()
+    total = hashlib.sha256(repr((array.shape, array.dtype.str)).encode())
     for rows in array:
         total.update(np.ascontiguousarray(rows))
     return total.hexdigest()

@@ -1,4 +1,6 @@
 import json
+import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -85,7 +87,43 @@ def test_cache_leaves_nothing_of_a_failed_computation(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "key"])
+def test_what_a_killed_run_leaves_is_replaced(tmp_path):
+    (tmp_path / f".{features.digest({'size': 1})}.tmp").mkdir()
+    (tmp_path / f".{features.digest({'size': 1})}.lock").touch()
+    found = features.cached(tmp_path, {"size": 1}, compute(ARRAY))
+    np.testing.assert_array_equal(found, ARRAY)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_two_runs_compute_an_entry_once(tmp_path):
+    began, go_on, found = threading.Event(), threading.Event(), []
+
+    def slowly(empty):
+        began.set()
+        assert go_on.wait(30)
+        return compute(ARRAY)(empty)
+
+    def run(how):
+        found.append(features.cached(tmp_path, {"size": 1}, how))
+
+    first = threading.Thread(target=run, args=(slowly,))
+    first.start()
+    assert began.wait(30)
+    second = threading.Thread(target=run, args=(never,))
+    second.start()
+    second.join(0.2)
+    assert not found  # it waits
+    go_on.set()
+    first.join(30)
+    second.join(30)
+    assert [array.tolist() for array in found] == [ARRAY.tolist()] * 2
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["flip", "truncate", "key", "no key", "list", "shape", "type", "empty", "a file"],
+)
 def test_cache_computes_a_damaged_entry_again(tmp_path, damage, caplog):
     features.cached(tmp_path, {"size": 1}, compute(ARRAY))
     (entry,) = tmp_path.iterdir()
@@ -95,8 +133,19 @@ def test_cache_computes_a_damaged_entry_again(tmp_path, damage, caplog):
         file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     elif damage == "truncate":
         file.write_bytes(content[:-40])
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "shape":
+        file.write_bytes(content.replace(b"(2, 2, 2, 3)", b"(2, 2, 3, 2)"))
+    elif damage == "type":
+        file.write_bytes(content.replace(b"<f4", b"<i4"))
+    elif damage == "a file":
+        shutil.rmtree(entry)
+        entry.write_text("")
     else:
-        (entry / "key.json").write_text(json.dumps({}))
+        key = json.loads((entry / "key.json").read_text())
+        values = {"key": key | {"key": {"size": 2}}, "no key": {}, "list": []}
+        (entry / "key.json").write_text(json.dumps(values[damage]))
     again = features.cached(tmp_path, {"size": 1}, compute(ARRAY))
     np.testing.assert_array_equal(again, ARRAY)
     assert "damaged" in caplog.text
