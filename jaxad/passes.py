@@ -45,7 +45,8 @@ class Passes:
 
     def __exit__(self, kind, *rest):
         try:
-            if kind is not None and issubclass(kind, Preempted):
+            # SIGTERM may also have come after the last point.
+            if self._stop() if kind is None else issubclass(kind, Preempted):
                 self._save()
         finally:
             self._held.__exit__(kind, *rest)

@@ -92,6 +92,19 @@ def test_sigterm_after_the_last_point_is_not_lost(tmp_path):
         signal.signal(signal.SIGTERM, before)
 
 
+def test_sigterm_after_the_last_point_saves(tmp_path):
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with Passes(tmp_path, every=1e9) as passes:
+            one = passes.start("one", "key")
+            one.reached(3, lambda first, stop: {"x": np.arange(first, stop)})
+            terminate()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    with Passes(tmp_path, every=1e9) as passes:
+        assert [stop for _, stop, _ in passes.start("one", "key").resume()] == [3]
+
+
 def test_a_kill_costs_what_came_after_the_last_part(tmp_path):
     with pytest.raises(Killed):
         go(tmp_path, at=6, act=kill)
