@@ -164,9 +164,12 @@ def focal_loss(
       eq. 5.
     """
     margin = logits[..., 1] - logits[..., 0]
-    p = jax.nn.sigmoid(jnp.where(mask > 0, margin, -margin))
+    margin = jnp.where(mask > 0, margin, -margin)
+    p = jax.nn.sigmoid(margin)
+    # 1 - p without cancellation; of zero a power below 1 has no gradient.
+    q = jnp.maximum(jax.nn.sigmoid(-margin), jnp.finfo(margin.dtype).tiny)
     weight = jnp.where(mask > 0, alpha, 1.0 - alpha)
-    return (-weight * (1.0 - p) ** gamma * jnp.log(p + 1e-5)).mean()
+    return (-weight * q**gamma * jnp.log(p + 1e-5)).mean()
 
 
 def cosine_similarity(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -239,6 +239,21 @@ def test_focal_loss_is_finite_where_the_answer_is_certainly_wrong():
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_loss_has_a_gradient_where_the_answer_is_certainly_right(gamma):
+    def loss(margin):
+        logits = jnp.stack([jnp.zeros_like(margin), margin], -1)
+        return losses.focal_loss(logits, jnp.ones(1), gamma=gamma)
+
+    for margin in (17.0, 100.0, 1e4):
+        assert np.isfinite(jax.grad(loss)(jnp.asarray([margin]))).all()
+    p = 1 / (1 + math.exp(-5.0))
+    slope = gamma * p * math.log(p + 1e-5) - (1 - p) * p / (p + 1e-5)
+    np.testing.assert_allclose(
+        jax.grad(loss)(jnp.asarray([5.0])), 0.5 * (1 - p) ** gamma * slope, rtol=1e-3
+    )
+
+
 def test_simsiam_loss_by_hand_and_where_its_gradient_goes():
     p1, z2 = jnp.asarray([[1.0, 0.0]]), jnp.asarray([[3.0, 4.0]])
     p2, z1 = jnp.asarray([[0.0, 2.0]]), jnp.asarray([[0.0, -1.0]])

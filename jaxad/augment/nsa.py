@@ -28,10 +28,11 @@ def nsa(
 ) -> tuple[jax.Array, jax.Array]:
     """Rectangles of another normal image, resized and seamlessly cloned.
 
-    A half side is `low + Gamma(2, 0.05)` of the image's, at most `high`; a patch is
-    resized by N(1, 0.5) clipped to `resize`. One patch is certain, each further one as
-    likely as not. The mask is where the intensity changed by more than one grey level,
-    after a 5x5 median.
+    A half side is `0.03 + Gamma(2, 0.05)` of the image's, clipped to its bounds; what
+    falls outside the source is cut off. A patch is resized by N(1, 0.5) clipped to
+    `resize`, and then its sides, as in the authors' code, to the same bounds. One patch
+    is certain, each further one as likely as not. The mask is where the intensity
+    changed by more than one grey level, after a 5x5 median.
 
     With a `background`, a pixel belongs to an object where its intensity is farther
     from the background's than a tolerance (after a 7x7 median). A patch then comes from
@@ -43,7 +44,8 @@ def nsa(
       key: random key.
       image: [H, W, 3].
       source: [H, W, 3], where the patches come from.
-      half_height, half_width: bounds of the half sides as shares of the image's.
+      half_height, half_width: bounds of the half sides in the source, and of the whole
+        sides in the image, as shares of the image's.
       resize: bounds of the factor.
       patches: at most so many.
       background: its brightness and the tolerance, in grey levels of 255; () is none.
@@ -55,9 +57,12 @@ def nsa(
     """
     sides = image.shape[:2]
     bounds = (half_height, half_width)
-    limit = tuple(
-        min(side, int(2 * high * resize[1] * side) + 1)
-        for side, (_, high) in zip(sides, bounds, strict=True)
+    least, limit = (
+        tuple(
+            min(side, max(3, round(bound[i] * side)))
+            for side, bound in zip(sides, bounds, strict=True)
+        )
+        for i in (0, 1)
     )
 
     if background:
@@ -73,16 +78,20 @@ def nsa(
         def cut(key):
             """Start and length in the source, and size in the image, an axis."""
             centre = jax.random.uniform(key, (2,))
-            starts, lengths, sizes = [], [], []
+            starts, lengths = [], []
             for axis, side in enumerate(sides):
                 low, high = bounds[axis]
-                half = jnp.minimum(low + gamma[axis], high)
-                start = jnp.maximum(centre[axis] - half, 0) * side
-                length = jnp.minimum(centre[axis] + half, 1) * side - start
-                size = jnp.clip(jnp.round(scale * length), 3, limit[axis])
+                middle = low + (1 - 2 * low) * centre[axis]
+                half = jnp.clip(0.03 + gamma[axis], low, high)
+                start = jnp.maximum(middle - half, 0) * side
                 starts.append(start)
-                lengths.append(length)
-                sizes.append(size.astype(jnp.int32))
+                lengths.append(jnp.minimum(middle + half, 1) * side - start)
+            # The sides stay in proportion, but for the second bound that one meets.
+            height, width = lengths
+            new_height = jnp.clip(scale * height, least[0], limit[0])
+            new_width = jnp.clip(new_height * width / height, least[1], limit[1])
+            new_height = jnp.clip(new_width * height / width, least[0], limit[0])
+            sizes = [jnp.round(x).astype(jnp.int32) for x in (new_height, new_width)]
             return starts, lengths, sizes
 
         def moved(picture, corner, starts, lengths, sizes):

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxad import config as config_lib
 from jaxad.data import builders, folder
-from jaxad.data.batches import eval_batches, train_batches
+from jaxad.data.batches import eval_batches, require_enough_textures, train_batches
 from jaxad.data.images import Geometry
 from jaxad.data.split import Split
 from jaxad.data.textures import load as load_textures
@@ -27,6 +27,7 @@ __all__ = (
     "eval_batches",
     "load",
     "load_textures",
+    "require_enough_textures",
     "train_batches",
 )
 

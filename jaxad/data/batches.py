@@ -84,12 +84,8 @@ def train_batches(
             f"a batch of {batch_size} images is larger than the {split.name} split, "
             f"which has {len(split)}; lower the batch size"
         )
-    if textures is not None and batch_size > len(textures):
-        raise InputError(
-            f"a batch of {batch_size} images needs as many textures, and there are "
-            f"{len(textures)}; lower the batch size, or name more pictures with "
-            "config.dataset.textures"
-        )
+    if textures is not None:
+        require_enough_textures(textures, batch_size)
     share = _share(batch_size, process, processes)
     rows = _TrainRows(len(split), batch_size, share, seed)
     item, start = _kept(split), start_step * len(share)
@@ -99,8 +95,19 @@ def train_batches(
     def both(index: tuple[int, int]) -> dict:
         return item(index[0]) | {"texture": textures[index[1]]["image"]}
 
-    others = _TrainRows(len(textures), batch_size, share, seed)
+    # Of another order, or equal counts would pair an image with one texture for ever.
+    others = _TrainRows(len(textures), batch_size, share, (seed, 1))
     return _batches(both, _Pairs(rows, others), len(share), start)
+
+
+def require_enough_textures(textures: Split, batch_size: int) -> None:
+    """Raises InputError where a batch is larger than the textures."""
+    if batch_size > len(textures):
+        raise InputError(
+            f"a batch of {batch_size} images needs as many textures, and there are "
+            f"{len(textures)}; lower the batch size, or name more pictures with "
+            "config.dataset.textures"
+        )
 
 
 class _EvalRows:
@@ -122,7 +129,7 @@ class _EvalRows:
 class _TrainRows:
     """The same, shuffled anew each epoch, without end."""
 
-    def __init__(self, n: int, batch_size: int, share: range, seed: int):
+    def __init__(self, n: int, batch_size: int, share: range, seed: int | tuple):
         self._n, self._batch_size, self._share, self._seed = n, batch_size, share, seed
 
     def __len__(self) -> int:
@@ -150,8 +157,9 @@ class _Pairs:
 
 
 @functools.lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, n: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(n)
+def _order(seed: int | tuple, epoch: int, n: int) -> np.ndarray:
+    seeds = seed if isinstance(seed, tuple) else (seed,)
+    return np.random.default_rng((*seeds, epoch)).permutation(n)
 
 
 def _share(batch_size: int, process: int, processes: int) -> range:

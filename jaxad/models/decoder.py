@@ -47,7 +47,7 @@ class InverseNetwork(nn.Module):
     ) -> jax.Array:
         """Levels [b, h_l, w_l, c_l], shallowest first, to logits [b, *size, 2].
 
-        Only the deepest level is used without skips. Training mode normalises with the
+        Without skips the others only give the sizes. Training mode normalises with the
         batch and moves the collection `batch_stats`.
         """
         *shallower, x = levels
@@ -55,13 +55,17 @@ class InverseNetwork(nn.Module):
             for j in range(self.depths[2 - i]):
                 block = Bottleneck(self.widths[i] // 4, up=j == 0, name=f"stage{i}_{j}")
                 x = block(x, train=train)
+            # A level of odd size comes back one pixel larger.
+            h, w = shallower[i].shape[1:3]
+            x = x[:, :h, :w]
             if self.skip == "unet":
-                # A level of odd size comes back one pixel larger.
-                h, w = shallower[i].shape[1:3]
-                x = jnp.concatenate([x[:, :h, :w], shallower[i]], -1)
+                x = jnp.concatenate([x, shallower[i]], -1)
                 x = Conv(self.widths[i], name=f"skip{i}")(x)
         x = nn.relu(ConvNorm(self.head_width, 3, 1, 1, name="head")(x, train=train))
-        x = Conv(2, use_bias=True, name="logits")(x)
+        # Small, as in the focal loss's paper: every pixel begins undecided. With
+        # Kaiming's fan-out of two channels most begin certain, and many of them wrong.
+        small = nn.initializers.normal(0.01)
+        x = Conv(2, use_bias=True, kernel_init=small, name="logits")(x)
         shape = (x.shape[0], *size, 2)
         return jax.image.resize(x, shape, "bilinear", antialias=False)
 

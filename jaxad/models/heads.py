@@ -101,6 +101,22 @@ class Norm(nn.Module):
         return x
 
 
+def participation_ratio(x: jax.Array) -> jax.Array:
+    """How many directions rows fill evenly, (tr C)^2 / tr C^2 of their covariance C.
+
+    1 where they lie on a line, at most min(n - 1, d); 0 where they are all the same.
+
+    Args:
+      x: [n, d].
+
+    Returns:
+      Scalar.
+    """
+    x = x - x.mean(0, keepdims=True)
+    gram = x @ x.T  # has the eigenvalues of n C
+    return jnp.trace(gram) ** 2 / jnp.maximum((gram**2).sum(), 1e-30)
+
+
 def collapse(z: jax.Array) -> jax.Array:
     """How spread projections are: 0 where they have collapsed, 1 for a Gaussian cloud.
 

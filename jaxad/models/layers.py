@@ -249,11 +249,12 @@ class Conv(nn.Module):
     padding: str | int = 0
     use_bias: bool = False
     dtype: jnp.dtype = jnp.float32
+    kernel_init: nn.initializers.Initializer = _KAIMING
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", _KAIMING, shape).astype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         x = conv(
             x.astype(self.dtype), kernel, strides=self.strides, padding=self.padding
         )

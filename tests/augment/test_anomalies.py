@@ -193,6 +193,14 @@ def test_nsa_draws_one_to_three_patches():
     assert three.mean() > 1.2 * one.mean()
 
 
+def test_nsa_keeps_whole_sides_within_the_bounds():
+    """Half sides in the source, but whole sides where they land."""
+    bounds = dict(half_height=(0.2, 0.25), half_width=(0.2, 0.4))
+    _, masks = batch(anomalies.nsa, patches=1, **bounds)
+    assert 8 <= masks.any(2).sum(1).max() <= 0.25 * SIDE == 12
+    assert 12 < masks.any(1).sum(1).max() <= round(0.4 * SIDE) == 19
+
+
 def test_nsa_of_the_image_itself_at_its_own_scale_may_come_out_empty():
     flat = jnp.full((SIDE, SIDE, 3), 0.4)
     out, mask = anomalies.nsa(jax.random.key(0), flat, flat)

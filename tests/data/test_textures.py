@@ -118,6 +118,12 @@ def test_a_texture_for_every_image_of_a_batch(ten):
     ]
 
 
+def test_an_image_meets_other_textures_where_the_counts_are_equal(ten):
+    steps = drawn(data.train_batches(ten, 5, seed=0, textures=ten), 40)
+    pairs = {pair for step in steps for pair in zip(*step, strict=True)}
+    assert len(pairs) > 60  # of 100, in 200 draws; 10 if all went in one order
+
+
 def test_batches_go_on_at_a_step_and_are_shared_by_processes(ten):
     options = dict(seed=0, textures=ten)
     steps = drawn(data.train_batches(ten, 4, **options), 5)

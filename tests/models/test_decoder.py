@@ -69,6 +69,28 @@ def test_levels_of_odd_size():
     assert logits.shape == (2, 60, 57, 2)
 
 
+@pytest.mark.parametrize("skip", decoder.SKIPS)
+def test_the_map_has_the_shallowest_levels_grid(skip):
+    maps = levels((25, 13, 7, 4))
+    network = decoder.build(maps, depths=(1, 1, 1), skip=skip)
+
+    def run():
+        options = dict(capture_intermediates=lambda m, _: m.name == "logits")
+        return network.init_with_output(jax.random.key(0), maps, (100, 100), **options)
+
+    kept = jax.eval_shape(run)[1]["intermediates"]["logits"]["__call__"][0]
+    assert kept.shape == (2, 25, 25, 2)
+
+
+def test_every_pixel_begins_undecided():
+    maps = levels()
+    network = decoder.build(maps, depths=(1, 1, 1), skip="unet")
+    variables = jax.jit(network.init, static_argnums=2)(jax.random.key(0), maps, (9, 9))
+    logits, _ = network.apply(variables, maps, (9, 9), train=True, mutable=True)
+    margin = logits[..., 1] - logits[..., 0]
+    assert 0 < np.abs(margin).max() < 1
+
+
 def test_levels_that_do_not_halve_are_refused():
     with pytest.raises(InputError, match="halve"):
         decoder.build(levels((16, 16, 4, 2)))
@@ -94,6 +116,16 @@ def test_heads_have_one_projector_and_predictor_a_level(norm):
     kernels = jax.tree.map(jnp.shape, variables["params"])
     assert kernels["projectors_1"]["layer0"]["kernel"] == (10, 16)
     assert kernels["predictors_0"]["layer0"]["kernel"] == (16, 4)
+
+
+def test_participation_ratio_by_hand():
+    # Variances 4, 1 and 0 along the axes: (4 + 1)^2 / (16 + 1).
+    x = np.zeros((4, 3), np.float32)
+    x[:, :2] = [[2, 1], [2, -1], [-2, 1], [-2, -1]]
+    np.testing.assert_allclose(heads.participation_ratio(x + 5), 25 / 17, rtol=1e-5)
+    line = jnp.arange(8.0)[:, None] * jnp.asarray([[1.0, 2.0, 3.0]])
+    np.testing.assert_allclose(heads.participation_ratio(line), 1, rtol=1e-5)
+    assert heads.participation_ratio(jnp.ones((4, 3))) == 0
 
 
 def test_collapse_is_zero_for_one_point_and_one_for_a_cloud():
