@@ -50,7 +50,7 @@ from jaxad.metrics import PixelMetrics, auroc  # noqa: E402
 
 UNTRAINED = {"stages": ()}
 UNGUIDED = {"stages": ("ncl",), "lambda_neg": 0.0}
-# The studies that led to the weight of the guide began with a plain sum of the losses.
+# A plain sum of the losses.
 LIGHT = {"lambda_neg": 1.0}
 # What each trained row changes in config.method.
 STUDIES = {
@@ -60,18 +60,19 @@ STUDIES = {
         "stage II, no guide": UNGUIDED,
     },
     "levels": {
-        f"{name}, {'guide' if guide is LIGHT else 'no guide'}": guide | {"levels": levels}
+        f"{name}, no guide": UNGUIDED | {"levels": levels}
         for name, levels in (
             ("layer3", ("layer3",)),
             ("layer4", ("layer4",)),
             ("layer2 and 3", ("layer2", "layer3")),
         )
-        for guide in (LIGHT, UNGUIDED)
     },
     "guide": {
-        "feature": LIGHT | {"guide": "feature"},
         "lambda_neg 10": {"lambda_neg": 10.0},
         "lambda_neg 1000": {"lambda_neg": 1000.0},
+        "feature, lambda_neg 1": LIGHT | {"guide": "feature"},
+        "feature, lambda_neg 10": {"guide": "feature", "lambda_neg": 10.0},
+        "no skips": {"decoder.skip": "none"},
     },
     "views": {
         "equal views, no guide": UNGUIDED
@@ -82,10 +83,8 @@ STUDIES = {
         | {"views.scale": (0.3, 1.0), "views.jitter": 0.4, "views.flip": True},
     },
     "steps": {
-        f"{steps} steps, {'guide' if guide is LIGHT else 'no guide'}": guide
-        | {"ncl.min_steps": steps}
+        f"{steps} steps, no guide": UNGUIDED | {"ncl.min_steps": steps}
         for steps in (50, 450)
-        for guide in (LIGHT, UNGUIDED)
     },
 }
 # Training draws Perlin noise.

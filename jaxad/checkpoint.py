@@ -162,6 +162,14 @@ class Checkpoints:
         )
 
 
+def remove(folder: pathlib.Path) -> int:
+    """Removes the checkpoints in a folder, nothing else of it; how many there were."""
+    found = [path for path in folder.glob("[0-9]*") if path.is_dir()]
+    for path in found:
+        shutil.rmtree(path)
+    return len(found)
+
+
 # ---- Checksums
 
 

@@ -17,6 +17,7 @@ from jaxad import (
     evaluate,
     features,
     fit,
+    methods,
     models,
     overlays,
     passes,
@@ -124,6 +125,8 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     folder = pathlib.Path(workdir)
     categories = data.categories(config.dataset)
     members = pipeline_lib.members(config)
+    # Each host has looked for textures on its own disk.
+    processes.require_same({"method.texture": members[0].method.get("texture")})
     _require_same_run(folder, members[0])
     finished = read_json(folder / "results.json")
     if finished is not None:
@@ -138,6 +141,13 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
             # Read when heads train, and again when each has its memory bank made.
             member.feature_cache = str(folder / "features")
     pipelines = [pipeline_lib.load(member) for member in members]
+    for pipeline in pipelines:
+        textures = fit.textures_of(pipeline)
+        if textures is not None:
+            processes.require_same({"the textures": textures.version})
+        for category in categories:
+            if not (folder / category / "result.json").exists():
+                fit.check(pipeline, _normal(pipeline.config, category), label=category)
     # Not before all this has worked: a folder with a config belongs to that run.
     processes.wait()
     results.write_json(folder / "config.json", members[0].to_dict())
@@ -329,6 +339,7 @@ def _member(pipeline, train, category, folder, make, seconds, earlier) -> knn.KN
     place = detector_folder(pipeline, folder)
     unfinished = place.parent / "unfinished"
     if place.exists():
+        fit.forget_stages(pipeline, place.parent)
         passes.remove(unfinished)
         return fit.restore(pipeline, place)
     detector, spent = make(pipeline, train, place.parent, label=category)
@@ -338,6 +349,7 @@ def _member(pipeline, train, category, folder, make, seconds, earlier) -> knn.KN
         seconds[phase] = seconds.get(phase, 0.0) + value
         seconds["total"] += value
     fit.save(pipeline, detector, place)
+    fit.forget_stages(pipeline, place.parent)
     passes.remove(unfinished)
     return detector
 
@@ -366,8 +378,7 @@ def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
         "dataset": config.dataset.name,
         "method": config.method.name,
         "seed": config.seed,
-        # What synthetic anomalies are pasted from.
-        "texture": config.method.get("texture"),
+        "texture": _pasted(config),
         "backbones": [
             {
                 "name": pipeline.backbone.name,
@@ -386,6 +397,12 @@ def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
     if "extensions" in config:
         outcome["extensions"] = config.to_dict()["extensions"]
     return outcome
+
+
+def _pasted(config) -> str | None:
+    """What synthetic anomalies are pasted from."""
+    pasted = methods.pasted(config)
+    return (config.dataset.textures or "dtd") if pasted == "dtd" else pasted
 
 
 def _require_same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:

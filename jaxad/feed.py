@@ -56,7 +56,7 @@ class Table:
     ):
         rows = items.reshape(-1, items.shape[-1])
         self.count, self._batch_size, self._seed = len(rows), stage.batch_size, seed
-        _enough(stage, self.count)
+        require_enough(stage, self.count)
         if not np.isfinite(rows).all():
             raise InputError(
                 f"stage {stage.name!r} is given features that are not finite; check "
@@ -134,7 +134,7 @@ class Stream:
         del seed  # the order of images is the iterator's
         self.count, self._items = items.count, items
         self._iterator, self._at = None, None
-        _enough(stage, self.count)
+        require_enough(stage, self.count)
         self.mesh, self._shared = mesh, _is_shared(stage, mesh)
 
     def draw(self, start: int, end: int) -> Batch:
@@ -172,10 +172,11 @@ def _is_shared(stage: Stage, mesh: sharding.Mesh | None) -> bool:
     return shared
 
 
-def _enough(stage: Stage, count: int) -> None:
+def require_enough(stage: Stage, count: int, split: str = "the split") -> None:
+    """Raises InputError where a stage's batch is larger than what it trains on."""
     if count < stage.batch_size:
         raise InputError(
-            f"stage {stage.name!r} trains on batches of {stage.batch_size} and the "
-            f"training split has only {count} {stage.inputs}; lower its batch size in "
+            f"stage {stage.name!r} trains on batches of {stage.batch_size} and "
+            f"{split} has only {count} {stage.inputs}; lower its batch size in "
             "config.method"
         )

@@ -27,7 +27,8 @@ from jaxad import (
 )
 from jaxad.descriptors import describe, key_of, project
 from jaxad.detectors import knn
-from jaxad.errors import InputError
+from jaxad.errors import InputError, writing
+from jaxad.locks import locked
 from jaxad.methods.base import Params
 from jaxad.passes import Pass, Passes
 from jaxad.pipeline import Pipeline
@@ -79,7 +80,6 @@ def _train_chunk(tasks: Sequence[Task]) -> dict[str, float]:
     for task in tasks:
         pipeline, split = task.pipeline, task.split
         params: Params = {"backbone": pipeline.variables}
-        _check_neighbours(pipeline, params, len(split))
         images = pipeline.fingerprint, split.version
         if images not in described:
             with (
@@ -89,7 +89,7 @@ def _train_chunk(tasks: Sequence[Task]) -> dict[str, float]:
                 described[images] = describe(
                     pipeline, params, split, task.label, passes
                 )
-        folder = _stage_folder(pipeline, stage, split, task.folder)
+        folder, _ = _stage_folder(pipeline, stage, split, task.folder)
         seed = pipeline.config.seed
         runs.append(train.Run(params, described[images], seed, folder))
     _LOG.info("%s: %d heads together", stage.name, len(runs))
@@ -127,8 +127,8 @@ def fit(
 def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label: str):
     config, method, backbone = pipeline.config, pipeline.method, pipeline.backbone
     params: Params = {"backbone": pipeline.variables}
-    _check_neighbours(pipeline, params, len(split))
-    textures = _textures(pipeline)
+    check(pipeline, split, label=label)
+    textures = textures_of(pipeline)
     seconds = {"features": 0.0}
     descriptors = None  # of the backbone as it is now; computed when first needed
 
@@ -151,13 +151,14 @@ def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label:
                 **(processes.share() if shared else {}),
             )
             items = feed.Images(len(split), batches)
-        with timed(seconds, stage.name):
+        workdir, alone = _stage_folder(pipeline, stage, split, folder, textures)
+        with timed(seconds, stage.name), alone:
             params = train.train(
                 stage,
                 params,
                 items,
                 seed=config.seed,
-                workdir=_stage_folder(pipeline, stage, split, folder, textures),
+                workdir=workdir,
                 options=_options(pipeline),
                 mesh=pipeline.mesh,
             )
@@ -268,17 +269,30 @@ def recall(
     return {"recall": share, "patches": found.size, "images": len(found)}
 
 
-def _check_neighbours(pipeline: Pipeline, params: Params, images: int) -> None:
-    """Looks before training whether the bank will have enough entries."""
+def check(pipeline: Pipeline, split, *, label: str) -> None:
+    """Looks before anything is trained whether a split has enough images.
+
+    Raises:
+      InputError: for a stage's batch, or for the neighbours in the memory bank.
+    """
     config = pipeline.config
     image = jax.ShapeDtypeStruct((1, *config.dataset.image_size, 3), np.float32)
+    params = {"backbone": pipeline.variables}
     grid = jax.eval_shape(pipeline.method.features, params, image).shape[1:3]
-    size = knn.coreset_size(config.coreset.ratio, images * grid[0] * grid[1])
+    rows = len(split) * grid[0] * grid[1]
+    for stage in pipeline.method.stages:
+        count = len(split) if stage.inputs == "images" else rows
+        feed.require_enough(stage, count, f"the {split.name} split of {label}")
+    size = knn.coreset_size(config.coreset.ratio, rows)
     knn.check_neighbours(config.detector, size)
 
 
-def _textures(pipeline: Pipeline) -> data.Split | None:
-    """The texture source, where a stage takes from it."""
+def textures_of(pipeline: Pipeline) -> data.Split | None:
+    """The texture source, where a stage takes from it.
+
+    Raises:
+      InputError: there is none, or it has fewer pictures than a batch.
+    """
     if not any(stage.textures for stage in pipeline.method.stages):
         return None
     textures = data.load_textures(pipeline.config.dataset)
@@ -288,17 +302,31 @@ def _textures(pipeline: Pipeline) -> data.Split | None:
             "config.dataset.textures, or have tensorflow-datasets prepare DTD "
             "(docs/tocoad.md says how)"
         )
+    for stage in pipeline.method.stages:
+        if stage.textures:
+            data.require_enough_textures(textures, stage.batch_size)
     return textures
 
 
 def _stage_folder(
     pipeline: Pipeline, stage, split, folder: pathlib.Path, textures=None
 ):
-    """In the run, or among the stages that runs have in common."""
+    """In the run, or among the stages that runs have in common.
+
+    Returns:
+      (the folder, a context manager to train there in, alone).
+    """
     config = pipeline.config
+    data_key = features.digest(
+        {
+            "images": split.version,
+            "textures": textures.version if textures and stage.textures else None,
+        }
+    )
     first = stage is pipeline.method.stages[0]
     if not (config.train.stage_cache and first and stage.fields):
-        return folder / stage.name
+        _forget_other_images(folder / stage.name, data_key)
+        return folder / stage.name, contextlib.nullcontext()
     key = {
         "stage": stage.name,
         "method": config.method.name,
@@ -306,13 +334,33 @@ def _stage_folder(
         "seed": config.seed,
         "backbone": pipeline.fingerprint,
         "dtype": config.backbone.dtype,
-        "images": split.version,
-        "textures": textures.version if textures and stage.textures else None,
+        "data": data_key,
         "batch_size": stage.batch_size,
         "versions": results.versions(),
     }
     cache = pathlib.Path(config.train.stage_cache).expanduser()
-    return cache / f"{stage.name}-{features.digest(key)}"
+    shared = cache / f"{stage.name}-{features.digest(key)}"
+    return shared, _alone(shared)
+
+
+def _forget_other_images(folder: pathlib.Path, key: str) -> None:
+    """Removes a stage's checkpoints if they saw other images than the split has."""
+    path = folder / "images"
+    if processes.first() and (not path.exists() or path.read_text() != key):
+        if checkpoint.remove(folder):
+            _LOG.warning("%s was trained on other images; it begins again", folder)
+        with writing(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(key)
+    processes.wait()
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path):
+    """A run at a time: the next one finds the stage finished, or goes on with it."""
+    with locked(folder) if processes.first() else contextlib.nullcontext():
+        processes.wait()
+        yield
 
 
 def _plain(field):
@@ -367,6 +415,14 @@ def _coreset(
 
 
 # ---- On disk
+
+
+def forget_stages(pipeline: Pipeline, folder: pathlib.Path) -> None:
+    """Removes the checkpoints of a saved detector's stages, which are many times its
+    size. Their curves stay, and so does a stage that runs have in common."""
+    if processes.first():
+        for stage in pipeline.method.stages:
+            checkpoint.remove(folder / stage.name)
 
 
 def save(pipeline: Pipeline, detector: knn.KNN, folder: pathlib.Path) -> None:

@@ -106,7 +106,7 @@ def load(config) -> Pipeline:
     fingerprint = models.fingerprint(variables)
     processes.require_same({f"the weights of {name}": fingerprint})
     method = methods.build(config, backbone)
-    if not any(stage.inputs == "images" for stage in method.stages):
+    if not any(stage.tunes for stage in method.stages):
         variables = folded
     mesh = sharding.make_mesh() if jax.device_count() > 1 else None
     if mesh:

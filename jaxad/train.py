@@ -259,6 +259,11 @@ class _Folder:
         self.checkpoints = stack.enter_context(Checkpoints(workdir, keep=options.keep))
         latest = self.checkpoints.latest_step()
         self.saved, self.start = (-1, 0) if latest is None else (latest, latest)
+        if self.start > total:
+            raise InputError(
+                f"{workdir} holds step {self.start} of a stage that has {total} now; "
+                "remove it, or choose another --workdir"
+            )
         self.writer = stack.enter_context(Writer(workdir, start_step=self.start))
         self.workdir, self._total, self._options = workdir, total, options
 

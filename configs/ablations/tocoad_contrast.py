@@ -17,6 +17,8 @@ def get_config(arg=None):
 
 def sweep(add):
     for contrastive in ("simsiam", "ntxent"):
-        for guide in ("gradient", "feature"):
-            fields = {"method.contrastive": contrastive, "method.guide": guide}
-            add(f"{contrastive}, {guide} guide", fields)
+        loss = {"method.contrastive": contrastive}
+        add(f"{contrastive}, gradient guide", loss)
+        # The feature guide is a cosine, as the contrastive loss: their plain sum.
+        feature = {"method.guide": "feature", "method.lambda_neg": 1.0}
+        add(f"{contrastive}, feature guide", loss | feature)

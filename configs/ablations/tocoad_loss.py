@@ -3,6 +3,8 @@ r"""ToCoAD, ablation A3: the discriminative loss.
   python -m jaxad.sweep --config configs/ablations/tocoad_loss.py \
       --workdir runs/tocoad_loss
 
+A larger gamma also makes the loss, and with it the guide of stage II, smaller.
+
 The paper's best is alpha 0.5 and gamma 2: on MVTec AD image AUROC 98.82, pixel AUROC
 98.13, below its headline, so some other component differed; hence two generators.
 

@@ -21,4 +21,6 @@ def sweep(add):
     add("stage I", {"method.stages": ("dnp",)})
     add("stage II, no guide", {"method.stages": ("ncl",), "method.lambda_neg": 0.0})
     add("stages I and II", {})
-    add("stages I and II, feature guide", {"method.guide": "feature"})
+    # The feature guide is a cosine, as the contrastive loss: their plain sum.
+    feature = {"method.guide": "feature", "method.lambda_neg": 1.0}
+    add("stages I and II, feature guide", feature)

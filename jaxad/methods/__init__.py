@@ -24,6 +24,12 @@ def complete(config, *, textures: Callable[[], object]) -> None:
         module.complete(config.method, textures=textures)
 
 
+def pasted(config) -> str | None:
+    """What synthetic anomalies are made of, None where the method makes none."""
+    module = _module(config)
+    return module.pasted(config.method) if hasattr(module, "pasted") else None
+
+
 def build(config, backbone: Backbone) -> Method:
     """The method that `config.method.name` names.
 

@@ -64,6 +64,7 @@ class Stage:
       finish: `(state, params) -> params`, what the stage hands on.
       textures: whether a batch of images also holds `texture` [b, H, W, 3], pictures of
         the texture source `config.dataset.textures`.
+      tunes: whether it trains the backbone, whose variables are then not folded.
       fields: of `config.method`, all that a first stage's outcome depends on. A stage
         that names them is kept for every run that has them the same.
       together: runs of a first stage on patches, of other categories or seeds, that
@@ -78,6 +79,7 @@ class Stage:
     step: Callable[[State, dict[str, jax.Array], jax.Array], tuple[State, Metrics]]
     finish: Callable[[State, Params], Params]
     textures: bool = False
+    tunes: bool = False
     fields: tuple[str, ...] = ()
     together: int = 1
 

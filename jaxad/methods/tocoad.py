@@ -87,8 +87,9 @@ def fields() -> ml_collections.ConfigDict:
             # How the frozen D guides (ours): "gradient", its loss on synthetic
             # anomalies flows into F; "feature", views are pushed from what it shows.
             guide="gradient",
-            # Weight of the guide (ours); 0 is stage II without a guide. The focal loss is
-            # small beside the contrastive one: at 1 it hardly guides, see docs/tocoad.md.
+            # Weight of the guide (ours); 0 is stage II without a guide. The focal loss
+            # is small beside the contrastive one: at 1 it hardly guides (docs/tocoad.md
+            # has the measurements). For "feature", a cosine, 1 is a start.
             lambda_neg=100.0,
             # Widths are SimSiam's; "batch" or "layer" normalisation (ours).
             heads=dict(width=2048, bottleneck=512, norm="batch"),
@@ -133,6 +134,22 @@ def complete(options, *, textures: Callable[[], object]) -> None:
         options.texture = "dtd" if there else "noise" if alone else "images"
 
 
+def pasted(options) -> str | None:
+    """What G pastes, None where no stage draws from it.
+
+    Args:
+      options: `config.method`, completed.
+
+    Returns:
+      "dtd", "images", "noise" or, of the image that it changes, "itself".
+    """
+    if "dnp" not in options.stages:
+        return None
+    if options.generator == "perlin":
+        return options.texture
+    return "images" if options.generator == "nsa" else "itself"
+
+
 def build(config, backbone: Backbone) -> Method:
     """The stages that `config.method.stages` names, and PatchCore's descriptors.
 
@@ -175,6 +192,7 @@ def _discriminative_pretraining(options, backbone: Backbone, image_size) -> Stag
             "discriminator": variables,
             "optimiser": optimiser.init(variables["params"]),
             "frozen": frozen,
+            "empty_masks": jnp.int32(0),
         }
 
     def loss_of(params, statistics, maps, mask):
@@ -201,8 +219,10 @@ def _discriminative_pretraining(options, backbone: Backbone, image_size) -> Stag
             "discriminator": {"params": params, "batch_stats": statistics},
             "optimiser": optimiser_state,
             "frozen": state["frozen"],
+            "empty_masks": state["empty_masks"] + _count_empty(mask),
         }
-        return state, {"loss": loss} | _watch_guide(logits, mask)
+        curves = {"loss": loss, "empty_masks": state["empty_masks"]}
+        return state, curves | _watch_guide(logits, mask)
 
     def finish(state, params):
         return params | {"discriminator": state["discriminator"]}
@@ -272,6 +292,7 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
             "learnt": learnt,
             "optimiser": optimiser.init(learnt),
             "frozen": frozen,
+            "empty_masks": jnp.int32(0),
         }
 
     def loss_of(learnt, frozen, images, mask):
@@ -280,10 +301,8 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
             "batch_stats": frozen["batch_stats"],
         }
 
-        def embed(maps):
-            return siamese.apply(
-                {"params": learnt["heads"]}, _pooled(maps, options.levels)
-            )
+        def embed(pooled):
+            return siamese.apply({"params": learnt["heads"]}, pooled)
 
         def project(pooled):
             return siamese.apply(
@@ -294,10 +313,13 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
         stacked = backbone.normalise(_interleave(list(images.values())))
         maps = backbone.module.apply(variables, stacked)[1]
         maps = dict(zip(images, _separate(maps, len(images)), strict=True))
-        z1, p1 = embed(maps["view1"])
-        z2, p2 = embed(maps["view2"])
+        pooled = _pooled(maps["view1"], options.levels)
+        z1, p1 = embed(pooled)
+        z2, p2 = embed(_pooled(maps["view2"], options.levels))
         pull = _contrast(options, p1, p2, z1, z2)
         metrics = {"contrastive": pull, "spread": _mean(heads.collapse, z1)}
+        for level, x in zip(options.levels, pooled, strict=True):
+            metrics[f"rank_{level}"] = heads.participation_ratio(x)
         if not guided:
             return pull, metrics | {"loss": pull}
 
@@ -319,9 +341,10 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
 
     def step(state, batch, key):
         images = dict(zip(("view1", "view2"), weaken(key, batch), strict=True))
-        mask = None
+        mask, empty = None, state["empty_masks"]
         if guided:
             images["defect"], mask = generate(key, batch)
+            empty += _count_empty(mask)
         grads, metrics = jax.grad(loss_of, has_aux=True)(
             state["learnt"], state["frozen"], images, mask
         )
@@ -337,7 +360,10 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
             )
             for part, rate in rates.items()
         }
-        return state | {"learnt": learnt, "optimiser": optimiser_state}, metrics
+        if guided:
+            metrics["empty_masks"] = empty
+        state = state | {"learnt": learnt, "optimiser": optimiser_state}
+        return state | {"empty_masks": empty}, metrics
 
     def finish(state, params):
         """Hands on F alone: D and the heads have done their work."""
@@ -352,6 +378,7 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
         name="ncl",
         inputs="images",
         textures=guided and _pastes_textures(options),
+        tunes=True,
         batch_size=options.ncl.batch_size,
         num_steps=functools.partial(_num_steps, options.ncl),
         init=init,
@@ -486,14 +513,17 @@ def _shapes(backbone: Backbone, image_size):
 
 
 def _watch_guide(logits, mask):
-    """Curves: D's mean probability inside and outside masks, and empty masks."""
+    """Curves: D's mean probability inside and outside masks."""
     p = jax.nn.sigmoid(logits[..., 1] - logits[..., 0])
     inside, outside = (mask * p).sum(), ((1 - mask) * p).sum()
     return {
         "found": inside / jnp.maximum(mask.sum(), 1),
         "false_alarm": outside / jnp.maximum((1 - mask).sum(), 1),
-        "empty_masks": 1 - mask.any((1, 2)).mean(),
     }
+
+
+def _count_empty(mask):
+    return (~mask.any((1, 2))).sum(dtype=jnp.int32)
 
 
 def _num_steps(fields, images: int) -> int:
@@ -526,6 +556,13 @@ def _check(options) -> None:
             lambda tree, part: tree[part], field.split("."), options
         )
         config_lib.choose(f"method.{field}", value, allowed)
+    depths = tuple(options.decoder.depths)
+    config_lib.require(
+        len(depths) == 3 and min(depths) >= 1,
+        "method.decoder.depths",
+        depths,
+        "three numbers of 1 or more",
+    )
     alpha = options.focal.alpha
     config_lib.require(0 <= alpha <= 1, "method.focal.alpha", alpha, "between 0 and 1")
     gamma, weight = options.focal.gamma, options.lambda_neg
@@ -546,6 +583,12 @@ def _check(options) -> None:
         )
     if "ncl" in options.stages:
         config_lib.require(
+            options.ncl.batch_size >= 2 or options.heads.norm != "batch",
+            "method.ncl.batch_size",
+            options.ncl.batch_size,
+            'at least 2, or method.heads.norm "layer"',
+        )
+        config_lib.require(
             "dnp" in options.stages or weight == 0,
             "method.lambda_neg",
             weight,
@@ -557,7 +600,13 @@ def _check(options) -> None:
 
 
 def _check_levels(options, backbone: Backbone, image_size) -> None:
-    known = _shapes(backbone, image_size)
+    shapes = _shapes(backbone, image_size)
+    known = [level for level in LEVELS if level in shapes]
+    if not known:
+        raise InputError(
+            f"config.backbone.name={backbone.name} has no {', '.join(LEVELS)}, which "
+            "ToCoAD fine-tunes; choose a convolutional backbone"
+        )
     for level in options.levels:
         if level not in known:
             raise InputError(

@@ -157,7 +157,7 @@ def test_the_gradient_guide_alone_is_the_discriminators_loss():
     )  # fmt: skip
     state = jax.jit(ncl.init)(jax.random.key(0), params)
     step, guide = jax.jit(ncl.step), []
-    for _ in range(25):
+    for _ in range(50):
         state, metrics = step(state, make_batch(), jax.random.key(7))
         guide.append(float(metrics["guide"]))
     assert guide[-1] < 0.8 * guide[0]
@@ -273,6 +273,12 @@ def test_the_texture_source_is_the_first_that_is_there(there, changes, settled):
         (dict(stages=("ncl",)), "nothing has taught the guide"),
         (dict(lambda_neg=-1.0), "lambda_neg"),
         (dict(dnp__batch_size=1), "another image of the batch"),
+        (
+            dict(generator="cutpaste", ncl__batch_size=1),
+            'ncl.batch_size.*heads.norm "layer"',
+        ),
+        (dict(decoder__depths=(1, 1)), "decoder.depths"),
+        (dict(decoder__depths=(1, 0, 1)), "decoder.depths"),
         (dict(focal__alpha=1.5), "method.focal.alpha"),
         (dict(focal__gamma=-1.0), "method.focal.gamma"),
     ],
@@ -281,6 +287,28 @@ def test_the_texture_source_is_the_first_that_is_there(there, changes, settled):
 def test_mistakes_are_named(changes, message):
     with pytest.raises(InputError, match=message):
         stages(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer"),
+    [
+        (dict(texture="dtd"), "dtd"),
+        (dict(texture="noise"), "noise"),
+        (dict(generator="nsa"), "images"),
+        (dict(generator="cutpaste"), "itself"),
+        (dict(stages=("ncl",), lambda_neg=0.0), None),
+        (dict(stages=()), None),
+    ],
+    ids=str,
+)
+def test_what_is_pasted(changes, answer):
+    assert tocoad.pasted(make_config(**changes).method) == answer
+
+
+def test_empty_masks_are_counted():
+    (dnp, _) = stages(perlin__unchanged=1.0, texture="noise")
+    _, history = run(dnp, {"backbone": backbone_variables()}, 2)
+    assert [metrics["empty_masks"] for metrics in history] == [BATCH, 2 * BATCH]
 
 
 def test_a_backbone_without_levels_is_refused():

@@ -1,0 +1,128 @@
+"""Whole runs of ToCoAD on generated images: stages kept, shared and gone on with."""
+
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import tocoad_elpv
+from jaxad import experiment
+from jaxad.errors import InputError, Preempted
+from jaxad.train import _Folder
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Eight noisy images to train on; in test four more, two of them with a square."""
+    root, random = (
+        tmp_path_factory.mktemp("images") / "things",
+        np.random.default_rng(0),
+    )
+    for folder, count in (("train/good", 8), ("test/good", 2), ("test/square", 2)):
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            pixels = random.integers(90, 110, (32, 32, 3)).astype(np.uint8)
+            if folder == "test/square":
+                pixels[8:16, 8:16] = 220
+            Image.fromarray(pixels).save(root / folder / f"{i}.png")
+    before = jax.config.jax_compilation_cache_dir
+    patch = pytest.MonkeyPatch()
+    patch.setattr(jax, "device_count", lambda: 1)  # compiles in a third of the time
+    jax.config.update(
+        "jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled"))
+    )
+    yield root, tmp_path_factory.mktemp("stages")
+    jax.config.update("jax_compilation_cache_dir", before)
+    patch.undo()
+
+
+def make_config(places, **changes):
+    root, stages = places
+    config = tocoad_elpv.get_config("runlocal")
+    config.dataset.update(name="folder", path=str(root), image_size=(32, 32), limit=0)
+    config.dataset.update(category="things", check=False)
+    config.train.update(stage_cache=str(stages), log_every=1)
+    config.backbone.update(name="resnet18", weights="random")
+    config.overlays = 0
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def whole(places, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    return workdir, experiment.run(make_config(places), str(workdir))
+
+
+def test_it_says_what_was_pasted_and_keeps_the_curves(whole):
+    workdir, outcome = whole
+    assert outcome["texture"] == "images"
+    lines = (workdir / "things/ncl/metrics.jsonl").read_text().splitlines()
+    curves = json.loads(lines[-1])
+    assert curves.keys() >= {"contrastive", "guide", "spread", "rank_layer3"}
+    # The checkpoints of a stage that only this run has are gone with the run.
+    assert not any(path.is_dir() for path in (workdir / "things/ncl").iterdir())
+
+
+def test_stage_one_is_shared_by_what_differs_in_stage_two(whole, places, tmp_path):
+    _, stages = places
+    (kept,) = stages.iterdir()
+    before = {path: path.stat().st_mtime_ns for path in kept.glob("3/**/*")}
+    other = make_config(places, **{"method.lambda_neg": 3.0})
+    experiment.run(other, str(tmp_path / "run"))
+    assert list(stages.iterdir()) == [kept]
+    after = {path: path.stat().st_mtime_ns for path in kept.glob("3/**/*")}
+    assert before == after and len(after) > 1
+    scores = [
+        (run / "things/scores.csv").read_bytes() for run in (whole[0], tmp_path / "run")
+    ]
+    assert scores[0] != scores[1]  # the weight of the guide counts
+
+
+def test_a_run_stopped_in_stage_two_ends_in_the_same_bytes(
+    whole, places, tmp_path, monkeypatch
+):
+    logs = _Folder.logs
+
+    def stopped(self, step):
+        if self.workdir.name == "ncl" and step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return logs(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Folder, "logs", stopped)
+        with pytest.raises(Preempted):
+            experiment.run(make_config(places), str(tmp_path / "run"))
+    kept = tmp_path / "run/things/ncl"
+    assert any(path.name.isdigit() for path in kept.iterdir())
+    experiment.run(make_config(places), str(tmp_path / "run"))
+    for name in ("scores.csv", "detector/arrays.npz"):
+        content = (tmp_path / "run/things" / name).read_bytes()
+        assert content == (whole[0] / "things" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method.ncl.batch_size": 9}, "'ncl' .* batches of 9 and the train split of"),
+        ({"method.texture": "dtd"}, "no texture source"),
+        (
+            {"dataset.textures": "test/good", "method.ncl.batch_size": 4},
+            "as many textures, and there are 2",
+        ),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_is_found_before_anything_is_trained(
+    changes, message, places, tmp_path
+):
+    if "dataset.textures" in changes:
+        changes = changes | {"dataset.textures": str(places[0] / "test/good")}
+    config = make_config(places, **{"dataset.data_dir": str(tmp_path)} | changes)
+    with pytest.raises(InputError, match=message):
+        experiment.run(config, str(tmp_path / "run"))
+    # So the same --workdir can be used once it is mended.
+    assert not (tmp_path / "run").exists()
