@@ -17,8 +17,11 @@ class InputError(ValueError):
     """
 
 
-class Preempted(Exception):
-    """The process was told to stop (SIGTERM); everything is saved. Start it again."""
+class Preempted(BaseException):
+    """The process was told to stop (SIGTERM); everything is saved. Start it again.
+
+    Like KeyboardInterrupt no error, so nothing that looks for errors takes it for one.
+    """
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

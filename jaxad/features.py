@@ -83,6 +83,7 @@ def cached(
     folder: pathlib.Path,
     key: dict,
     compute: Callable[[Callable[[tuple[int, ...]], np.ndarray]], np.ndarray],
+    waiting: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Descriptors from the cache, computed into it where they are not there yet.
 
@@ -94,6 +95,7 @@ def cached(
       folder: of the cache; made if need be.
       key: everything that the descriptors depend on, as JSON.
       compute: fills the array that the function it is given makes, as `extract` does.
+      waiting: called again and again while another run computes the same.
 
     Returns:
       float32 [n, h, w, c], read-only.
@@ -105,7 +107,9 @@ def cached(
 
     if not there():
         # Runs that want the same at the same time wait for the first of them.
-        alone = locked(entry) if processes.first() else contextlib.nullcontext()
+        alone = (
+            locked(entry, waiting) if processes.first() else contextlib.nullcontext()
+        )
         with alone:
             if not there():
                 if processes.first():

@@ -6,7 +6,7 @@ import functools
 import logging
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ from jaxad import (
     sharding,
     train,
 )
-from jaxad.descriptors import describe, key_of, project
+from jaxad.descriptors import describe, key_of, project, waiting
 from jaxad.detectors import knn
 from jaxad.errors import InputError, writing
 from jaxad.locks import locked
@@ -151,7 +151,9 @@ def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label:
                 **(processes.share() if shared else {}),
             )
             items = feed.Images(len(split), batches)
-        workdir, alone = _stage_folder(pipeline, stage, split, folder, textures)
+        workdir, alone = _stage_folder(
+            pipeline, stage, split, folder, textures, waiting(passes)
+        )
         with timed(seconds, stage.name), alone:
             params = train.train(
                 stage,
@@ -309,7 +311,12 @@ def textures_of(pipeline: Pipeline) -> data.Split | None:
 
 
 def _stage_folder(
-    pipeline: Pipeline, stage, split, folder: pathlib.Path, textures=None
+    pipeline: Pipeline,
+    stage,
+    split,
+    folder: pathlib.Path,
+    textures=None,
+    wait: Callable[[], None] = lambda: None,
 ):
     """In the run, or among the stages that runs have in common.
 
@@ -340,7 +347,7 @@ def _stage_folder(
     }
     cache = pathlib.Path(config.train.stage_cache).expanduser()
     shared = cache / f"{stage.name}-{features.digest(key)}"
-    return shared, _alone(shared)
+    return shared, _alone(shared, wait)
 
 
 def _forget_other_images(folder: pathlib.Path, key: str) -> None:
@@ -356,9 +363,9 @@ def _forget_other_images(folder: pathlib.Path, key: str) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: pathlib.Path):
+def _alone(folder: pathlib.Path, wait: Callable[[], None]):
     """A run at a time: the next one finds the stage finished, or goes on with it."""
-    with locked(folder) if processes.first() else contextlib.nullcontext():
+    with locked(folder, wait) if processes.first() else contextlib.nullcontext():
         processes.wait()
         yield
 

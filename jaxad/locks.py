@@ -4,17 +4,22 @@ import contextlib
 import fcntl
 import os
 import pathlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from jaxad.errors import writing
 
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path) -> Iterator[None]:
+def locked(path: pathlib.Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Holds the lock of a path, waiting for whoever has it.
 
     The lock is a hidden file beside it, which goes with the process however that ends,
     and is removed afterwards.
+
+    Args:
+      path: what to work on.
+      waiting: called again and again while another run has the lock.
 
     Raises:
       InputError: the file cannot be written.
@@ -24,14 +29,23 @@ def locked(path: pathlib.Path) -> Iterator[None]:
         while True:
             with writing(lock):
                 lock.parent.mkdir(parents=True, exist_ok=True)
-                file = open(lock, "w")
-            fcntl.flock(file, fcntl.LOCK_EX)
+                file = stack.enter_context(open(lock, "w"))
+            while not _taken(file):
+                waiting()
+                time.sleep(0.2)
             if _is(lock, file):
                 break
-            file.close()  # whoever had it has removed it
-        stack.callback(file.close)
+            stack.close()  # whoever had it has removed it
         stack.callback(lock.unlink)
         yield
+
+
+def _taken(file) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is(path: pathlib.Path, file) -> bool:

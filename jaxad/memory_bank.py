@@ -235,7 +235,7 @@ def nearest(
     find = functools.partial(_find, k=k, half=half, recall_target=recall_target)
     if max_device_bytes is not None:
         mesh = mesh or _mesh_of(bank)
-        fixed = _search_bytes(m, n, d, k)
+        fixed = _search_bytes(m, n, d, k, mesh.size)
         queries = _checked("queries", sharding.replicate(queries, mesh), queries.shape)
         data = _place("bank", bank, mesh, max_device_bytes, fixed)
         best = None
@@ -245,7 +245,7 @@ def nearest(
             square, index = find(queries, rows, count, mesh=mesh, spread="bank")
             found = square, index + first
             best = found if best is None else _merge(best, found, k)
-            return best
+            jax.block_until_ready(best)  # not returned, lest all be held
 
         data.map(part)
     else:
@@ -266,11 +266,13 @@ def nearest(
     return jnp.sqrt(best[0]), best[1]
 
 
-def _search_bytes(m: int, n: int, d: int, k: int) -> int:
+def _search_bytes(m: int, n: int, d: int, k: int, devices: int) -> int:
     """What a search needs on a device beside its bank."""
     # Queries as they are, from the origin, and in bfloat16; a block of rows likewise.
     rows = 10 * m + 6 * min(distances.ROWS, n)
-    return rows * d + 16 * m * (k + 16) + _SCRATCH
+    # Found here, so far, and on all devices, as they come and in order.
+    found = 16 * (k + 16) + (16 * k * devices if devices > 1 else 0)
+    return rows * d + found * m + _SCRATCH
 
 
 def _matrix(name: str, x) -> jax.Array | np.ndarray:

@@ -44,12 +44,15 @@ class Passes:
         return self
 
     def __exit__(self, kind, *rest):
+        # SIGTERM may also have come after the last point.
+        late = kind is None and self._stop()
         try:
-            # SIGTERM may also have come after the last point.
-            if self._stop() if kind is None else issubclass(kind, Preempted):
+            if late or (kind is not None and issubclass(kind, Preempted)):
                 self._save()
         finally:
             self._held.__exit__(kind, *rest)
+        if late:
+            raise Preempted(f"what is done is saved in {self.folder}")
 
     def start(self, name: str, key: str) -> "Pass":
         """A pass under a name of its own.
@@ -58,10 +61,11 @@ class Passes:
           name: names its folder.
           key: everything that it depends on; what was found under another is not used.
         """
-        self._passes.append(Pass(self.folder / name, key, self._come_to_a_point))
+        self._passes.append(Pass(self.folder / name, key, self.point))
         return self._passes[-1]
 
-    def _come_to_a_point(self) -> None:
+    def point(self) -> None:
+        """Where the run can stop: saves what is due, and leaves if it must."""
         stopping = self._stop()
         if stopping or processes.decided(self._due()):
             self._save()

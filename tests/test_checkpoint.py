@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from jaxad import checkpoint
-from jaxad.errors import InputError
+from jaxad.errors import InputError, Preempted
 
 
 def tree():
@@ -93,6 +93,17 @@ def test_a_death_while_saving_leaves_the_old_tree_or_the_new(
                 deaths += 1
         assert list(checkpoint.restore_tree(tmp_path / "t"))[0] in ("x", "y")
     assert deaths >= 2
+
+
+def test_a_signal_while_reading_is_no_damage(tmp_path, monkeypatch):
+    checkpoint.save_tree(tmp_path / "tree", {"x": np.arange(3)})
+
+    def stopped(*_, **__):
+        raise Preempted("told to stop")
+
+    monkeypatch.setattr(np, "load", stopped)
+    with pytest.raises(Preempted):
+        checkpoint.restore_tree(tmp_path / "tree")
 
 
 def test_missing_tree(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxad import data, features
-from jaxad.errors import InputError
+from jaxad.errors import InputError, Preempted
 
 
 class Split:
@@ -93,6 +93,19 @@ def test_what_a_killed_run_leaves_is_replaced(tmp_path):
     found = features.cached(tmp_path, {"size": 1}, compute(ARRAY))
     np.testing.assert_array_equal(found, ARRAY)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_who_waits_for_another_run_can_be_stopped(tmp_path):
+    def stop():
+        raise Preempted("told to stop")
+
+    def meanwhile(empty):
+        with pytest.raises(Preempted):
+            features.cached(tmp_path, {"size": 1}, never, stop)
+        return compute(ARRAY)(empty)
+
+    found = features.cached(tmp_path, {"size": 1}, meanwhile)
+    np.testing.assert_array_equal(found, ARRAY)
 
 
 def test_two_runs_compute_an_entry_once(tmp_path):

@@ -10,7 +10,9 @@ import sys
 import textwrap
 import time
 
+import jax
 import numpy as np
+import pytest
 import test_passes
 from test_passes import compiled, images, whole  # noqa: F401
 
@@ -231,6 +233,15 @@ def test_what_is_needed_to_join_is_named():
         """
     )
     assert "--num_processes and --process_id" in printed
+
+
+def test_a_cluster_that_does_not_tell_is_named(monkeypatch):
+    def refuse(**options):
+        raise RuntimeError("pods is forbidden")
+
+    monkeypatch.setattr(jax.distributed, "initialize", refuse)
+    with pytest.raises(InputError, match="pods is forbidden.*--num_processes=1"):
+        launch._initialise(None, None, None)
 
 
 def test_alone_without_a_cluster():

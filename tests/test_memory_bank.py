@@ -149,7 +149,7 @@ class TestManyBlocks:
         got = nearest(x[1500:], x[:1500], 3, recall_target=0.9)
         recall = (np.asarray(got[0]) <= want[0]).mean()
         assert recall > 0.99 if half else recall == 1
-        budget = memory_bank._search_bytes(200, 1500, 8, 3) + 8 * 8 * 400
+        budget = memory_bank._search_bytes(200, 1500, 8, 3, 1) + 8 * 8 * 400
         parts = nearest(
             x[1500:], x[:1500], 3, recall_target=0.9, max_device_bytes=budget
         )

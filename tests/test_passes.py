@@ -95,7 +95,7 @@ def test_sigterm_after_the_last_point_is_not_lost(tmp_path):
 def test_sigterm_after_the_last_point_saves(tmp_path):
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        with Passes(tmp_path, every=1e9) as passes:
+        with pytest.raises(Preempted), Passes(tmp_path, every=1e9) as passes:
             one = passes.start("one", "key")
             one.reached(3, lambda first, stop: {"x": np.arange(first, stop)})
             terminate()

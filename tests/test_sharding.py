@@ -113,7 +113,7 @@ def test_many_equal_rows_come_in_order_of_their_index_wherever_they_lie(d):
     queries = rng.normal(size=(64, d)).astype(np.float32)
     square = ((queries[:, None].astype(np.float64) - bank[None]) ** 2).sum(-1)
     want = np.argsort(square, axis=1, kind="stable")[:, :9]
-    budget = memory_bank._search_bytes(64, 3001, d, 9) + 8 * d * 300
+    budget = memory_bank._search_bytes(64, 3001, d, 9, 1) + 8 * d * 300
     results = [
         nearest(queries, bank, 9),
         nearest(queries, bank, 9, mesh=mesh(8)),
@@ -186,10 +186,11 @@ def test_what_does_not_fit_passes_through(devices, monkeypatch, tmp_path):
     assert lengths == [5003, 150 * devices]
     assert 2 * 150 * 16 * 4 <= most <= budget
 
-    want = nearest(x[:50], x, 9)
+    # So many parts that what each finds would not fit, were all of it held.
+    want = nearest(x[:2000], x, 9)
     most, before = 0, on_first_device()
-    budget = memory_bank._search_bytes(50, 5003, 16, 9) + 20_000
-    got = nearest(x[:50], mapped, 9, mesh=on, max_device_bytes=budget)
+    budget = memory_bank._search_bytes(2000, 5003, 16, 9, devices) + 10_000
+    got = nearest(x[:2000], mapped, 9, mesh=on, max_device_bytes=budget)
     assert lengths[-1] < 5003 and most <= budget
     np.testing.assert_array_equal(got[0], want[0])
     np.testing.assert_array_equal(got[1], want[1])
@@ -240,7 +241,7 @@ def test_a_search_needs_what_is_reckoned(m, d):
     )
     analysis = program.compile().memory_analysis()
     needs = analysis.temp_size_in_bytes + analysis.output_size_in_bytes + 4 * m * d
-    assert needs <= memory_bank._search_bytes(m, n, d, 9)
+    assert needs <= memory_bank._search_bytes(m, n, d, 9, 1)
 
 
 def test_a_bad_row_is_named_wherever_it_lies(monkeypatch):

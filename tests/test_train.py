@@ -420,6 +420,13 @@ def test_fewer_items_than_a_batch(tmp_path):
         run(tmp_path, make_stage("images", batch_size=12), images())
 
 
+def test_fewer_steps_than_are_done(tmp_path):
+    stage = as_many_steps_as_items()
+    run(tmp_path, stage, items=PATCHES)
+    with pytest.raises(InputError, match=r"holds step 11 of a stage that has 6 now"):
+        run(tmp_path, stage, items=PATCHES[:6])
+
+
 def test_features_that_are_not_finite(tmp_path):
     broken = PATCHES.copy()
     broken[3, 1] = np.inf
