@@ -112,7 +112,7 @@ def main() -> None:
     bank, queries = (jax.block_until_ready(jnp.asarray(part)) for part in host)
     (n, d), m = bank.shape, len(queries)
     operations = 2 * m * n * d
-    moved = 4 * (n * d * -(-m // distances._QUERIES) + m * d * -(-n // distances._ROWS))
+    moved = 4 * (n * d * -(-m // distances._QUERIES) + m * d * -(-n // distances.ROWS))
     moved += 8 * m * n
     half = sharding.fast_bfloat16()
     print(f"bank {bank.shape}, queries {queries.shape}, {jax.devices()[0].device_kind}")
