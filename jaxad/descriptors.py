@@ -1,7 +1,6 @@
 """Patch descriptors of a split through a pipeline: computed, cached, projected."""
 
 import pathlib
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -49,16 +48,10 @@ def describe(
         return compute()
     key, folder = _cache_key(pipeline, split), _cache_folder(pipeline)
     cached = features.cached(
-        folder, key, lambda empty: compute(empty=empty), waiting(passes)
+        folder, key, lambda empty: compute(empty=empty), passes.point
     )
     keep.drop()
     return cached
-
-
-def waiting(passes: Passes) -> Callable[[], None]:
-    """What to call while another run has a lock, so that SIGTERM ends the wait."""
-    # With several processes only one waits, and it cannot ask alone whether to stop.
-    return passes.point if jax.process_count() == 1 else lambda: None
 
 
 def patches(

@@ -24,6 +24,7 @@ from jaxad import (
     processes,
     results,
     sharding,
+    stages,
 )
 from jaxad import config as config_lib
 from jaxad import pipeline as pipeline_lib
@@ -141,13 +142,13 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
             # Read when heads train, and again when each has its memory bank made.
             member.feature_cache = str(folder / "features")
     pipelines = [pipeline_lib.load(member) for member in members]
-    for pipeline in pipelines:
-        textures = fit.textures_of(pipeline)
-        if textures is not None:
-            processes.require_same({"the textures": textures.version})
-        for category in categories:
-            if not (folder / category / "result.json").exists():
-                fit.check(pipeline, _normal(pipeline.config, category), label=category)
+    textures = fit.textures_of(pipelines[0])
+    processes.require_same({"the textures": textures and textures.version})
+    for category in categories:
+        if not (folder / category / "result.json").exists():
+            train = _normal(members[0], category)
+            for pipeline in pipelines:
+                fit.check(pipeline, train, label=category)
     # Not before all this has worked: a folder with a config belongs to that run.
     processes.wait()
     results.write_json(folder / "config.json", members[0].to_dict())
@@ -337,10 +338,8 @@ def _scores_key(pipelines: list[Pipeline], members, test) -> str:
 def _member(pipeline, train, category, folder, make, seconds, earlier) -> knn.KNN:
     """A fitted detector, from disk where it is there."""
     place = detector_folder(pipeline, folder)
-    unfinished = place.parent / "unfinished"
     if place.exists():
-        fit.forget_stages(pipeline, place.parent)
-        passes.remove(unfinished)
+        _forget(pipeline, place.parent)
         return fit.restore(pipeline, place)
     detector, spent = make(pipeline, train, place.parent, label=category)
     for phase, value in spent.items():
@@ -349,9 +348,14 @@ def _member(pipeline, train, category, folder, make, seconds, earlier) -> knn.KN
         seconds[phase] = seconds.get(phase, 0.0) + value
         seconds["total"] += value
     fit.save(pipeline, detector, place)
-    fit.forget_stages(pipeline, place.parent)
-    passes.remove(unfinished)
+    _forget(pipeline, place.parent)
     return detector
+
+
+def _forget(pipeline: Pipeline, folder: pathlib.Path) -> None:
+    """Removes what only a detector that is not saved yet needs."""
+    stages.forget(pipeline, folder)
+    passes.remove(folder / "unfinished")
 
 
 def _normal(config, category: str):

@@ -1,6 +1,5 @@
 """The feature pass: patch descriptors of every image of a split, and their cache."""
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -107,10 +106,7 @@ def cached(
 
     if not there():
         # Runs that want the same at the same time wait for the first of them.
-        alone = (
-            locked(entry, waiting) if processes.first() else contextlib.nullcontext()
-        )
-        with alone:
+        with locked(entry, waiting):
             if not there():
                 if processes.first():
                     _compute_into(entry, key, compute)

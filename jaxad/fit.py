@@ -6,7 +6,7 @@ import functools
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -19,16 +19,15 @@ from jaxad import (
     memory_bank,
     models,
     processes,
-    results,
     rng,
     scores,
     sharding,
+    stages,
     train,
 )
-from jaxad.descriptors import describe, key_of, project, waiting
+from jaxad.descriptors import describe, key_of, project
 from jaxad.detectors import knn
-from jaxad.errors import InputError, writing
-from jaxad.locks import locked
+from jaxad.errors import InputError
 from jaxad.methods.base import Params
 from jaxad.passes import Pass, Passes
 from jaxad.pipeline import Pipeline
@@ -77,27 +76,30 @@ def train_together(tasks: Sequence[Task], size: int) -> list[dict[str, float]]:
 def _train_chunk(tasks: Sequence[Task]) -> dict[str, float]:
     seconds: dict[str, float] = {}
     stage, described, runs = tasks[0].pipeline.method.stages[0], {}, []
-    for task in tasks:
-        pipeline, split = task.pipeline, task.split
-        params: Params = {"backbone": pipeline.variables}
-        images = pipeline.fingerprint, split.version
-        if images not in described:
-            with (
-                timed(seconds, "features"),
-                unfinished(pipeline, task.folder) as passes,
-            ):
-                described[images] = describe(
-                    pipeline, params, split, task.label, passes
-                )
-        folder, _ = _stage_folder(pipeline, stage, split, task.folder)
-        seed = pipeline.config.seed
-        runs.append(train.Run(params, described[images], seed, folder))
-    _LOG.info("%s: %d heads together", stage.name, len(runs))
-    with timed(seconds, stage.name):
-        pipeline = tasks[0].pipeline
-        train.train_together(
-            stage, runs, options=_options(pipeline), mesh=pipeline.mesh
-        )
+    with contextlib.ExitStack() as kept:
+        for task in tasks:
+            pipeline, split = task.pipeline, task.split
+            params: Params = {"backbone": pipeline.variables}
+            images = pipeline.fingerprint, split.version
+            if images not in described:
+                with (
+                    timed(seconds, "features"),
+                    unfinished(pipeline, task.folder) as passes,
+                ):
+                    described[images] = describe(
+                        pipeline, params, split, task.label, passes
+                    )
+            folder = kept.enter_context(
+                stages.kept(pipeline, stage, split, task.folder)
+            )
+            seed = pipeline.config.seed
+            runs.append(train.Run(params, described[images], seed, folder))
+        _LOG.info("%s: %d heads together", stage.name, len(runs))
+        with timed(seconds, stage.name):
+            pipeline = tasks[0].pipeline
+            train.train_together(
+                stage, runs, options=_options(pipeline), mesh=pipeline.mesh
+            )
     return seconds
 
 
@@ -127,7 +129,6 @@ def fit(
 def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label: str):
     config, method, backbone = pipeline.config, pipeline.method, pipeline.backbone
     params: Params = {"backbone": pipeline.variables}
-    check(pipeline, split, label=label)
     textures = textures_of(pipeline)
     seconds = {"features": 0.0}
     descriptors = None  # of the backbone as it is now; computed when first needed
@@ -151,10 +152,10 @@ def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label:
                 **(processes.share() if shared else {}),
             )
             items = feed.Images(len(split), batches)
-        workdir, alone = _stage_folder(
-            pipeline, stage, split, folder, textures, waiting(passes)
+        kept = stages.kept(
+            pipeline, stage, split, folder, textures=textures, waiting=passes.point
         )
-        with timed(seconds, stage.name), alone:
+        with timed(seconds, stage.name), kept as workdir:
             params = train.train(
                 stage,
                 params,
@@ -310,70 +311,6 @@ def textures_of(pipeline: Pipeline) -> data.Split | None:
     return textures
 
 
-def _stage_folder(
-    pipeline: Pipeline,
-    stage,
-    split,
-    folder: pathlib.Path,
-    textures=None,
-    wait: Callable[[], None] = lambda: None,
-):
-    """In the run, or among the stages that runs have in common.
-
-    Returns:
-      (the folder, a context manager to train there in, alone).
-    """
-    config = pipeline.config
-    data_key = features.digest(
-        {
-            "images": split.version,
-            "textures": textures.version if textures and stage.textures else None,
-        }
-    )
-    first = stage is pipeline.method.stages[0]
-    if not (config.train.stage_cache and first and stage.fields):
-        _forget_other_images(folder / stage.name, data_key)
-        return folder / stage.name, contextlib.nullcontext()
-    key = {
-        "stage": stage.name,
-        "method": config.method.name,
-        "fields": {name: _plain(config.method[name]) for name in stage.fields},
-        "seed": config.seed,
-        "backbone": pipeline.fingerprint,
-        "dtype": config.backbone.dtype,
-        "data": data_key,
-        "batch_size": stage.batch_size,
-        "versions": results.versions(),
-    }
-    cache = pathlib.Path(config.train.stage_cache).expanduser()
-    shared = cache / f"{stage.name}-{features.digest(key)}"
-    return shared, _alone(shared, wait)
-
-
-def _forget_other_images(folder: pathlib.Path, key: str) -> None:
-    """Removes a stage's checkpoints if they saw other images than the split has."""
-    path = folder / "images"
-    if processes.first() and (not path.exists() or path.read_text() != key):
-        if checkpoint.remove(folder):
-            _LOG.warning("%s was trained on other images; it begins again", folder)
-        with writing(path):
-            folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(key)
-    processes.wait()
-
-
-@contextlib.contextmanager
-def _alone(folder: pathlib.Path, wait: Callable[[], None]):
-    """A run at a time: the next one finds the stage finished, or goes on with it."""
-    with locked(folder, wait) if processes.first() else contextlib.nullcontext():
-        processes.wait()
-        yield
-
-
-def _plain(field):
-    return field.to_dict() if hasattr(field, "to_dict") else field
-
-
 @contextlib.contextmanager
 def timed(seconds: dict[str, float], phase: str):
     """Adds the block's wall-clock seconds to `seconds[phase]`."""
@@ -422,14 +359,6 @@ def _coreset(
 
 
 # ---- On disk
-
-
-def forget_stages(pipeline: Pipeline, folder: pathlib.Path) -> None:
-    """Removes the checkpoints of a saved detector's stages, which are many times its
-    size. Their curves stay, and so does a stage that runs have in common."""
-    if processes.first():
-        for stage in pipeline.method.stages:
-            checkpoint.remove(folder / stage.name)
 
 
 def save(pipeline: Pipeline, detector: knn.KNN, folder: pathlib.Path) -> None:

@@ -104,19 +104,18 @@ def _initialise(coordinator, num_processes, process_id) -> bool:
             "--coordinator=ADDRESS:PORT, --num_processes and --process_id (from 0) "
             f"are all needed where no cluster tells them ({error})"
         ) from None
-    except RuntimeError as error:
-        if not isinstance(error, jax.errors.JaxRuntimeError):
-            # As where a pod may not ask Kubernetes who is with it.
-            raise InputError(
-                f"the cluster does not tell who takes part ({error}); give "
-                "--num_processes=1 to run alone, or --coordinator, --num_processes "
-                "and --process_id"
-            ) from None
+    except jax.errors.JaxRuntimeError as error:
         raise InputError(
             f"not all {num_processes or ''} processes have come together at "
             f"{coordinator or 'the coordinator'} within {_JOIN} seconds; start the "
             "same command on every host, each with another --process_id "
             f"({str(error).splitlines()[0]})"
+        ) from None
+    except RuntimeError as error:  # as where a pod may not ask who is with it
+        raise InputError(
+            f"the cluster does not tell who takes part ({error}); give "
+            "--num_processes=1 to run alone, or --coordinator, --num_processes and "
+            "--process_id"
         ) from None
     return True
 

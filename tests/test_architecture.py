@@ -25,6 +25,7 @@ FORBIDDEN = {
     "train": {"data", "detectors", "pipeline", *RUN},
     "pipeline": {"descriptors", "detectors", "train", "evaluate", *RUN},
     "descriptors": {"train", "evaluate", *RUN},
+    "stages": {"train", "evaluate", *RUN},
     "evaluate": {"train", *RUN},
     "fit": {"evaluate", *(RUN - {"fit"})},
     "experiment": {"extend", "main"},

@@ -87,7 +87,7 @@ def train_batches(
     if textures is not None:
         require_enough_textures(textures, batch_size)
     share = _share(batch_size, process, processes)
-    rows = _TrainRows(len(split), batch_size, share, seed)
+    rows = _TrainRows(len(split), batch_size, share, (seed,))
     item, start = _kept(split), start_step * len(share)
     if textures is None:
         return _batches(item, rows, len(share), start)
@@ -129,8 +129,9 @@ class _EvalRows:
 class _TrainRows:
     """The same, shuffled anew each epoch, without end."""
 
-    def __init__(self, n: int, batch_size: int, share: range, seed: int | tuple):
-        self._n, self._batch_size, self._share, self._seed = n, batch_size, share, seed
+    def __init__(self, n: int, batch_size: int, share: range, seeds: tuple):
+        self._n, self._batch_size, self._share = n, batch_size, share
+        self._seeds = seeds
 
     def __len__(self) -> int:
         return sys.maxsize
@@ -138,7 +139,7 @@ class _TrainRows:
     def __getitem__(self, item: int) -> tuple[int, bool]:
         step, place = divmod(item, len(self._share))
         epoch, step = divmod(step, self._n // self._batch_size)
-        order = _order(self._seed, epoch, self._n)
+        order = _order(self._seeds, epoch, self._n)
         return int(order[step * self._batch_size + self._share[place]]), True
 
 
@@ -157,8 +158,7 @@ class _Pairs:
 
 
 @functools.lru_cache(maxsize=4)
-def _order(seed: int | tuple, epoch: int, n: int) -> np.ndarray:
-    seeds = seed if isinstance(seed, tuple) else (seed,)
+def _order(seeds: tuple[int, ...], epoch: int, n: int) -> np.ndarray:
     return np.random.default_rng((*seeds, epoch)).permutation(n)
 
 
