@@ -187,8 +187,9 @@ def main() -> None:
     print(text, end="")
     print(f"{time.perf_counter() - start:.0f} s in all")
     if flags.out:
-        Path(f"{flags.out}.md").write_text(text)
+        # The plot first: without its library there is no table of another run beside it.
         plot(Path(f"{flags.out}.png"), curves, machine)
+        Path(f"{flags.out}.md").write_text(text)
 
 
 if __name__ == "__main__":
