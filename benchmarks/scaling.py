@@ -187,7 +187,7 @@ def main() -> None:
     print(text, end="")
     print(f"{time.perf_counter() - start:.0f} s in all")
     if flags.out:
-        # The plot first: without its library there is no table of another run beside it.
+        # First the plot, whose library may be missing: both are of one run.
         plot(Path(f"{flags.out}.png"), curves, machine)
         Path(f"{flags.out}.md").write_text(text)
 
