@@ -139,19 +139,14 @@ def pick(
     exact = np.zeros(b, bool)  # is `upper` the distance itself?
     picks = []
 
-    def distances(j, to):
-        return ((to - x[j]) ** 2).sum(1)
-
     def distance(j):
         if np.isinf(settled[j]):
-            settled[j] = distances(j, centres[near[j]]).min()
-            if settled[j] > rest[j]:
-                settled[j] = distances(j, centres).min()
+            settled[j] = _to_centres(x[j], centres, near[j], rest[j])
         value = settled[j]
         if picks:
             lower = norms[j] + norms[picks] - 2 * products[j, picks]
             close = lower - slack * (norms[j] + norms[picks]) < value
-            value = min(value, distances(j, x[picks][close]).min(initial=np.inf))
+            value = min(value, _squares(x[picks][close], x[j]).min(initial=np.inf))
         return value
 
     while len(picks) < most:
@@ -168,6 +163,34 @@ def pick(
         exact &= bound - error >= upper
         upper = np.minimum(upper, bound + error)
     return picks
+
+
+def farthest_of(
+    candidates: np.ndarray, centres: np.ndarray, near: np.ndarray, rest: np.ndarray
+) -> tuple[int, float]:
+    """The candidate farthest from the centres, the first of equal ones.
+
+    Args:
+      candidates, centres, near, rest: as `pick` takes them.
+
+    Returns:
+      (its position, its squared distance).
+    """
+    found = [
+        _to_centres(x, centres, *places)
+        for x, *places in zip(candidates.astype(np.float64), near, rest, strict=True)
+    ]
+    return int(np.argmax(found)), max(found)
+
+
+def _to_centres(x, centres, near, rest) -> float:
+    """Squared distance of a candidate, float64 [d], to the nearest centre."""
+    value = _squares(centres[near], x).min()
+    return value if value <= rest else _squares(centres, x).min()
+
+
+def _squares(rows: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return ((rows - x) ** 2).sum(1)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

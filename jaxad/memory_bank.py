@@ -97,7 +97,7 @@ def greedy_coreset(
 
     chosen = np.zeros(size, np.int32)
     rows = np.zeros((size, d), np.float32)
-    done, width, picks = 0, _CANDIDATES, starts
+    done, picks, alone = 0, starts, False
     bounds = coreset.Bounds(data, size, origin=data.take(starts[:1])[0])
     while True:
         first, done = done, done + len(picks)
@@ -107,28 +107,68 @@ def greedy_coreset(
             progress(done, size)
         if each_round is not None:
             each_round(chosen[:done])
-        picks = []
-        while not len(picks):
-            if done == size:
-                return chosen
-            index, upper, floor = bounds.farthest(width)
-            if upper.max() == 0:
-                return chosen  # only rows equal to chosen ones are left: index 0
-            candidates = data.take(index)
-            near, rest = bounds.near(candidates)
-            most = min(coreset.PICKS, size - done)
-            picks = coreset.pick(
-                candidates, upper, floor, rows[:done], near, rest, most
+        if done == size:
+            return chosen
+        most = min(coreset.PICKS, size - done)
+        picks, alone = _picks(data, bounds, rows[:done], most, alone)
+        if not len(picks):
+            return chosen  # only rows equal to chosen ones are left: index 0
+
+
+def _picks(
+    data: sharding.Rows,
+    bounds: coreset.Bounds,
+    centres: np.ndarray,
+    most: int,
+    alone: bool,
+) -> tuple[np.ndarray, bool]:
+    """The next picks of a greedy coreset, none once all rows equal chosen ones.
+
+    Args:
+      alone: what the round before said.
+
+    Returns:
+      (their indices, whether there is just one since no round could find any).
+    """
+    while True:
+        index, upper, floor = bounds.farthest(_CANDIDATES)
+        if upper.max() == 0:
+            return index[:0], False
+        candidates = data.take(index)
+        near, rest = bounds.near(candidates)
+        picks = coreset.pick(candidates, upper, floor, centres, near, rest, most)
+        if picks:
+            return index[picks], False
+        # More rows than candidates look equally far. If they are equal, one pick settles
+        # all of them; if they lie closer together than products can see, none does.
+        if bounds.direct or not alone:
+            pick = _farthest(data, bounds, centres)
+            if pick is not None:
+                return np.array([pick]), True
+        bounds.look_closely()
+
+
+def _farthest(data, bounds, centres) -> int | None:
+    """One pick, from all rows that could be the farthest.
+
+    None if they are too many for bounds that could be closer.
+    """
+    width = _CANDIDATES
+    while bounds.direct or width <= _BLOCK:
+        index, _, floor = bounds.farthest(width)
+        pick, best = -1, -1.0
+        for at in range(0, len(index), _CANDIDATES):
+            part = index[at : at + _CANDIDATES]
+            candidates = data.take(part)
+            found, value = coreset.farthest_of(
+                candidates, centres, *bounds.near(candidates)
             )
-            if picks:
-                picks = index[picks]
-            else:
-                # Clusters are tighter than products can see, or more distances are
-                # equal than there are candidates.
-                if not bounds.direct:
-                    bounds.look_closely()
-                else:
-                    width *= 2
+            if value > best:
+                pick, best = part[found], value
+        if best > floor:
+            return pick
+        width *= 2
+    return None
 
 
 def covered_coreset(

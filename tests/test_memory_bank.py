@@ -92,6 +92,22 @@ class TestManyBlocks:
         assert len(np.unique(x[got[:different]], axis=0)) == different
         assert got[different:].tolist() == [0] * (200 - different)
 
+    def test_coreset_with_more_equal_rows_than_candidates(self, monkeypatch):
+        looked_at, pick = [], coreset.pick
+
+        def counted(candidates, *others):
+            looked_at.append(len(candidates))
+            return pick(candidates, *others)
+
+        monkeypatch.setattr(coreset, "pick", counted)
+        x = cloud("normal", n=1500)
+        x[200:900], x[900:1200] = x[3] + 30, x[5] - 20
+        # And a heap too tight for products, behind rows that are clear.
+        x[1200:] = x[7] + 9 + 1e-6 * (x[1200:] - x[7])
+        got = greedy_coreset(x, 250, start=17)
+        assert got.tolist() == textbook_coreset(x, 250, start=17)
+        assert max(looked_at) == 100
+
     def test_coreset_tells_its_progress(self):
         seen = []
         greedy_coreset(cloud("normal"), 200, progress=lambda *at: seen.append(at))
