@@ -95,6 +95,10 @@ def greedy_coreset(
     fixed = 4 * (d * (size + coreset.PICKS) + -(-n // mesh.size)) + _SCRATCH
     data = _place("features", features, mesh, max_device_bytes, fixed)
 
+    def check(first, _, part):
+        _checked("features", part, (n, d), first)  # not returned, lest all be held
+
+    data.map(check)
     chosen = np.zeros(size, np.int32)
     rows = np.zeros((size, d), np.float32)
     done, picks, alone = 0, starts, False
@@ -139,8 +143,8 @@ def _picks(
         picks = coreset.pick(candidates, upper, floor, centres, near, rest, most)
         if picks:
             return index[picks], False
-        # More rows than candidates look equally far. If they are equal, one pick settles
-        # all of them; if they lie closer together than products can see, none does.
+        # More rows than candidates look equally far. If they are equal, one pick
+        # settles all; if they lie closer together than products can see, none does.
         if bounds.direct or not alone:
             pick = _farthest(data, bounds, centres)
             if pick is not None:
@@ -282,6 +286,7 @@ def nearest(
 
         def part(first, count, rows):
             nonlocal best
+            _checked("bank", rows, bank.shape, first)
             square, index = find(queries, rows, count, mesh=mesh, spread="bank")
             found = square, index + first
             best = found if best is None else _merge(best, found, k)
@@ -335,7 +340,7 @@ def _mesh_of(x) -> Mesh:
 def _place(
     name: str, x, mesh: Mesh, max_bytes: int | None, fixed: int
 ) -> sharding.Rows:
-    """x on the devices, in as many parts as keep within the bytes; checked."""
+    """x on the devices, in as many parts as keep within the bytes."""
     n, d = x.shape
     length = n
     if max_bytes is not None:
@@ -349,13 +354,7 @@ def _place(
             )
         if length < n and isinstance(x, jax.Array):
             x = np.asarray(x)
-    rows = sharding.Rows(x, mesh, min(length, n))
-
-    def check(first, _, part):
-        _checked(name, part, x.shape, first)  # not returned, lest all parts be held
-
-    rows.map(check)
-    return rows
+    return sharding.Rows(x, mesh, min(length, n))
 
 
 def _checked(name: str, x: jax.Array, shape: tuple[int, ...], first: int = 0):
