@@ -124,6 +124,13 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
         del fields[f"config.{place}"]
     processes.require_same(fields | results.versions())
     folder = pathlib.Path(workdir)
+    for name, place in (
+        ("--workdir", workdir),
+        ("config.feature_cache", config.feature_cache),
+        ("config.train.stage_cache", config.train.stage_cache),
+    ):
+        if place:
+            processes.require_shared(pathlib.Path(place).expanduser(), name)
     categories = data.categories(config.dataset)
     members = pipeline_lib.members(config)
     # Each host has looked for textures on its own disk.
@@ -152,12 +159,6 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     # Not before all this has worked: a folder with a config belongs to that run.
     processes.wait()
     results.write_json(folder / "config.json", members[0].to_dict())
-    processes.wait()
-    if not (folder / "config.json").exists():
-        raise InputError(
-            f"--workdir={folder} is not the folder that process 0 writes to; name one "
-            "on a file system that all hosts share"
-        )
     return _Run(folder, categories, pipelines)
 
 

@@ -113,11 +113,6 @@ def cached(
                 else:
                     compute(_one_row)
                 processes.wait()
-    if not (entry / "features.npy").exists():
-        raise InputError(
-            f"config.feature_cache={folder} is not the folder that process 0 writes "
-            "to; name one on a file system that all hosts share"
-        )
     return np.load(entry / "features.npy", mmap_mode="r")
 
 

@@ -17,8 +17,9 @@ import traceback
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 
-from jaxad import processes
+from jaxad import processes, sharding
 from jaxad.errors import InputError, Preempted
 
 _POLL = 1.0  # seconds
@@ -67,6 +68,7 @@ def joined(
         yield
         return
     listener = _Listener()
+    _connect()
     try:
         yield
     except BaseException as error:
@@ -118,6 +120,15 @@ def _initialise(coordinator, num_processes, process_id) -> bool:
             "--process_id"
         ) from None
     return True
+
+
+def _connect() -> None:
+    """The first collectives among processes, and among devices, of which each connects
+    all: on CPUs they fail where some come half a minute after others."""
+    processes.wait()
+    processes.gather(None)
+    mesh = sharding.make_mesh()
+    sharding.fetch(sharding.split_rows(np.zeros(mesh.size, np.float32), mesh))
 
 
 class _Listener:

@@ -5,9 +5,11 @@ images. The first one alone writes; nobody reads what it has not finished.
 """
 
 import contextlib
+import pathlib
 import pickle
 import signal
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 
 import jax
@@ -18,7 +20,7 @@ from jax._src import distributed
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from jaxad.errors import InputError
+from jaxad.errors import InputError, writing
 
 _FOREVER = 2**31 - 1  # milliseconds
 _waits = 0  # so far; the same in all processes
@@ -73,6 +75,35 @@ def require_same(values: dict[str, object]) -> None:
                 f"process {process} differs from process 0 in {', '.join(differing)}; "
                 "start the same command with the same files and versions on every host"
             )
+
+
+def require_shared(folder: pathlib.Path, name: str) -> None:
+    """Raises InputError where a process does not see the first one's folder.
+
+    Disks of their own could hold other states of one run, and the processes would then
+    wait for each other at different places.
+
+    Args:
+      folder: made if need be.
+      name: what the user calls it.
+    """
+    if jax.process_count() == 1:
+        return
+    # A name that no host has asked for before is in no cache of a network's files.
+    token = folder / gather(f".{uuid.uuid4().hex}")[0]
+    if first():
+        with writing(folder, name):
+            folder.mkdir(parents=True, exist_ok=True)
+            token.touch()
+    wait()
+    blind = [process for process, sees in enumerate(gather(token.exists())) if not sees]
+    if first():
+        token.unlink()
+    if blind:
+        raise InputError(
+            f"{name}={folder} is another folder on process {blind[0]} than on process "
+            "0; name one on a file system that all hosts share"
+        )
 
 
 def decided(answer: bool) -> bool:

@@ -152,7 +152,7 @@ def test_training_stops_at_the_same_step_and_ends_in_the_same_bytes(tmp_path):
 
 # Joins, does what the test says, and then waits in a collective for the other.
 SCRIPT = """
-    import os, signal, sys, time
+    import os, pathlib, signal, sys, time
     import jax, numpy as np
     from jaxad import launch, processes, sharding
     from jaxad.errors import InputError
@@ -191,6 +191,18 @@ def test_who_joins_with_another_config_is_named():
     assert codes == [2, 2], errors
     for error in errors:
         assert "process 1 differs from process 0 in config.seed (1, there 0)" in error
+
+
+def test_disks_of_their_own_are_named(tmp_path):
+    there = f"pathlib.Path({str(tmp_path)!r})"
+    codes, errors = fail(
+        f"processes.require_shared({there} / 'both', 'one');"
+        f"processes.require_shared({there} / str(process), 'two')"
+    )
+    assert codes == [2, 2], errors
+    for error in errors:
+        assert f"two={tmp_path}" in error and "is another folder on process 1" in error
+    assert [list(folder.iterdir()) for folder in sorted(tmp_path.iterdir())] == [[], []]
 
 
 def test_a_process_that_dies_takes_the_run_down():
