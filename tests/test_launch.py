@@ -16,7 +16,7 @@ import pytest
 import test_passes
 from test_passes import compiled, images, whole  # noqa: F401
 
-from jaxad import launch
+from jaxad import experiment, launch
 from jaxad.errors import InputError, Preempted
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -97,6 +97,26 @@ def test_two_processes_end_in_the_bytes_of_one(
     assert codes == [0, 0], errors
     test_passes.same_run(tmp_path / "run", whole)
     assert "things (1 of 1)" in errors[0] and "things (1 of 1)" not in errors[1]
+
+
+def test_two_processes_with_a_budget_a_cache_and_neighbours(
+    images,  # noqa: F811
+    compiled,  # noqa: F811
+    tmp_path,
+):
+    config = test_passes.make_config(images, cache=tmp_path / "cache of one")
+    fields = {
+        "detector.image_score": "reweighted",
+        "detector.reweight_neighbours": 3,
+        "detector.max_device_bytes": 269_490_500,  # the bank in five parts
+    }
+    config.update_from_flattened_dict(fields)
+    experiment.run(config, str(tmp_path / "one"))
+    given = arguments(images, compiled, tmp_path / "two")
+    given += [f"--config.{name}={value}" for name, value in fields.items()]
+    codes, errors = end(start(MAIN, *given, f"--config.feature_cache={tmp_path / 'c'}"))
+    assert codes == [0, 0], errors
+    test_passes.same_run(tmp_path / "two", tmp_path / "one")
 
 
 TRAIN = """
