@@ -14,6 +14,10 @@ References:
   NSA (in `jaxad.augment.nsa`): Schlüter et al., ECCV 2022 (arXiv:2109.15222).
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -169,14 +173,27 @@ def vary_texture(key: jax.Array, texture: jax.Array) -> jax.Array:
 
 
 def cutpaste(
-    key: jax.Array, image: jax.Array, *, jitter: float = 0.1
+    key: jax.Array,
+    image: jax.Array,
+    *,
+    patch: Mapping[str, Any] = MappingProxyType({}),
+    scar: Mapping[str, Any] = MappingProxyType({}),
+    jitter: float = 0.1,
 ) -> tuple[jax.Array, jax.Array]:
-    """`cutpaste_patch` or `cutpaste_scar`, half of the time each."""
+    """`cutpaste_patch` or `cutpaste_scar`, half of the time each.
+
+    Args:
+      key, image, jitter: as both take them.
+      patch, scar: what else they take.
+
+    Returns:
+      Image [H, W, 3] and mask [H, W].
+    """
     choice_key, patch_key, scar_key = jax.random.split(key, 3)
-    patch = cutpaste_patch(patch_key, image, jitter=jitter)
-    scar = cutpaste_scar(scar_key, image, jitter=jitter)
+    patched = cutpaste_patch(patch_key, image, jitter=jitter, **patch)
+    scarred = cutpaste_scar(scar_key, image, jitter=jitter, **scar)
     choice = jax.random.bernoulli(choice_key)
-    return jax.tree.map(lambda a, b: jnp.where(choice, a, b), patch, scar)
+    return jax.tree.map(lambda a, b: jnp.where(choice, a, b), patched, scarred)
 
 
 def cutpaste_patch(

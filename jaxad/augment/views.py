@@ -48,6 +48,7 @@ def weak_view(
     image: jax.Array,
     *,
     scale: tuple[float, float] = (0.8, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
     jitter: float = 0.1,
     flip: bool = False,
 ) -> jax.Array:
@@ -56,7 +57,7 @@ def weak_view(
     Args:
       key: random key.
       image: [H, W, 3].
-      scale: of `random_resized_crop`.
+      scale, ratio: of `random_resized_crop`.
       jitter: all four strengths of `colour_jitter`.
       flip: mirror half of the views; for categories that are symmetric.
 
@@ -64,7 +65,7 @@ def weak_view(
       [H, W, 3], clipped to [0, 1].
     """
     crop_key, jitter_key, flip_key = jax.random.split(key, 3)
-    image = random_resized_crop(crop_key, image, scale=scale)
+    image = random_resized_crop(crop_key, image, scale=scale, ratio=ratio)
     if flip:
         image = random_flip(flip_key, image)
     image = colour.colour_jitter(

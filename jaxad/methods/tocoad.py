@@ -22,7 +22,7 @@ import ml_collections
 import optax
 
 from jaxad import config as config_lib
-from jaxad import losses, models, patches, rng
+from jaxad import losses, models, optim, patches, rng
 from jaxad.augment import anomalies, views
 from jaxad.errors import InputError
 from jaxad.methods.base import Backbone, Method, Stage, identity
@@ -53,7 +53,11 @@ def fields() -> ml_collections.ConfigDict:
             # the first of these that is there.
             texture="auto",
             perlin=dict(max_blend=0.8, unchanged=0.5, rotate_image=0.0),
-            cutpaste=dict(jitter=0.1),
+            cutpaste=dict(
+                jitter=0.1,
+                patch=dict(area=(0.02, 0.15), aspect=(0.3, 1 / 0.3)),
+                scar=dict(width=(2.0, 16.0), height=(10.0, 25.0), rotation=45.0),
+            ),
             nsa=dict(
                 half_height=(0.03, 0.4),
                 half_width=(0.03, 0.4),
@@ -66,8 +70,9 @@ def fields() -> ml_collections.ConfigDict:
                 min_overlap=0.25,
             ),
             # ---- Discriminative network D and its loss
-            # Residual blocks a stage, and "none" or "unet" skip connections (ours).
-            decoder=dict(depths=(3, 4, 6), skip="none"),
+            # Residual blocks a stage, "none" or "unet" skip connections, channels of
+            # its head (ours).
+            decoder=dict(depths=(3, 4, 6), skip="none", head_width=64),
             # The paper's best cell. gamma = 0 is half the cross-entropy.
             focal=dict(alpha=0.5, gamma=2.0),
             # ---- Stage I (all ours)
@@ -75,15 +80,19 @@ def fields() -> ml_collections.ConfigDict:
                 batch_size=16,
                 epochs=100,
                 min_steps=2000,
-                # Adam; times 0.2 at 80 % and at 90 % of the steps.
+                # Adam; times `drop` at these shares of the steps, as DRAEM does.
                 learning_rate=1e-4,
+                drop=0.2,
+                drop_at=(0.8, 0.9),
             ),
             # ---- Stage II
             # Levels of the contrastive loss. The paper's best is "3 and 4", read as
             # these two (ours); the other reading is layer2 and layer3.
             levels=("layer3", "layer4"),
-            # "simsiam" is the paper's; "ntxent" contrasts with the batch's images.
+            # "simsiam" is the paper's; "ntxent" contrasts with the batch's images, at
+            # a temperature (ours).
             contrastive="simsiam",
+            temperature=0.5,
             # How the frozen D guides (ours): "gradient", its loss on synthetic
             # anomalies flows into F; "feature", views are pushed from what it shows.
             guide="gradient",
@@ -93,8 +102,9 @@ def fields() -> ml_collections.ConfigDict:
             lambda_neg=100.0,
             # Widths are SimSiam's; "batch" or "layer" normalisation (ours).
             heads=dict(width=2048, bottleneck=512, norm="batch"),
-            # Weak views of a normal image (ours); flip only what is symmetric.
-            views=dict(scale=(0.8, 1.0), jitter=0.1, flip=False),
+            # Weak views of a normal image (ours): a crop's share of the area and width
+            # over height, colours; flip only what is symmetric.
+            views=dict(scale=(0.8, 1.0), ratio=(3 / 4, 4 / 3), jitter=0.1, flip=False),
             # All ours. Adam with L2 decay, cosine to 0.
             ncl=dict(
                 batch_size=32,
@@ -212,7 +222,7 @@ def _discriminative_pretraining(options, backbone: Backbone, image_size) -> Stag
         (loss, (statistics, logits)), grads = jax.value_and_grad(loss_of, has_aux=True)(
             params, statistics, maps, mask
         )
-        rate = options.dnp.learning_rate * _two_drops(batch["progress"])
+        rate = _dropped(options.dnp, batch["progress"])
         updates, optimiser_state = optimiser.update(grads, state["optimiser"])
         params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
         state = {
@@ -249,9 +259,10 @@ def _discriminative_pretraining(options, backbone: Backbone, image_size) -> Stag
     )
 
 
-def _two_drops(progress):
-    """The learning rate's factor: times 0.2 at 80 % and at 90 % (ours, as DRAEM)."""
-    return jnp.where(progress < 0.8, 1.0, jnp.where(progress < 0.9, 0.2, 0.04))
+def _dropped(fields, progress):
+    """The learning rate, `fields.drop` times smaller at each of `fields.drop_at`."""
+    drops = sum((progress >= share).astype(jnp.float32) for share in fields.drop_at)
+    return fields.learning_rate * fields.drop**drops
 
 
 # -----------------------------------------------------------------------------
@@ -351,7 +362,7 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
         updates, optimiser_state = optimiser.update(
             grads, state["optimiser"], state["learnt"]
         )
-        fall = 0.5 * (1 + jnp.cos(jnp.pi * batch["progress"]))
+        fall = optim.cosine(batch["progress"])
         learnt = {
             part: jax.tree.map(
                 lambda p, u, rate=rate: p - rate * fall * u,
@@ -405,7 +416,8 @@ def _contrast(options, p1, p2, z1, z2):
     """L_con, the mean over levels."""
     if options.contrastive == "simsiam":
         return _mean(losses.simsiam_loss, p1, p2, z1, z2)
-    return _mean(losses.ntxent_loss, z1, z2)
+    loss = functools.partial(losses.ntxent_loss, temperature=options.temperature)
+    return _mean(loss, z1, z2)
 
 
 def _repel(p1, p2, n, *, there):
@@ -450,7 +462,10 @@ def _generator(options) -> Callable:
     """
     name = options.generator
     source = "images" if name == "nsa" else options.texture
-    constants = options[name.split("_")[0]].to_dict()
+    family, _, kind = name.partition("_")
+    constants = options[family].to_dict()
+    if kind:  # one of CutPaste's two
+        constants = {"jitter": constants["jitter"], **constants[kind]}
     generate = functools.partial(getattr(anomalies, name), **constants)
 
     def apply(key, batch):
@@ -490,11 +505,7 @@ def _discriminator(options, backbone: Backbone, image_size) -> decoder.InverseNe
             f"config.backbone.name={backbone.name} has no {', '.join(missing)}, which "
             "ToCoAD's discriminative network inverts; choose a convolutional backbone"
         )
-    return decoder.build(
-        [maps[level] for level in LEVELS],
-        depths=options.decoder.depths,
-        skip=options.decoder.skip,
-    )
+    return decoder.build([maps[level] for level in LEVELS], **options.decoder)
 
 
 def _levels(backbone: Backbone, variables, images):
@@ -562,6 +573,23 @@ def _check(options) -> None:
         "method.decoder.depths",
         depths,
         "three numbers of 1 or more",
+    )
+    background = tuple(options.nsa.background)
+    config_lib.require(
+        len(background) in (0, 2),
+        "method.nsa.background",
+        background,
+        "a brightness and a tolerance, or ()",
+    )
+    shares = tuple(options.dnp.drop_at)
+    config_lib.require(
+        all(0 < share < 1 for share in shares),
+        "method.dnp.drop_at",
+        shares,
+        "shares of the steps between 0 and 1",
+    )
+    config_lib.require(
+        options.temperature > 0, "method.temperature", options.temperature, "above 0"
     )
     alpha = options.focal.alpha
     config_lib.require(0 <= alpha <= 1, "method.focal.alpha", alpha, "between 0 and 1")

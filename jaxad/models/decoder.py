@@ -114,6 +114,7 @@ def build(
     *,
     depths: Sequence[int] = (3, 4, 6),
     skip: str = "none",
+    head_width: int = 64,
 ) -> InverseNetwork:
     """The inverse of a backbone with the four `levels` [b, h_l, w_l, c_l].
 
@@ -129,4 +130,4 @@ def build(
                 "another config.backbone.name"
             )
     widths = tuple(level.shape[3] for level in levels[:3])
-    return InverseNetwork(widths, tuple(depths), skip)
+    return InverseNetwork(widths, tuple(depths), skip, head_width)

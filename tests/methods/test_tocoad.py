@@ -112,10 +112,32 @@ def test_stage_one_teaches_the_discriminator_and_leaves_the_backbone():
 
 
 def test_the_learning_rate_drops_twice():
+    fields = tocoad.fields().dnp
+    fields.learning_rate = 10.0
     progress = jnp.asarray([0.0, 0.79, 0.8, 0.89, 0.9, 1.0])
     np.testing.assert_allclose(
-        tocoad._two_drops(progress), [1, 1, 0.2, 0.2, 0.04, 0.04], rtol=1e-6
+        tocoad._dropped(fields, progress), [10, 10, 2, 2, 0.4, 0.4], rtol=1e-6
     )
+    fields.update(drop_at=(), drop=0.5)
+    assert float(tocoad._dropped(fields, jnp.float32(1.0))) == 10.0
+
+
+@pytest.mark.parametrize(
+    "generator, changes, area",
+    [
+        ("cutpaste_patch", {"patch.area": (0.25, 0.25), "patch.aspect": (1.0, 1.0)}, 1),
+        ("cutpaste_scar", {"scar.width": (16.0, 16.0), "scar.rotation": 0.0}, 0.625),
+    ],
+)
+def test_the_generators_constants_are_fields(generator, changes, area):
+    options = tocoad.fields()
+    options.generator = generator
+    options.cutpaste.update_from_flattened_dict(changes)
+    options.cutpaste.scar.height = (10.0, 10.0)
+    batch = {"image": jnp.zeros((4, 32, 32, 3)), "index": jnp.arange(4)}
+    _, mask = tocoad._generator(options)(jax.random.key(0), batch)
+    # In units of 16 x 16 pixels.
+    np.testing.assert_allclose(mask.sum((1, 2)), 256 * area, rtol=0.15)
 
 
 @functools.cache
@@ -281,6 +303,9 @@ def test_the_texture_source_is_the_first_that_is_there(there, changes, settled):
         (dict(decoder__depths=(1, 0, 1)), "decoder.depths"),
         (dict(focal__alpha=1.5), "method.focal.alpha"),
         (dict(focal__gamma=-1.0), "method.focal.gamma"),
+        (dict(nsa__background=(200.0,)), "method.nsa.background"),
+        (dict(dnp__drop_at=(0.8, 1.0)), "method.dnp.drop_at"),
+        (dict(temperature=0.0), "method.temperature"),
     ],
     ids=str,
 )
