@@ -140,16 +140,10 @@ def test_the_generators_constants_are_fields(generator, changes, area):
     np.testing.assert_allclose(mask.sum((1, 2)), 256 * area, rtol=0.15)
 
 
-@functools.cache
-def after_stage_two(lambda_neg, guide="gradient"):
-    params, _ = after_stage_one()
-    _, ncl = stages(lambda_neg=lambda_neg, guide=guide, texture="noise")
-    return run(ncl, params, 2), ncl
-
-
 def test_stage_two_moves_the_backbone_only():
     params, _ = after_stage_one()
-    (state, _), ncl = after_stage_two(1.0)
+    _, ncl = stages(texture="noise")
+    state, _ = run(ncl, params, 2)
     assert equal(state["frozen"]["discriminator"], params["discriminator"])
     assert equal(state["frozen"]["batch_stats"], params["backbone"]["batch_stats"])
     moved = jax.tree.map(
@@ -164,14 +158,7 @@ def test_stage_two_moves_the_backbone_only():
 
 
 def test_the_guides_gradient_reaches_the_backbone():
-    (guided, _), _ = after_stage_two(1.0)
-    (alone, _), _ = after_stage_two(0.0)
-    kernels = (s["learnt"]["backbone"]["conv1"]["kernel"] for s in (guided, alone))
-    assert np.abs(np.subtract(*kernels)).max() > 0
-
-
-def test_the_gradient_guide_alone_is_the_discriminators_loss():
-    """A heavy guide lowers what D misses; its loss on the same anomalies falls."""
+    """D stands still, so only F can lower its loss on the same anomalies."""
     params, _ = after_stage_one()
     _, ncl = stages(
         lambda_neg=1000.0, texture="noise", perlin__unchanged=0.0,
