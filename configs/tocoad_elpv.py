@@ -20,7 +20,7 @@ def get_config(arg=None):
     config.dataset.image_size = (128, 128)
     config.method = tocoad.fields()
     config.method.heads.update(width=512, bottleneck=128)
-    # The deepest map is 4 x 4 here: D sees more with skips (docs/tocoad.md).
+    # The deepest map is 4 x 4 here: without skips D guides to nothing (docs/tocoad.md).
     config.method.decoder.skip = "unet"
     config.method.dnp.update(epochs=0, min_steps=600, learning_rate=1e-3)
     config.method.ncl.update(batch_size=16, epochs=0, min_steps=150)
