@@ -124,8 +124,8 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
         del fields[f"config.{place}"]
     processes.require_same(fields | results.versions())
     folder = pathlib.Path(workdir)
+    processes.require_shared(folder, "--workdir")
     for name, place in (
-        ("--workdir", workdir),
         ("config.feature_cache", config.feature_cache),
         ("config.train.stage_cache", config.train.stage_cache),
     ):

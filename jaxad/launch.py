@@ -68,8 +68,8 @@ def joined(
         yield
         return
     listener = _Listener()
-    _connect()
     try:
+        _connect()
         yield
     except BaseException as error:
         if not isinstance(error, Preempted):
