@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxad import distances, sharding
+from jaxad.rows import Placed, Span
 from jaxad.sharding import REPLICATED as SAME
 from jaxad.sharding import ROWS
 
@@ -21,7 +22,7 @@ _NEAR = 4  # centres a candidate is compared with before all of them
 class Bounds:
     """Upper bounds on every row's squared distance to the centres, on the devices."""
 
-    def __init__(self, data: sharding.Rows, size: int, origin: np.ndarray):
+    def __init__(self, data: Placed, size: int, origin: np.ndarray):
         self.data, self.mesh = data, data.mesh
         self.origin = sharding.replicate(origin, self.mesh)
         empty = np.zeros((size + PICKS, len(origin)), np.float32)
@@ -32,10 +33,11 @@ class Bounds:
 
     def _reset(self) -> None:
         self.upper = []
-        for _, count in self.data.spans:
-            upper = np.full(self.data.length, -np.inf, np.float32)  # padding stays so
-            upper[:count] = np.inf
-            self.upper.append(sharding.split_rows(upper, self.mesh, fill=-np.inf))
+        for span in self.data.spans:
+            places = np.arange(span.layout.devices * span.layout.height)
+            there = span.layout.index(places) < span.count
+            upper = np.where(there, np.inf, -np.inf)  # which an empty place keeps
+            self.upper.append(sharding.split_rows(upper.astype(np.float32), self.mesh))
 
     def lower(self, centres: np.ndarray) -> None:
         """Takes in new centres [c, d]."""
@@ -54,15 +56,15 @@ class Bounds:
         self._cover(0, self.count)
 
     def _cover(self, first: int, stop: int) -> None:
-        span = np.array([first, stop], np.int32)
+        new, uppers = np.array([first, stop], np.int32), iter(self.upper)
 
-        def part(at, _, rows):
+        def part(_: Span, rows: jax.Array):
             return _cover(
-                self.upper[at // self.data.length],
+                next(uppers),
                 rows,
                 self.origin,
                 self.centres,
-                span,
+                new,
                 mesh=self.mesh,
                 direct=self.direct,
             )
@@ -77,16 +79,15 @@ class Bounds:
           outside, -1 if there are none.
         """
         tops = [_top(upper, width + 1, mesh=self.mesh) for upper in self.upper]
-        starts = [first for first, _ in self.data.spans]
         upper = np.concatenate([np.asarray(top, np.float64) for top, _ in tops])
         index = np.concatenate(
             [
-                np.asarray(at) + first
-                for (_, at), first in zip(tops, starts, strict=True)
+                span.layout.index(np.asarray(places)) + span.first
+                for (_, places), span in zip(tops, self.data.spans, strict=True)
             ]
         )
-        order = np.argsort(-upper, kind="stable")
-        order = order[upper[order] >= 0][: width + 1]  # padding is below zero
+        order = np.lexsort((index, -upper))
+        order = order[upper[order] >= 0][: width + 1]  # an empty place is below zero
         floor = -1.0
         if len(order) > width:
             order, floor = order[:-1], upper[order[-1]]

@@ -10,6 +10,7 @@ from jaxad.detectors import knn
 from jaxad.methods.base import Method, Params, identity
 from jaxad.passes import Passes
 from jaxad.pipeline import Pipeline
+from jaxad.rows import BlockCyclic, Stack
 
 
 def describe(
@@ -19,8 +20,12 @@ def describe(
     label: str,
     passes: Passes,
     name: str = "features",
-) -> np.ndarray:
-    """Descriptors of all images of a split, from the cache where they may be.
+) -> np.ndarray | BlockCyclic:
+    """Descriptors of all images of a split.
+
+    They come from the cache where they may be, and are mapped from its file. Elsewhere
+    they stay on the devices that compute them, or are brought to the host under a
+    memory budget.
 
     Args:
       params: as the stages so far have left them.
@@ -28,59 +33,53 @@ def describe(
       passes: what is not finished is kept there, under `name`.
 
     Returns:
-      [n, h, w, c], before the method's learnt map.
+      Patches [n·h·w, c].
     """
     keep = passes.start(name, key_of(pipeline, params, split))
 
-    def compute(**options):
-        return features.extract(
-            lambda images: knn.features(
-                pipeline.method, pipeline.backbone, params, pipeline.place(images)
-            ),
-            split,
-            pipeline.images_a_call,
-            label=f"{label}: features",
-            keep=keep,
-            **options,
-        )
+    def features_of(images):
+        images = pipeline.place(images)
+        return knn.features(pipeline.method, pipeline.backbone, params, images)
 
-    if not _may_be_cached(pipeline, params):
-        return compute()
-    key, folder = _cache_key(pipeline, split), _cache_folder(pipeline)
-    cached = features.cached(
-        folder, key, lambda empty: compute(empty=empty), passes.point
-    )
-    keep.drop()
-    return cached
+    arguments = features_of, split, pipeline.images_a_call
+    options = {"label": f"{label}: features", "keep": keep}
+    if _may_be_cached(pipeline, params):
+        found = features.cached(
+            _cache_folder(pipeline),
+            _cache_key(pipeline, split),
+            lambda empty: features.extract(*arguments, empty=empty, **options),
+            passes.point,
+        )
+        keep.drop()
+    elif pipeline.config.detector.max_device_bytes:
+        found = features.extract(*arguments, **options)
+    else:
+        return features.extract_in_place(*arguments, mesh=pipeline.mesh, **options)
+    return found.reshape(-1, found.shape[-1])
 
 
 def patches(
     pipeline: Pipeline, params: Params, splits, passes: Passes, *, label: str
-) -> np.ndarray:
-    """Projected patches [n·h·w, d] of all images of the splits, in their order."""
-    parts = [
+) -> list[np.ndarray | BlockCyclic]:
+    """Projected patches [n·h·w, d] of all images, for each of the splits."""
+    return [
         project(
             pipeline.method,
             params,
             describe(pipeline, params, split, label, passes, f"features-{i}"),
-            pipeline.config.batch_size,
         )
         for i, split in enumerate(splits)
     ]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def project(method: Method, params: Params, descriptors, batch_size) -> np.ndarray:
-    """Descriptors through the learnt map, as rows [n·h·w, d]."""
-    if method.project is not identity:
-        project = jax.jit(method.project)
-        descriptors = np.concatenate(
-            [
-                np.asarray(project(params, descriptors[start : start + batch_size]))
-                for start in range(0, len(descriptors), batch_size)
-            ]
-        )
-    return descriptors.reshape(-1, descriptors.shape[-1])
+def project(
+    method: Method, params: Params, patches: np.ndarray | BlockCyclic
+) -> np.ndarray | BlockCyclic:
+    """Patches [n, c] through the learnt map, where they are: [n, d]."""
+    if method.project is identity:
+        return patches
+    (projected,) = Stack([patches]).map(method.project, params).parts
+    return projected
 
 
 def key_of(pipeline: Pipeline, params: Params, *splits) -> str:

@@ -45,6 +45,7 @@ from jaxad.detectors import knn
 from jaxad.errors import InputError, did_you_mean
 from jaxad.passes import Passes
 from jaxad.pipeline import Pipeline
+from jaxad.rows import Stack
 
 _LOG = logging.getLogger("jaxad.extend")  # also where it is the command
 
@@ -171,15 +172,12 @@ def extend(
     seconds: dict[str, float] = {}
     splits = [*(old or ()), added]
     with fit.timed(seconds, "features"):
-        if mode == "exact":
-            rows, kept = (
-                descriptors.patches(pipeline, params, splits, passes, label=label),
-                0,
-            )
-            new = rows[len(rows) // (count + len(added)) * count :]
-        else:
-            new = descriptors.patches(pipeline, params, [added], passes, label=label)
-            rows, kept = np.concatenate([bank, new]), len(bank)
+        described = splits if mode == "exact" else [added]
+        parts = descriptors.patches(pipeline, params, described, passes, label=label)
+        new, kept = Stack(parts[-1:]), 0
+        if mode == "fast":
+            parts, kept = [bank, *parts], len(bank)
+        rows = Stack(parts)
     patches = len(new) // len(added) * (count + len(added))
     size = knn.coreset_size(config.coreset.ratio, patches)
     size = min(max(size, kept), len(rows))
@@ -201,8 +199,10 @@ def extend(
             if old and all(
                 descriptors.is_cached(pipeline, params, split) for split in old
             ):
-                rows = descriptors.patches(pipeline, params, old, passes, label=label)
-                of_old = memory_bank.covering_radius(rows, extended.bank, **places)
+                parts = descriptors.patches(pipeline, params, old, passes, label=label)
+                of_old = memory_bank.covering_radius(
+                    Stack(parts), extended.bank, **places
+                )
                 coverage["radius"] = max(radius, of_old)
             else:
                 (of_old,) = (

@@ -3,20 +3,25 @@
 import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
 import shutil
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxad import data, passes, processes, sharding
 from jaxad.errors import InputError, writing
 from jaxad.locks import locked
 from jaxad.passes import Pass
+from jaxad.rows import BlockCyclic
 
 _LOG = logging.getLogger(__name__)
+
+_PART = 2**30  # bytes of descriptors that are saved at a time
 
 
 def extract(
@@ -30,7 +35,7 @@ def extract(
         shape, np.float32
     ),
 ) -> np.ndarray:
-    """Describes the patches of all images.
+    """Describes the patches of all images, and brings them to the host.
 
     Every batch has the same shape (the last one is padded), so an image's descriptors
     are the same bits wherever it lies in the split.
@@ -51,31 +56,109 @@ def extract(
       InputError: names the first image with descriptors that are not finite.
       Preempted: SIGTERM came.
     """
+
+    def make(shape):
+        return _OnHost(empty((len(split), *shape)))
+
+    return _extract(describe, split, batch_size, label, keep, make).array
+
+
+def extract_in_place(
+    describe: Callable[[np.ndarray], jax.Array],
+    split,
+    batch_size: int,
+    *,
+    mesh: sharding.Mesh | None,
+    label: str,
+    keep: Pass | None = None,
+) -> BlockCyclic:
+    """As `extract`, but what the devices find stays on them.
+
+    Args:
+      mesh: over which `describe` spreads a batch; None for one device.
+
+    Returns:
+      Patches [n·h·w, c] in the split's order.
+    """
+
+    def make(shape):
+        return _OnDevices(len(split), shape, batch_size, mesh)
+
+    return _extract(describe, split, batch_size, label, keep, make).rows
+
+
+def _extract(describe, split, batch_size, label, keep, make):
     keep = keep or passes.unkept()
     n, done, out = len(split), 0, None
-    for first, done, found in keep.resume():
-        out = empty((n, *found["rows"].shape[1:])) if out is None else out
-        out[first:done] = found["rows"]
+    for first, stop, found in keep.resume():
+        out = out or make(found["rows"].shape[1:])
+        out.put(first, found["rows"])
+        done = stop
+    if done < n:
+        done -= done % batch_size  # batches begin where they would have begun
 
     def found_in(first: int, stop: int):
-        return {"rows": out[first:stop]}
+        return {"rows": out.read(first, stop)}
 
     with processes.progress(total=n, initial=done, desc=label, unit="img") as bar:
         for batch in data.eval_batches(split, batch_size, done, **processes.share()):
-            described = sharding.fetch(describe(batch["image"]))[: n - done]
-            # A sum is finite only if every term is, and it costs one pass.
-            broken = ~np.isfinite(described.sum((1, 2, 3)))
-            if broken.any():
+            described = describe(batch["image"])
+            finite = sharding.fetch(_are_finite(described))[: n - done]
+            if not finite.all():
                 raise InputError(
-                    f"{split.filenames[done + int(broken.argmax())]} has features that "
+                    f"{split.filenames[done + int(finite.argmin())]} has features that "
                     "are not finite; check config.backbone.weights, or the file itself"
                 )
-            out = empty((n, *described.shape[1:])) if out is None else out
-            out[done : done + len(described)] = described
-            done += len(described)
-            keep.reached(done, found_in)
-            bar.update(len(described))
+            shape = described.shape[1:]
+            out = out or make(shape)
+            out.write(done, described)
+            done += len(finite)
+            keep.reached(done, found_in, max(1, _PART // (4 * math.prod(shape))))
+            bar.update(len(finite))
     return out
+
+
+@jax.jit
+def _are_finite(described: jax.Array) -> jax.Array:
+    return jnp.isfinite(described).all((1, 2, 3))
+
+
+class _OnHost:
+    """Descriptors [n, h, w, c] in an array of the host, or mapped from a file."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+    def put(self, first: int, rows: np.ndarray) -> None:
+        """Of the images from `first` on, as `read` gave them."""
+        self.array[first : first + len(rows)] = rows
+
+    def write(self, first: int, described: jax.Array) -> None:
+        """Of a batch, whose last images may be beyond the split."""
+        self.put(first, sharding.fetch(described)[: len(self.array) - first])
+
+    def read(self, first: int, stop: int) -> np.ndarray:
+        return self.array[first:stop]
+
+
+class _OnDevices:
+    """The same in a `BlockCyclic`, a row for every patch."""
+
+    def __init__(self, n: int, shape: tuple[int, ...], batch_size: int, mesh):
+        self._shape, self._batch_size = shape, batch_size
+        self._patches = math.prod(shape[:-1])
+        block = batch_size // (mesh.size if mesh else 1) * self._patches
+        self.rows = BlockCyclic((n * self._patches, shape[-1]), block, mesh)
+
+    def put(self, first: int, rows: np.ndarray) -> None:
+        self.rows.put(first * self._patches, rows.reshape(-1, self._shape[-1]))
+
+    def write(self, first: int, described: jax.Array) -> None:
+        self.rows.write(first // self._batch_size, described)
+
+    def read(self, first: int, stop: int) -> np.ndarray:
+        patches = range(first * self._patches, stop * self._patches)
+        return self.rows.take(patches).reshape(-1, *self._shape)
 
 
 def cached(

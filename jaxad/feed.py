@@ -18,6 +18,7 @@ import numpy as np
 from jaxad import sharding
 from jaxad.errors import InputError
 from jaxad.methods.base import Stage
+from jaxad.rows import BlockCyclic, Layout
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,27 +44,32 @@ class Images:
 
 
 class Table:
-    """Rows of one array that lies on the device, shuffled anew each epoch."""
+    """Rows of one array that lies whole on every device, shuffled anew each epoch."""
 
     steps_a_call = STEPS_A_CALL
 
     def __init__(
         self,
         stage: Stage,
-        items: np.ndarray,
+        items: np.ndarray | BlockCyclic,
         seed: int,
         mesh: sharding.Mesh | None,
     ):
-        rows = items.reshape(-1, items.shape[-1])
-        self.count, self._batch_size, self._seed = len(rows), stage.batch_size, seed
+        if isinstance(items, BlockCyclic):
+            rows, self._layout = items.array, items.layout
+        else:
+            rows = items.reshape(-1, items.shape[-1])
+            self._layout = Layout.even(len(rows), devices=1)
+        self.count, self._batch_size = self._layout.count, stage.batch_size
+        self._seed = seed
         require_enough(stage, self.count)
-        if not np.isfinite(rows).all():
+        self.mesh, self._shared = mesh, _is_shared(stage, mesh)
+        self.table = sharding.replicate(rows, mesh) if mesh else jnp.asarray(rows)
+        if not _are_finite(self.table):
             raise InputError(
                 f"stage {stage.name!r} is given features that are not finite; check "
                 "config.backbone.weights and the training images"
             )
-        self.mesh, self._shared = mesh, _is_shared(stage, mesh)
-        self.table = sharding.replicate(rows, mesh) if mesh else jnp.asarray(rows)
 
     def shuffled(self, seed: int) -> "Table":
         """The same rows in the order of another seed."""
@@ -85,7 +91,11 @@ class Table:
     def batch(self, table: jax.Array, rows: jax.Array) -> Batch:
         if self._shared:
             rows = sharding.keep_spread(rows, self.mesh)
-        return {"patches": table[rows], "index": rows}
+        return {"patches": table[self.places(rows)], "index": rows}
+
+    def places(self, rows: jax.Array) -> jax.Array:
+        """Where the table has these rows."""
+        return self._layout.places(rows)
 
 
 class Tables:
@@ -96,7 +106,7 @@ class Tables:
     def __init__(
         self,
         stage: Stage,
-        items: Sequence[np.ndarray],
+        items: Sequence[np.ndarray | BlockCyclic],
         seeds: Sequence[int],
         mesh: sharding.Mesh | None,
     ):
@@ -118,7 +128,12 @@ class Tables:
     def batch(self, table: list[jax.Array], rows: jax.Array) -> Batch:
         if self._shared:
             rows = sharding.keep_spread(rows, self.mesh, axis=1)
-        patches = jnp.stack([t[r] for t, r in zip(table, rows, strict=True)])
+        patches = jnp.stack(
+            [
+                array[of.places(r)]
+                for of, array, r in zip(self.tables, table, rows, strict=True)
+            ]
+        )
         return {"patches": patches, "index": rows}
 
 
@@ -151,6 +166,11 @@ class Stream:
     @staticmethod
     def batch(table: None, drawn: Batch) -> Batch:
         return drawn
+
+
+@jax.jit
+def _are_finite(table: jax.Array) -> jax.Array:
+    return jnp.isfinite(table).all()
 
 
 @functools.lru_cache(maxsize=2)

@@ -31,6 +31,7 @@ from jaxad.errors import InputError
 from jaxad.methods.base import Params
 from jaxad.passes import Pass, Passes
 from jaxad.pipeline import Pipeline
+from jaxad.rows import Stack
 
 _LOG = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label:
         }
     if descriptors is None:
         descriptors = describe_now()
-    rows = project(method, params, descriptors, config.batch_size)
+    rows = Stack([project(method, params, descriptors)])
     size = knn.coreset_size(config.coreset.ratio, len(rows))
     detector = build(
         pipeline, params, rows, size, [split], seconds, passes, label=label
@@ -185,7 +186,7 @@ def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label:
 def build(
     pipeline: Pipeline,
     params: Params,
-    rows: np.ndarray,
+    rows: Stack,
     size: int,
     splits,
     seconds: dict[str, float],
@@ -208,10 +209,10 @@ def build(
     """
     config = pipeline.config
     with timed(seconds, "coreset"):
-        start = models.fingerprint({"kept": rows[:kept]}) if kept else ""
+        start = models.fingerprint({"kept": rows.take(range(kept))}) if kept else ""
         keep = passes.start("coreset", key_of(pipeline, params, *splits) + start)
         chosen, radius = _coreset(pipeline, rows, size, label, kept, keep)
-        bank = _bank(pipeline, rows[chosen])
+        bank = _bank(pipeline, rows.take(chosen))
     detector = knn.fit(config, pipeline.method, pipeline.backbone, params, bank)
     detector = detector.replace(coverage={"radius": radius})
     if config.ensemble.members:
@@ -329,7 +330,7 @@ def _bank(pipeline: Pipeline, rows: np.ndarray):
 
 
 def _coreset(
-    pipeline: Pipeline, rows: np.ndarray, size: int, label: str, kept: int, keep: Pass
+    pipeline: Pipeline, rows: Stack, size: int, label: str, kept: int, keep: Pass
 ) -> tuple[np.ndarray, float]:
     """The chosen rows, and the covering radius."""
     config = pipeline.config

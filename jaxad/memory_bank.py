@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from jaxad import coreset, distances, sharding
 from jaxad.errors import InputError
+from jaxad.rows import BlockCyclic, Placed, Span, Stack
 from jaxad.sharding import REPLICATED as SAME
 from jaxad.sharding import ROWS
 
@@ -25,9 +26,11 @@ _BLOCK = 8192  # rows that pass over the host at a time
 _SCRATCH = 2**28  # bytes that the passes over blocks need on a device
 _LIMIT = 1e16  # squared distances of longer rows could overflow float32
 
+Rows = Stack | BlockCyclic | jax.Array | np.ndarray
+
 
 def greedy_coreset(
-    features: jax.Array | np.ndarray,
+    features: Rows,
     size: int,
     *,
     start: int | Sequence[int] = 0,
@@ -51,7 +54,7 @@ def greedy_coreset(
     devices lower all bounds by all new centres in one matrix product.
 
     Args:
-      features: rows [n, d], taken as float32.
+      features: rows [n, d], taken as float32, in one place or in several.
       size: how many rows to choose, 1 to n.
       start: index of the first centre; or several, which are kept in their order, as
         when a bank is extended.
@@ -76,8 +79,8 @@ def greedy_coreset(
       Gonzalez, Clustering to minimize the maximum intercluster distance, 1985;
       Roth et al., PatchCore, CVPR 2022 (arXiv:2106.08265), algorithm 1.
     """
-    features = _matrix("features", features)
-    n, d = features.shape
+    features = _stack("features", features)
+    n, d = shape = features.shape
     starts = np.atleast_1d(np.asarray(start, np.int64))
     if not 1 <= size <= n:
         raise InputError(
@@ -91,12 +94,12 @@ def greedy_coreset(
     mesh = mesh or _mesh_of(features)
     if projection_dim is not None:
         features = _project(features, projection_dim, key)
-        d = features.shape[1]
+        d = projection_dim
     fixed = 4 * (d * (size + coreset.PICKS) + -(-n // mesh.size)) + _SCRATCH
     data = _place("features", features, mesh, max_device_bytes, fixed)
 
-    def check(first, _, part):
-        _checked("features", part, (n, d), first)  # not returned, lest all be held
+    def check(span, part):
+        _checked("features", part, shape, span)  # not returned, lest all be held
 
     data.map(check)
     chosen = np.zeros(size, np.int32)
@@ -120,7 +123,7 @@ def greedy_coreset(
 
 
 def _picks(
-    data: sharding.Rows,
+    data: Placed,
     bounds: coreset.Bounds,
     centres: np.ndarray,
     most: int,
@@ -175,9 +178,7 @@ def _farthest(data, bounds, centres) -> int | None:
     return None
 
 
-def covered_coreset(
-    features: jax.Array | np.ndarray, size: int, **options
-) -> tuple[np.ndarray, float]:
+def covered_coreset(features: Rows, size: int, **options) -> tuple[np.ndarray, float]:
     """A greedy coreset and its covering radius.
 
     The radius is how far the pick after the last one would lie, so it costs no pass of
@@ -190,35 +191,36 @@ def covered_coreset(
       (what `greedy_coreset` returns; the largest distance of any row to its nearest
       chosen one).
     """
+    features = _stack("features", features)
     chosen = greedy_coreset(features, min(size + 1, len(features)), **options)
     chosen, following = chosen[:size], chosen[size:]
-    centres = features[chosen]
+    centres = features.take(chosen)
     if options.get("projection_dim") is not None:
         places = {name: options.get(name) for name in ("mesh", "max_device_bytes")}
         return chosen, covering_radius(features, centres, **places)
     if not len(following):
         return chosen, 0.0
-    farthest = np.asarray(features[following], np.float64)
+    farthest = features.take(following).astype(np.float64)
     square = min(
-        ((np.asarray(centres[at : at + _BLOCK]) - farthest) ** 2).sum(1).min()
+        ((centres[at : at + _BLOCK] - farthest) ** 2).sum(1).min()
         for at in range(0, size, _BLOCK)
     )
     return chosen, float(np.sqrt(square))
 
 
-def covering_radius(
-    features: jax.Array | np.ndarray, centres: jax.Array | np.ndarray, **places
-) -> float:
+def covering_radius(features: Rows, centres: jax.Array | np.ndarray, **places) -> float:
     """The largest distance of any row [n, d] to its nearest centre [c, d].
 
     Args:
       places: `mesh` and `max_device_bytes` as `nearest` takes them.
     """
+    features = _stack("features", features)
     n, radius = len(features), 0.0
     for first in range(0, n, _BLOCK):
         # The last block overlaps the one before: all have one shape.
         first = max(0, min(first, n - _BLOCK))
-        distance, _ = nearest(features[first : first + _BLOCK], centres, 1, **places)
+        rows = features.take(np.arange(first, min(first + _BLOCK, n)))
+        distance, _ = nearest(rows, centres, 1, **places)
         radius = max(radius, float(distance.max()))
     return radius
 
@@ -278,17 +280,18 @@ def nearest(
     half = sharding.fast_bfloat16(mesh)
     find = functools.partial(_find, k=k, half=half, recall_target=recall_target)
     if max_device_bytes is not None:
+        bank = _stack("bank", bank)
         mesh = mesh or _mesh_of(bank)
         fixed = _search_bytes(m, n, d, k, mesh.size)
         queries = _checked("queries", sharding.replicate(queries, mesh), queries.shape)
         data = _place("bank", bank, mesh, max_device_bytes, fixed)
         best = None
 
-        def part(first, count, rows):
+        def part(span, rows):
             nonlocal best
-            _checked("bank", rows, bank.shape, first)
-            square, index = find(queries, rows, count, mesh=mesh, spread="bank")
-            found = square, index + first
+            _checked("bank", rows, bank.shape, span)
+            square, index = find(queries, rows, span.count, mesh=mesh, spread="bank")
+            found = square, index + span.first
             best = found if best is None else _merge(best, found, k)
             jax.block_until_ready(best)  # not returned, lest all be held
 
@@ -331,41 +334,42 @@ def _matrix(name: str, x) -> jax.Array | np.ndarray:
     return x
 
 
-def _mesh_of(x) -> Mesh:
-    """Where x lies, or the first device for an array of the host."""
-    devices = list(x.devices()) if isinstance(x, jax.Array) else jax.local_devices()
-    return sharding.mesh_of(x) or sharding.make_mesh(devices[:1])
+def _stack(name: str, x) -> Stack:
+    """x as float32 [n, d] in parts, where it is."""
+    if isinstance(x, BlockCyclic):
+        return Stack([x])
+    return x if isinstance(x, Stack) else Stack([_matrix(name, x)])
 
 
-def _place(
-    name: str, x, mesh: Mesh, max_bytes: int | None, fixed: int
-) -> sharding.Rows:
+def _mesh_of(x: Stack) -> Mesh:
+    """Where x lies, or the first device for what is on the host."""
+    return x.mesh or sharding.make_mesh(jax.local_devices()[:1])
+
+
+def _place(name: str, x: Stack, mesh: Mesh, max_bytes: int | None, fixed: int):
     """x on the devices, in as many parts as keep within the bytes."""
     n, d = x.shape
-    length = n
-    if max_bytes is not None:
-        # One part is worked on while the next is on its way.
-        if fixed + 4 * d * -(-n // mesh.size) > max_bytes:
-            length = (max_bytes - fixed) // (8 * d) * mesh.size
-        if length < 1:
-            raise InputError(
-                f"max_device_bytes={max_bytes} is too little for {name} of shape "
-                f"{x.shape}: {fixed + 8 * d} is the least"
-            )
-        if length < n and isinstance(x, jax.Array):
-            x = np.asarray(x)
-    return sharding.Rows(x, mesh, min(length, n))
+    if max_bytes is None or fixed + 4 * d * -(-n // mesh.size) <= max_bytes:
+        return Placed(x, mesh)
+    # One part is worked on while the next is on its way.
+    length = (max_bytes - fixed) // (8 * d) * mesh.size
+    if length < 1:
+        raise InputError(
+            f"max_device_bytes={max_bytes} is too little for {name} of shape {x.shape}:"
+            f" {fixed + 8 * d} is the least"
+        )
+    return Placed(x, mesh, min(length, n))
 
 
-def _checked(name: str, x: jax.Array, shape: tuple[int, ...], first: int = 0):
-    """x, rows of an array of that shape from the first-th on, if they are finite."""
+def _checked(name: str, x: jax.Array, shape: tuple[int, ...], span: Span | None = None):
+    """x, rows of a matrix of that shape, or the span of them, if they are finite."""
     if not isinstance(x, jax.core.Tracer) and x.shape[0]:
         bad = int(_first_bad(x))
         if bad < x.shape[0]:
+            row = span.first + span.layout.index(bad) if span else bad
             raise InputError(
-                f"{name} of shape {shape}: row {first + bad} holds NaN, infinity or is "
-                f"longer than {_LIMIT:g}; look for the image or the layer that it "
-                "comes from"
+                f"{name} of shape {shape}: row {row} holds NaN, infinity or is longer "
+                f"than {_LIMIT:g}; look for the image or the layer that it comes from"
             )
     return x
 
@@ -376,26 +380,18 @@ def _first_bad(x: jax.Array) -> jax.Array:
     return jnp.where(good.all(), x.shape[0], jnp.argmin(good))
 
 
-def _project(features, dim: int, key: jax.Array | None) -> np.ndarray:
-    """Rows [n, dim] on the host, in blocks of one size whatever the devices."""
+def _project(features: Stack, dim: int, key: jax.Array | None) -> Stack:
+    """Rows [n, dim], where they are."""
     if key is None or dim < 1:
         raise InputError(
             f"projection_dim={dim} needs a positive number and the key of a random "
             "stream"
         )
-    features, (n, d) = np.asarray(features), features.shape
-    matrix = jax.random.normal(key, (d, dim)) / np.sqrt(dim)
-    out = np.empty((n, dim), np.float32)
-    for first in range(0, n, _BLOCK):
-        rows = features[first : first + _BLOCK]
-        padded = jnp.asarray(np.pad(rows, ((0, _BLOCK - len(rows)), (0, 0))))
-        projected = _times(_checked("features", padded, (n, d), first), matrix)
-        out[first : first + len(rows)] = projected[: len(rows)]
-    return out
+    matrix = jax.random.normal(key, (features.shape[1], dim)) / np.sqrt(dim)
+    return features.map(_times, np.asarray(matrix))
 
 
-@jax.jit
-def _times(rows: jax.Array, matrix: jax.Array) -> jax.Array:
+def _times(matrix: jax.Array, rows: jax.Array) -> jax.Array:
     return jnp.dot(rows, matrix, precision=jax.lax.Precision.HIGHEST)
 
 

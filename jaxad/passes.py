@@ -8,6 +8,7 @@ kill costs what came after the last one.
 import logging
 import pathlib
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -51,6 +52,7 @@ class Passes:
                 self._save()
         finally:
             self._held.__exit__(kind, *rest)
+            self._passes.clear()  # they hold on to all that they have found
         if late:
             raise Preempted(f"what is done is saved in {self.folder}")
 
@@ -93,6 +95,7 @@ class Pass:
         self._key = np.frombuffer(key.encode(), np.uint8)
         self.done = self._reached = 0
         self._found: Callable[[int, int], Tree] | None = None
+        self._most = sys.maxsize
 
     def resume(self) -> Iterator[tuple[int, int, Tree]]:
         """What earlier runs have found; to be asked for before anything is found.
@@ -105,7 +108,9 @@ class Pass:
             self._reached = self.done
             yield first, self.done, part["found"]
 
-    def reached(self, stop: int, found: Callable[[int, int], Tree]) -> None:
+    def reached(
+        self, stop: int, found: Callable[[int, int], Tree], most: int = sys.maxsize
+    ) -> None:
         """Tells that all items before `stop` are done, and leaves the run if it must.
 
         Called by all processes at the same points.
@@ -113,27 +118,28 @@ class Pass:
         Args:
           stop: number of items that are done.
           found: gives what was found for the items [first, stop), nested dictionaries
-            of arrays. It is called when that is saved, here or later, once or never.
+            of arrays. It is called when that is saved, here or later, by all processes.
+          most: items that are saved at a time, for what is large.
 
         Raises:
           Preempted: SIGTERM came; all is saved.
           InputError: a part cannot be written.
         """
-        self._reached, self._found = stop, found
+        self._reached, self._found, self._most = stop, found, most
         self._point()
 
     def save(self) -> None:
         """Writes what is not on disk yet."""
-        if self._reached == self.done:
-            return
-        content = {
-            "key": self._key,
-            "stop": np.int64(self._reached),
-            "found": self._found(self.done, self._reached),
-        }
-        if processes.first():
-            checkpoint.save_tree(self._place(), content)
-        self.done = self._reached
+        while self.done < self._reached:
+            stop = min(self.done + self._most, self._reached)
+            content = {
+                "key": self._key,
+                "stop": np.int64(stop),
+                "found": self._found(self.done, stop),
+            }
+            if processes.first():
+                checkpoint.save_tree(self._place(), content)
+            self.done = stop
 
     def drop(self) -> None:
         """What was found is kept elsewhere: removes it here, and saves no more."""

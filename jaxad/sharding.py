@@ -7,7 +7,6 @@ everything else is the same on all devices.
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +39,11 @@ def mesh_of(x) -> Mesh | None:
 def everywhere(mesh: Mesh | None) -> NamedSharding | None:
     """The sharding of what is the same on all devices; None on the default device."""
     return NamedSharding(mesh, REPLICATED) if mesh else None
+
+
+def by_rows(mesh: Mesh | None) -> NamedSharding | None:
+    """The sharding of rows spread over all devices; None on the default device."""
+    return NamedSharding(mesh, ROWS) if mesh else None
 
 
 def shapes_on(shapes, mesh: Mesh | None):
@@ -149,58 +153,6 @@ def per_device(function: Callable, mesh: Mesh, in_specs, out_specs) -> Callable:
 def gather(x: jax.Array, axis: int = 0) -> jax.Array:
     """Inside `per_device`: every device's x, side by side along the axis."""
     return jax.lax.all_gather(x, AXIS, axis=axis, tiled=True)
-
-
-class Rows:
-    """The rows of a matrix on the devices, all at once or passing through in parts.
-
-    Attributes:
-      mesh: the rows of a part are spread over it.
-      length: rows of a part; the last part is filled up with zeros.
-      spans: (index of the first row, number of rows) of every part.
-    """
-
-    def __init__(self, x: jax.Array | np.ndarray, mesh: Mesh, length: int):
-        self.mesh, self.length = mesh, length
-        self.spans = [
-            (first, min(length, len(x) - first)) for first in range(0, len(x), length)
-        ]
-        self._source = x
-        self._resident = split_rows(x, mesh) if len(self.spans) == 1 else None
-
-    def map(self, function: Callable[[int, int, jax.Array], Any]) -> list[Any]:
-        """[function(first row, number of rows, rows) for every part].
-
-        While one part is worked on the next one is on its way, and no third is held.
-        """
-        if self._resident is not None:
-            return [function(*self.spans[0], self._resident)]
-        results, following = [], self._place(0)
-        for i, span in enumerate(self.spans):
-            rows, following = following, None
-            if i + 1 < len(self.spans):
-                following = self._place(i + 1)
-            results.append(jax.block_until_ready(function(*span, rows)))
-        return results
-
-    def _place(self, i: int) -> jax.Array:
-        first, count = self.spans[i]
-        part = self._source[first : first + count]
-        if count < self.length:
-            part = np.pad(part, ((0, self.length - count), (0, 0)))
-        return split_rows(part, self.mesh)
-
-    def take(self, index: np.ndarray) -> np.ndarray:
-        """Rows by their index, on the host of every process."""
-        if isinstance(self._source, np.ndarray):
-            return np.asarray(self._source[index])
-        return np.asarray(_take(self._source, index, self.mesh))
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _take(x: jax.Array, index: jax.Array, mesh: Mesh) -> jax.Array:
-    rows = jnp.take(x, index, axis=0)
-    return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, REPLICATED))
 
 
 def fast_bfloat16(mesh: Mesh | None = None) -> bool:

@@ -35,6 +35,7 @@ from jaxad import feed, processes, rng, sharding
 from jaxad.checkpoint import Checkpoints
 from jaxad.errors import InputError, Preempted
 from jaxad.methods.base import Params, Stage
+from jaxad.rows import BlockCyclic
 from jaxad.writer import Writer
 
 
@@ -56,7 +57,7 @@ class Options:
 def train(
     stage: Stage,
     params: Params,
-    items: feed.Images | np.ndarray,
+    items: feed.Images | np.ndarray | BlockCyclic,
     *,
     seed: int,
     workdir: str | pathlib.Path,
@@ -111,7 +112,7 @@ class Run:
     """One of several runs of a stage: the arguments of `train` that differ."""
 
     params: Params
-    items: np.ndarray
+    items: np.ndarray | BlockCyclic
     seed: int
     workdir: str | pathlib.Path
 

@@ -31,7 +31,7 @@ FORBIDDEN = {
     "experiment": {"extend", "main"},
     **dict.fromkeys(
         ("patches", "scores", "losses", "augment", "memory_bank", "coreset")
-        + ("distances", "metrics", "optim", "sharding", "rng"),
+        + ("distances", "metrics", "optim", "rows", "sharding", "rng"),
         {"methods", "detectors", "train", "feed", "data", "evaluate", "results"}
         | {"pipeline", "descriptors", "checkpoint", "writer"}
         | RUN,

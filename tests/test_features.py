@@ -2,11 +2,14 @@ import json
 import shutil
 import threading
 
+import jax
 import numpy as np
 import pytest
 
-from jaxad import data, features
+from jaxad import data, features, sharding
 from jaxad.errors import InputError, Preempted
+from jaxad.passes import Passes
+from jaxad.rows import BlockCyclic
 
 
 class Split:
@@ -47,6 +50,95 @@ def test_extract_names_the_image_with_features_that_are_not_finite(three_images)
 
     with pytest.raises(InputError, match="c.png has features that are not finite"):
         features.extract(describe, three_images, 2, label="")
+
+
+class Pixels:
+    """Eleven random images of 4 x 4 pixels."""
+
+    filenames = [f"{i}.png" for i in range(11)]
+
+    def __init__(self):
+        random = np.random.default_rng(0)
+        self.images = random.random((11, 4, 4, 3), np.float32)
+
+    def __len__(self):
+        return 11
+
+    def __getitem__(self, i):
+        return {"index": i, "image": self.images[i], "label": 0}
+
+
+@jax.jit
+def halves(images):
+    """[b, 4, 4, 3] -> [b, 2, 2, 3]"""
+    return images[:, ::2, ::2] / 2
+
+
+def in_place(devices, batch_size, **options):
+    mesh = sharding.make_mesh(jax.devices()[:devices]) if devices > 1 else None
+
+    def describe(images):
+        return halves(sharding.spread(images, mesh) if mesh else images)
+
+    return features.extract_in_place(
+        describe, Pixels(), batch_size, mesh=mesh, label="", **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("devices", "batch_size"), [(1, 4), (1, 16), (2, 4), (8, 8), (8, 16)]
+)
+def test_what_stays_on_the_devices_is_what_comes_to_the_host(devices, batch_size):
+    want = features.extract(halves, Pixels(), batch_size, label="")
+    np.testing.assert_array_equal(want, Pixels().images[:, ::2, ::2] / 2)
+    got = in_place(devices, batch_size)
+    assert got.shape == (44, 3)
+    np.testing.assert_array_equal(got.take(range(44)), want.reshape(44, 3))
+
+
+def test_what_stays_on_the_devices_never_comes_whole_to_the_host(monkeypatch):
+    seen, fetch = [], sharding.fetch
+
+    def counting(x):
+        seen.append(x.size)
+        return fetch(x)
+
+    monkeypatch.setattr(sharding, "fetch", counting)
+    monkeypatch.setattr(BlockCyclic, "take", None)
+    in_place(8, 8)
+    assert seen == [8, 8]  # whether each image is finite
+
+
+def test_a_pass_goes_on_with_another_number_of_devices(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "_PART", 3 * 4 * 12)  # three images
+
+    def stop():
+        raise Preempted("told to stop")
+
+    with pytest.raises(Preempted), Passes(tmp_path, every=1e9) as passes:
+        keep = passes.start("features", "key")
+        monkeypatch.setattr(keep, "_point", stop)
+        in_place(8, 8, keep=keep)
+    parts = sorted(path.name for path in (tmp_path / "features").iterdir())
+    assert parts == ["000000000", "000000003", "000000006"]
+    described = []
+
+    def describe(images):
+        described.append(len(images))
+        return halves(images)
+
+    with Passes(tmp_path, every=1e9) as passes:
+        got = features.extract_in_place(
+            describe,
+            Pixels(),
+            3,
+            mesh=None,
+            label="",
+            keep=passes.start("features", "key"),
+        )
+    assert described == [3, 3]  # images 6 to 8, of which two were there, and the rest
+    want = Pixels().images[:, ::2, ::2].reshape(44, 3) / 2
+    np.testing.assert_array_equal(got.take(range(44)), want)
 
 
 def compute(array):

@@ -62,10 +62,10 @@ STOPPED = """
     import os, runpy, signal, sys
     from jaxad.passes import Pass
     reached = Pass.reached
-    def stopping(self, stop, found):
+    def stopping(self, stop, found, *most):
         if self._folder.name == "features" and sys.argv[-1] == "1":
             os.kill(os.getpid(), signal.SIGTERM)
-        reached(self, stop, found)
+        reached(self, stop, found, *most)
     Pass.reached = stopping
     runpy.run_module("jaxad.main", run_name="__main__", alter_sys=True)
 """

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import weakref
 
 import jax
 import numpy as np
@@ -152,6 +153,17 @@ def test_what_is_dropped_is_not_saved_again(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
+def test_what_was_found_is_let_go_at_the_end(tmp_path):
+    """Descriptors would fill the devices while something else needs them."""
+    items = np.zeros(3)
+    with Passes(tmp_path, every=1e9) as passes:
+        keep = passes.start("name", "k")
+        keep.reached(3, lambda first, stop, items=items: {"items": items[first:stop]})
+    alive = weakref.ref(items)
+    del items, keep, passes
+    assert alive() is None
+
+
 @pytest.mark.parametrize("how", ["flipped", "truncated", "gone"])
 def test_a_damaged_part_is_done_again(tmp_path, how, caplog):
     go(tmp_path)
@@ -253,13 +265,13 @@ def stops_in(name, at, act, monkeypatch):
     """Has `act` called when the pass of that name comes to a point the at-th time."""
     reached, count = Pass.reached, 0
 
-    def counting(self, stop, found):
+    def counting(self, stop, found, *most):
         nonlocal count
         if self._folder.name == name:
             count += 1
             if count == at:
                 act()
-        reached(self, stop, found)
+        reached(self, stop, found, *most)
 
     monkeypatch.setattr(Pass, "reached", counting)
 
@@ -314,10 +326,10 @@ SCRIPT = """
     from jaxad.passes import Pass
     name, number = sys.argv.pop(1), int(sys.argv.pop(1))
     reached = Pass.reached
-    def stopping(self, stop, found):
+    def stopping(self, stop, found, *most):
         if self._folder.name == name and self.done:
             os.kill(os.getpid(), number)
-        reached(self, stop, found)
+        reached(self, stop, found, *most)
     Pass.reached = stopping
     runpy.run_module("jaxad.main", run_name="__main__", alter_sys=True)
 """

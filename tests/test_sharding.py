@@ -11,6 +11,7 @@ import pytest
 from jaxad import coreset, memory_bank, sharding
 from jaxad.errors import InputError
 from jaxad.memory_bank import greedy_coreset, nearest
+from jaxad.rows import Placed
 
 
 def rows(n=1001, d=6, seed=0):
@@ -51,18 +52,6 @@ def test_mesh_of_what_is_not_spread():
     assert sharding.mesh_of(x) is None
     assert sharding.mesh_of(jax.numpy.asarray(x)) is None
     assert sharding.mesh_of(sharding.replicate(x, mesh(2))) is None
-
-
-@pytest.mark.parametrize("length", [4, 7, 10, 50])
-@pytest.mark.parametrize("container", [np.asarray, jax.numpy.asarray])
-def test_rows_pass_through_in_parts(length, container):
-    x = rows(23, 3)
-    parts = sharding.Rows(container(x), mesh(2), length)
-    assert sum(count for _, count in parts.spans) == 23
-    seen = parts.map(lambda first, count, part: (first, np.asarray(part)[:count]))
-    np.testing.assert_array_equal(np.concatenate([part for _, part in seen]), x)
-    assert [first for first, _ in seen] == list(range(0, 23, length))
-    np.testing.assert_array_equal(parts.take(np.array([20, 3])), x[[20, 3]])
 
 
 @pytest.mark.parametrize("devices", [2, 8])
@@ -163,9 +152,9 @@ def test_what_does_not_fit_passes_through(devices, monkeypatch, tmp_path):
     mapped[:] = x
     lengths, most, before = [], 0, on_first_device()
 
-    class Rows(sharding.Rows):
-        def __init__(self, x, mesh, length):
-            super().__init__(x, mesh, length)
+    class Recorded(Placed):
+        def __init__(self, matrix, mesh, length=None):
+            super().__init__(matrix, mesh, length)
             lengths.append(length)
 
         def _place(self, i):
@@ -174,7 +163,7 @@ def test_what_does_not_fit_passes_through(devices, monkeypatch, tmp_path):
             most = max(most, on_first_device() - before)
             return part
 
-    monkeypatch.setattr(sharding, "Rows", Rows)
+    monkeypatch.setattr(memory_bank, "Placed", Recorded)
     on = mesh(devices)
     want = greedy_coreset(x, 40)
     before = on_first_device()
@@ -183,7 +172,7 @@ def test_what_does_not_fit_passes_through(devices, monkeypatch, tmp_path):
     budget += 2**17
     got = greedy_coreset(mapped, 40, mesh=on, max_device_bytes=budget)
     np.testing.assert_array_equal(got, want)
-    assert lengths == [5003, 150 * devices]
+    assert lengths == [None, 150 * devices]
     assert 2 * 150 * 16 * 4 <= most <= budget
 
     # So many parts that what each finds would not fit, were all of it held.
@@ -259,21 +248,6 @@ def test_a_bad_row_is_named_wherever_it_lies(monkeypatch):
 def test_too_few_bytes_are_named():
     with pytest.raises(InputError, match="max_device_bytes=1000 .* is the least"):
         greedy_coreset(rows(), 10, max_device_bytes=1000)
-
-
-def test_no_third_part_is_ever_held():
-    x = rows(4000, 8)
-    parts = sharding.Rows(x, mesh(1), 500)
-    before = {id(array) for array in jax.live_arrays()}
-    held = []
-
-    def look(first, count, part):
-        new = [a for a in jax.live_arrays() if id(a) not in before]
-        held.append(sum(a.shape == (500, 8) for a in new))
-        return part.sum()
-
-    parts.map(look)
-    assert max(held) == 2
 
 
 PROCESS = """
