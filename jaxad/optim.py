@@ -1,4 +1,4 @@
-"""Optimisers and schedules that optax lacks."""
+"""Optimisers by their names, and what optax lacks."""
 
 import math
 from typing import NamedTuple
@@ -6,6 +6,26 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+
+RULES = ("adam", "adamw", "sgd")
+
+
+def scale_by(
+    rule: str, *, betas: tuple[float, float], weight_decay: float
+) -> optax.GradientTransformation:
+    """A direction, to be scaled by minus the learning rate.
+
+    Args:
+      rule: one of `RULES`. "adam" adds the decay to the gradient, as PyTorch's Adam
+        does, "adamw" to the step; "sgd" is the former with momentum in Adam's place.
+      betas: decay of the first and second moment; "sgd" reads the first alone.
+      weight_decay: of every parameter.
+    """
+    decay = optax.add_decayed_weights(weight_decay)
+    if rule == "sgd":
+        return optax.chain(decay, optax.trace(betas[0]))
+    adam = optax.scale_by_adam(*betas)
+    return optax.chain(adam, decay) if rule == "adamw" else optax.chain(decay, adam)
 
 
 class AdamPState(NamedTuple):

@@ -128,6 +128,34 @@ def test_adamp_by_hand():
     np.testing.assert_allclose(direction, [[1.1], [0.9]], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("rule", "want"),
+    [
+        # The gradient with the decay is 1 + 0.5 * 2; Adam's first steps are signs.
+        ("adam", [1.0, 1.0]),
+        ("adamw", [2.0, 2.0]),
+        ("sgd", [2.0, 2.0 + 0.5 * 2.0]),
+    ],
+)
+def test_rules_by_hand(rule, want):
+    tx = optim.scale_by(rule, betas=(0.5, 0.75), weight_decay=0.5)
+    w, state, found = jnp.array(2.0), tx.init(jnp.array(2.0)), []
+    for _ in range(2):
+        direction, state = tx.update(jnp.array(1.0), state, w)
+        found.append(float(direction))
+    np.testing.assert_allclose(found, want, rtol=1e-6)
+
+
+def test_betas_by_hand():
+    """Gradients 1 and 3: m = 1.75 and v = 2.4375, over 1 - 0.5^2 and 1 - 0.75^2."""
+    tx = optim.scale_by("adam", betas=(0.5, 0.75), weight_decay=0.0)
+    w = jnp.array(2.0)
+    _, state = tx.update(jnp.array(1.0), tx.init(w), w)
+    direction, _ = tx.update(jnp.array(3.0), state, w)
+    want = (1.75 / 0.75) / (2.4375 / 0.4375) ** 0.5
+    np.testing.assert_allclose(direction, want, rtol=1e-6)
+
+
 def test_cosine():
     got = optim.cosine(jnp.array([0.0, 1 / 3, 0.5, 1.0]))
     np.testing.assert_allclose(got, [1.0, 0.75, 0.5, 0.0], atol=1e-7)

@@ -28,19 +28,21 @@ from jaxad.augment.nsa import nsa as nsa
 # Perlin noise (DRAEM)
 # -----------------------------------------------------------------------------
 
-_LATTICES = 6  # 2^0 .. 2^5 cells an axis
-
 
 def perlin(
     key: jax.Array,
     image: jax.Array,
     texture: jax.Array | None,
     *,
+    lattices: int = 6,
+    rotate_noise: float = 90.0,
+    threshold: float = 0.5,
+    changes: int = 3,
     max_blend: float = 0.8,
     unchanged: float = 0.5,
     rotate_image: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """A changed texture shows where turned Perlin noise exceeds a half.
+    """A changed texture shows where turned Perlin noise exceeds a threshold.
 
     x_s = (1 - M) x + M ((1 - beta) texture + beta x), beta uniform in [0, max_blend]
     (DRAEM, eq. 2).
@@ -49,6 +51,9 @@ def perlin(
       key: random key.
       image: [H, W, 3].
       texture: [H, W, 3], changed by `vary_texture` first; the noise itself if None.
+      lattices, rotate_noise: of `turned_perlin_noise`.
+      threshold: of the noise.
+      changes: of the texture, 0 to 10.
       max_blend: largest share of the image that shines through.
       unchanged: probability that the image comes back as it is, the mask empty.
       rotate_image: probability that the image itself is first turned by up to 90
@@ -62,38 +67,44 @@ def perlin(
         turn, angle = jax.random.split(keys[0])
         turned = geometry.rotate(image, _angle(angle, 90))
         image = jnp.where(jax.random.bernoulli(turn, rotate_image), turned, image)
-    noise = turned_perlin_noise(keys[1], image.shape[:2])
+    noise = turned_perlin_noise(
+        keys[1], image.shape[:2], lattices=lattices, rotation=rotate_noise
+    )
     if texture is None:
         texture = jnp.broadcast_to(noise[..., None] * 0.5 + 0.25, image.shape)
     else:
-        texture = vary_texture(keys[2], texture)
+        texture = vary_texture(keys[2], texture, changes=changes)
     beta = jax.random.uniform(keys[3], maxval=max_blend)
     changed = jax.random.bernoulli(keys[4], 1 - unchanged)
-    mask = jnp.where(changed, (noise > 0.5).astype(image.dtype), 0.0)
+    mask = jnp.where(changed, (noise > threshold).astype(image.dtype), 0.0)
     defect = (1 - beta) * texture + beta * image
     return jnp.where(mask[..., None] > 0, defect, image), mask
 
 
-def turned_perlin_noise(key: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Two-dimensional Perlin noise on a random lattice, turned by up to 90 degrees.
+def turned_perlin_noise(
+    key: jax.Array, size: tuple[int, int], *, lattices: int = 6, rotation: float = 90.0
+) -> jax.Array:
+    """Two-dimensional Perlin noise on a random lattice, turned.
 
-    The lattice has 2^k cells an axis, k uniform in 0..5 for either; the noise is scaled
-    by sqrt(2) and zero where the turned lattice does not reach.
+    The lattice has 2^k cells an axis, k uniform in 0..lattices-1 for either; the noise
+    is scaled by sqrt(2) and zero where the turned lattice does not reach.
 
     Args:
       key: random key.
       size: (H, W) in pixels.
+      lattices: how many lattices there are, 1 or more.
+      rotation: bound of the angle in degrees.
 
     Returns:
       Noise [H, W], about -1 to 1.
     """
     cells_key, angle_key, gradient_key = jax.random.split(key, 3)
-    cells = 2 ** jax.random.randint(cells_key, (2,), 0, _LATTICES)
+    cells = 2 ** jax.random.randint(cells_key, (2,), 0, lattices)
     # The noise is a function of position: turning the positions turns it exactly.
-    y, x = geometry.rotated_positions(size, _angle(angle_key, 90))
+    y, x = geometry.rotated_positions(size, _angle(angle_key, rotation))
     inside = (y >= 0) & (y <= size[0] - 1) & (x >= 0) & (x <= size[1] - 1)
     y, x = y * cells[0] / size[0], x * cells[1] / size[1]
-    side = 2 ** (_LATTICES - 1) + 1
+    side = 2 ** (lattices - 1) + 1
     turns = jax.random.uniform(gradient_key, (side * side,), maxval=2 * jnp.pi)
     gradients = jnp.stack([jnp.cos(turns), jnp.sin(turns)], -1)
     return jnp.where(inside, jnp.sqrt(2.0) * perlin_noise(gradients, side, y, x), 0.0)
@@ -127,14 +138,14 @@ def perlin_noise(
     return top + fade_y * (bottom - top)
 
 
-def vary_texture(key: jax.Array, texture: jax.Array) -> jax.Array:
-    """Three of DRAEM's ten changes of a texture, [H, W, 3] -> [H, W, 3] in [0, 1].
+def vary_texture(key: jax.Array, texture: jax.Array, *, changes: int = 3) -> jax.Array:
+    """Some of DRAEM's ten changes of a texture, [H, W, 3] -> [H, W, 3] in [0, 1].
 
-    The chosen three act in this fixed order, not in the order they are drawn: a batch
-    then costs each change once.
+    Those chosen act in this fixed order, not in the order they are drawn: a batch then
+    costs each change once.
     """
     choice_key, key = jax.random.split(key)
-    chosen = jax.random.permutation(choice_key, 10) < 3
+    chosen = jax.random.permutation(choice_key, 10) < changes
     # One draw for all: every further one costs compilation.
     draws = iter(jax.random.uniform(key, (13,)))
 

@@ -20,19 +20,23 @@ def nsa(
     *,
     half_height: tuple[float, float] = (0.03, 0.4),
     half_width: tuple[float, float] = (0.03, 0.4),
+    half_scale: float = 0.05,
     resize: tuple[float, float] = (0.7, 1.3),
+    resize_deviation: float = 0.5,
     patches: int = 3,
+    further: float = 0.5,
+    visible: float = 1.0,
     background: tuple[float, ...] = (),
     min_object: float = 0.7,
     min_overlap: float = 0.25,
 ) -> tuple[jax.Array, jax.Array]:
     """Rectangles of another normal image, resized and seamlessly cloned.
 
-    A half side is `0.03 + Gamma(2, 0.05)` of the image's, clipped to its bounds; what
-    falls outside the source is cut off. A patch is resized by N(1, 0.5) clipped to
-    `resize`, and then its sides, as in the authors' code, to the same bounds. One patch
-    is certain, each further one as likely as not. The mask is where the intensity
-    changed by more than one grey level, after a 5x5 median.
+    A half side is `0.03 + Gamma(2, half_scale)` of the image's, clipped to its bounds;
+    what falls outside the source is cut off. A patch is resized by
+    N(1, resize_deviation) clipped to `resize`, and then its sides, as in the authors'
+    code, to the same bounds. One patch is certain. The mask is where the intensity
+    changed visibly, after a 5x5 median.
 
     With a `background`, a pixel belongs to an object where its intensity is farther
     from the background's than a tolerance (after a 7x7 median). A patch then comes from
@@ -46,8 +50,12 @@ def nsa(
       source: [H, W, 3], where the patches come from.
       half_height, half_width: bounds of the half sides in the source, and of the whole
         sides in the image, as shares of the image's.
+      half_scale: of the gamma distribution.
       resize: bounds of the factor.
+      resize_deviation: of the factor, before it is clipped.
       patches: at most so many.
+      further: probability of each patch after the first.
+      visible: change of the intensity that is more than this many grey levels of 255.
       background: its brightness and the tolerance, in grey levels of 255; () is none.
       min_object: a patch has a larger share of object than this.
       min_overlap: of the patch's object a larger share than this falls on the image's.
@@ -72,8 +80,9 @@ def nsa(
         blended, may_change = state
         keys = jax.random.split(jax.random.fold_in(key, number), 5)
         # Gamma(2) is the sum of two exponentials.
-        gamma = 0.05 * jax.random.exponential(keys[1], (2, 2)).sum(0)
-        scale = jnp.clip(1 + 0.5 * jax.random.normal(keys[2]), *resize)
+        gamma = half_scale * jax.random.exponential(keys[1], (2, 2)).sum(0)
+        scale = 1 + resize_deviation * jax.random.normal(keys[2])
+        scale = jnp.clip(scale, *resize)
 
         def cut(key):
             """Start and length in the source, and size in the image, an axis."""
@@ -114,7 +123,7 @@ def nsa(
             pasted &= _inside(sides, corner, patch[2])
             return _share(here, pasted) > min_overlap, pasted | (here > 0)
 
-        used = (number == 0) | jax.random.bernoulli(keys[4])
+        used = (number == 0) | jax.random.bernoulli(keys[4], further)
         if not background:
             patch = cut(keys[0])
             corner = geometry.random_corner(keys[3], sides, *patch[2])
@@ -141,7 +150,7 @@ def nsa(
 
     anywhere = jnp.full(sides, not background)
     blended, may_change = jax.lax.fori_loop(0, patches, clone, (image, anywhere))
-    changed = (jnp.abs(blended - image).mean(-1) > 1 / 255) & may_change
+    changed = (jnp.abs(blended - image).mean(-1) > visible / 255) & may_change
     return blended, _median(changed.astype(image.dtype), 5)
 
 

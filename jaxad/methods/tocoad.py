@@ -31,6 +31,8 @@ from jaxad.models import decoder, heads
 STAGES = ("dnp", "ncl")
 GENERATORS = ("perlin", "cutpaste", "cutpaste_patch", "cutpaste_scar", "nsa")
 TEXTURES = ("auto", "dtd", "images", "noise")
+STATISTICS = ("frozen", "batch")
+SCHEDULES = ("cosine", "constant")
 CONTRASTIVE = ("simsiam", "ntxent")
 GUIDES = ("gradient", "feature")
 # F's feature maps, shallowest first, under the names that every backbone knows.
@@ -46,13 +48,22 @@ def fields() -> ml_collections.ConfigDict:
             stages=STAGES,
             # ---- Anomaly generator G
             # "perlin" is the paper's best; the others are compared with it. Their
-            # constants (ours) are those of each generator's own code.
+            # constants (ours) are those of each generator's own code, and explained
+            # in jaxad.augment.
             generator="perlin",
             # What "perlin" pastes (DRAEM's "dtd"): pictures of the texture source, see
             # config.dataset.textures; other training "images"; its "noise"; "auto" is
             # the first of these that is there.
             texture="auto",
-            perlin=dict(max_blend=0.8, unchanged=0.5, rotate_image=0.0),
+            perlin=dict(
+                lattices=6,
+                rotate_noise=90.0,
+                threshold=0.5,
+                changes=3,
+                max_blend=0.8,
+                unchanged=0.5,
+                rotate_image=0.0,
+            ),
             cutpaste=dict(
                 jitter=0.1,
                 patch=dict(area=(0.02, 0.15), aspect=(0.3, 1 / 0.3)),
@@ -61,8 +72,12 @@ def fields() -> ml_collections.ConfigDict:
             nsa=dict(
                 half_height=(0.03, 0.4),
                 half_width=(0.03, 0.4),
+                half_scale=0.05,
                 resize=(0.7, 1.3),
+                resize_deviation=0.5,
                 patches=3,
+                further=0.5,
+                visible=1.0,
                 # Brightness and tolerance of a background, (200, 60) or (20, 20) for
                 # eight objects of MVTec AD; () is none. See augment.nsa.
                 background=(),
@@ -80,10 +95,16 @@ def fields() -> ml_collections.ConfigDict:
                 batch_size=16,
                 epochs=100,
                 min_steps=2000,
-                # Adam; times `drop` at these shares of the steps, as DRAEM does.
+                # One of jaxad.optim.RULES.
+                optimiser="adam",
+                betas=(0.9, 0.999),
+                weight_decay=0.0,
+                # Times `drop` at these shares of the steps, as DRAEM does.
                 learning_rate=1e-4,
                 drop=0.2,
                 drop_at=(0.8, 0.9),
+                # F's batch normalisation: "frozen" or of the "batch".
+                statistics="frozen",
             ),
             # ---- Stage II
             # Levels of the contrastive loss. The paper's best is "3 and 4", read as
@@ -105,14 +126,21 @@ def fields() -> ml_collections.ConfigDict:
             # Weak views of a normal image (ours): a crop's share of the area and width
             # over height, colours; flip only what is symmetric.
             views=dict(scale=(0.8, 1.0), ratio=(3 / 4, 4 / 3), jitter=0.1, flip=False),
-            # All ours. Adam with L2 decay, cosine to 0.
+            # All ours.
             ncl=dict(
                 batch_size=32,
                 epochs=20,
                 min_steps=500,
+                optimiser="adam",
+                betas=(0.9, 0.999),
+                weight_decay=1e-5,
                 backbone_learning_rate=1e-5,
                 heads_learning_rate=1e-4,
-                weight_decay=1e-5,
+                # "cosine" to 0, or "constant".
+                schedule="cosine",
+                # F's batch normalisation: "frozen", which protects features where
+                # images are few; or of the "batch", views and defects together.
+                statistics="frozen",
             ),
         )
     )
@@ -190,13 +218,15 @@ def build(config, backbone: Backbone) -> Method:
 def _discriminative_pretraining(options, backbone: Backbone, image_size) -> Stage:
     """D learns to find what G put there: L_I = FL(D(F(x_s)), m), F frozen."""
     discriminator = _discriminator(options, backbone, image_size)
-    generate = _generator(options)
-    optimiser = optax.scale_by_adam()
+    generate, fields = _generator(options), options.dnp
+    optimiser = _optimiser(fields)
 
     def init(key, params):
-        frozen = models.fold(backbone.module, params["backbone"])
+        frozen = params["backbone"]
+        if fields.statistics == "frozen":
+            frozen = models.fold(backbone.module, frozen)
         image = jnp.zeros((1, *image_size, 3))
-        maps = _levels(backbone, frozen, image)
+        maps = _levels(backbone.module.apply(frozen, image)[1])
         variables = discriminator.init(key, maps, image_size)
         return {
             "discriminator": variables,
@@ -215,15 +245,16 @@ def _discriminative_pretraining(options, backbone: Backbone, image_size) -> Stag
 
     def step(state, batch, key):
         x_s, mask = generate(key, batch)
-        maps = _levels(backbone, state["frozen"], backbone.normalise(x_s))
+        x_s = backbone.normalise(x_s)
+        maps, _ = _run(backbone, state["frozen"], x_s, fields.statistics)
         params, statistics = (
             state["discriminator"][name] for name in ("params", "batch_stats")
         )
         (loss, (statistics, logits)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            params, statistics, maps, mask
+            params, statistics, _levels(maps), mask
         )
-        rate = _dropped(options.dnp, batch["progress"])
-        updates, optimiser_state = optimiser.update(grads, state["optimiser"])
+        rate = _dropped(fields, batch["progress"])
+        updates, optimiser_state = optimiser.update(grads, state["optimiser"], params)
         params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
         state = {
             "discriminator": {"params": params, "batch_stats": statistics},
@@ -273,20 +304,18 @@ def _dropped(fields, progress):
 def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
     """F contracts normal views and keeps anomalies apart; D is frozen.
 
-    L_II = L_con + lambda_neg L_neg. BatchNorm in F keeps its statistics and learns its
-    scale and shift.
+    L_II = L_con + lambda_neg L_neg. BatchNorm in F keeps its statistics, unless the
+    config says otherwise, and learns its scale and shift.
     """
     _check_levels(options, backbone, image_size)
     guided = options.lambda_neg > 0
     discriminator = _discriminator(options, backbone, image_size) if guided else None
     generate, weaken = _generator(options), _weak_views(options)
     siamese = heads.SimSiamHeads(levels=len(options.levels), **options.heads)
-    optimiser = optax.chain(
-        optax.add_decayed_weights(options.ncl.weight_decay), optax.scale_by_adam()
-    )
+    fields, optimiser = options.ncl, _optimiser(options.ncl)
     rates = {
-        "backbone": options.ncl.backbone_learning_rate,
-        "heads": options.ncl.heads_learning_rate,
+        "backbone": fields.backbone_learning_rate,
+        "heads": fields.heads_learning_rate,
     }
 
     def init(key, params):
@@ -296,21 +325,16 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
             "backbone": variables["params"],
             "heads": siamese.init(key, _pooled(maps, options.levels))["params"],
         }
-        frozen = {"batch_stats": variables["batch_stats"]}
-        if guided:
-            frozen["discriminator"] = params["discriminator"]
         return {
             "learnt": learnt,
+            "statistics": variables["batch_stats"],
             "optimiser": optimiser.init(learnt),
-            "frozen": frozen,
+            "discriminator": params["discriminator"] if guided else {},
             "empty_masks": jnp.int32(0),
         }
 
-    def loss_of(learnt, frozen, images, mask):
-        variables = {
-            "params": learnt["backbone"],
-            "batch_stats": frozen["batch_stats"],
-        }
+    def loss_of(learnt, statistics, discriminator_variables, images, mask):
+        variables = {"params": learnt["backbone"], "batch_stats": statistics}
 
         def embed(pooled):
             return siamese.apply({"params": learnt["heads"]}, pooled)
@@ -322,7 +346,7 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
 
         # One pass for all: the program is a third as long to compile.
         stacked = backbone.normalise(_interleave(list(images.values())))
-        maps = backbone.module.apply(variables, stacked)[1]
+        maps, statistics = _run(backbone, variables, stacked, fields.statistics)
         maps = dict(zip(images, _separate(maps, len(images)), strict=True))
         pooled = _pooled(maps["view1"], options.levels)
         z1, p1 = embed(pooled)
@@ -332,12 +356,10 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
         for level, x in zip(options.levels, pooled, strict=True):
             metrics[f"rank_{level}"] = heads.participation_ratio(x)
         if not guided:
-            return pull, metrics | {"loss": pull}
+            return pull, (metrics | {"loss": pull}, statistics)
 
         maps = maps["defect"]
-        logits = discriminator.apply(
-            frozen["discriminator"], [maps[level] for level in LEVELS], image_size
-        )
+        logits = discriminator.apply(discriminator_variables, _levels(maps), image_size)
         if options.guide == "gradient":
             # D's weights stand still; its gradient reaches F through the features.
             push = losses.focal_loss(logits, mask, **options.focal)
@@ -346,9 +368,8 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
             n = project(_pooled_where(maps, options.levels, shown))
             push = _repel(p1, p2, n, there=mask.any((1, 2)))
         loss = pull + options.lambda_neg * push
-        return loss, metrics | {"guide": push, "loss": loss} | _watch_guide(
-            logits, mask
-        )
+        metrics |= {"guide": push, "loss": loss} | _watch_guide(logits, mask)
+        return loss, (metrics, statistics)
 
     def step(state, batch, key):
         images = dict(zip(("view1", "view2"), weaken(key, batch), strict=True))
@@ -356,13 +377,13 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
         if guided:
             images["defect"], mask = generate(key, batch)
             empty += _count_empty(mask)
-        grads, metrics = jax.grad(loss_of, has_aux=True)(
-            state["learnt"], state["frozen"], images, mask
+        grads, (metrics, statistics) = jax.grad(loss_of, has_aux=True)(
+            state["learnt"], state["statistics"], state["discriminator"], images, mask
         )
         updates, optimiser_state = optimiser.update(
             grads, state["optimiser"], state["learnt"]
         )
-        fall = optim.cosine(batch["progress"])
+        fall = optim.cosine(batch["progress"]) if fields.schedule == "cosine" else 1.0
         learnt = {
             part: jax.tree.map(
                 lambda p, u, rate=rate: p - rate * fall * u,
@@ -373,14 +394,14 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
         }
         if guided:
             metrics["empty_masks"] = empty
-        state = state | {"learnt": learnt, "optimiser": optimiser_state}
-        return state | {"empty_masks": empty}, metrics
+        state = state | {"learnt": learnt, "statistics": statistics}
+        return state | {"optimiser": optimiser_state, "empty_masks": empty}, metrics
 
     def finish(state, params):
         """Hands on F alone: D and the heads have done their work."""
         tuned = {
             "params": state["learnt"]["backbone"],
-            "batch_stats": state["frozen"]["batch_stats"],
+            "batch_stats": state["statistics"],
         }
         kept = {k: v for k, v in params.items() if k != "discriminator"}
         return kept | {"backbone": tuned}
@@ -508,8 +529,24 @@ def _discriminator(options, backbone: Backbone, image_size) -> decoder.InverseNe
     return decoder.build([maps[level] for level in LEVELS], **options.decoder)
 
 
-def _levels(backbone: Backbone, variables, images):
-    maps = backbone.module.apply(variables, images)[1]
+def _optimiser(fields) -> optax.GradientTransformation:
+    return optim.scale_by(
+        fields.optimiser, betas=tuple(fields.betas), weight_decay=fields.weight_decay
+    )
+
+
+def _run(backbone: Backbone, variables, images, statistics: str):
+    """F's feature maps, and its batch normalisation's statistics after it."""
+    if statistics == "frozen":
+        maps = backbone.module.apply(variables, images)[1]
+        return maps, variables.get("batch_stats")
+    (_, maps), moved = backbone.module.apply(
+        variables, images, train=True, mutable=["batch_stats"]
+    )
+    return maps, moved["batch_stats"]
+
+
+def _levels(maps):
     return [maps[level] for level in LEVELS]
 
 
@@ -562,6 +599,11 @@ def _check(options) -> None:
         ("guide", GUIDES),
         ("decoder.skip", decoder.SKIPS),
         ("heads.norm", heads.NORMS),
+        ("dnp.optimiser", optim.RULES),
+        ("ncl.optimiser", optim.RULES),
+        ("dnp.statistics", STATISTICS),
+        ("ncl.statistics", STATISTICS),
+        ("ncl.schedule", SCHEDULES),
     ):
         value = functools.reduce(
             lambda tree, part: tree[part], field.split("."), options
@@ -574,6 +616,19 @@ def _check(options) -> None:
         depths,
         "three numbers of 1 or more",
     )
+    for stage in STAGES:
+        betas = tuple(options[stage].betas)
+        config_lib.require(
+            len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
+            f"method.{stage}.betas",
+            betas,
+            "two numbers of 0 or more, below 1",
+        )
+    for field, least in (("lattices", 1), ("changes", 0)):
+        value = options.perlin[field]
+        config_lib.require(
+            least <= value <= 10, f"method.perlin.{field}", value, f"{least} to 10"
+        )
     background = tuple(options.nsa.background)
     config_lib.require(
         len(background) in (0, 2),

@@ -125,6 +125,32 @@ def test_perlin_leaves_that_share_unchanged(unchanged):
     assert (empty == 1) == (unchanged == 1)
 
 
+def test_perlins_constants():
+    share = {
+        name: batch(anomalies.perlin, unchanged=0.0, **options)[1].mean()
+        for name, options in (
+            ("half", {}),
+            ("less", {"threshold": 0.2}),
+            ("never", {"threshold": 3.0}),
+        )
+    }
+    assert share["never"] == 0 < share["half"] < share["less"]
+
+    def noise(**options):
+        keys = jax.random.split(jax.random.key(0), 16)
+        draw = functools.partial(
+            anomalies.turned_perlin_noise, size=(SIDE, SIDE), **options
+        )
+        return np.asarray(jax.vmap(draw)(keys))
+
+    # A turned lattice leaves pixels out, which are zero; a lattice of one cell that is
+    # not turned does not, and is smooth: no pixel is far from the next.
+    one = noise(lattices=1, rotation=0.0)
+    assert (one[:, 1:, 1:] == 0).mean() < 0.01 < (noise(lattices=1) == 0).mean()
+    steps = [np.abs(np.diff(x, axis=1)).max() for x in (one, noise(rotation=0.0))]
+    assert steps[0] < 4 / SIDE < steps[1]
+
+
 def test_perlin_can_turn_the_image_itself():
     images, masks = batch(anomalies.perlin, unchanged=1.0, rotate_image=1.0)
     assert masks.max() == 0
@@ -191,6 +217,22 @@ def test_nsa_draws_one_to_three_patches():
     _, three = batch(anomalies.nsa, **large)
     assert (one.sum((1, 2)) > 0).mean() > 0.9
     assert three.mean() > 1.2 * one.mean()
+
+
+def test_nsas_constants():
+    large = dict(half_height=(0.2, 0.3), half_width=(0.2, 0.3))
+    _, one = batch(anomalies.nsa, patches=1, **large)
+    _, never = batch(anomalies.nsa, further=0.0, **large)
+    np.testing.assert_array_equal(never, one)
+    _, blind = batch(anomalies.nsa, visible=256.0, **large)
+    assert blind.max() == 0
+    # Without spread every patch is of the least size, and keeps it.
+    small = dict(half_height=(0.1, 0.4), half_width=(0.1, 0.4))
+    fixed = dict(half_scale=0.0, resize_deviation=0.0, patches=1)
+    _, masks = batch(anomalies.nsa, **small, **fixed)
+    assert masks.any(2).sum(1).max() <= round(0.2 * SIDE)
+    _, masks = batch(anomalies.nsa, **small, patches=1)
+    assert masks.any(2).sum(1).max() > round(0.2 * SIDE)
 
 
 def test_nsa_keeps_whole_sides_within_the_bounds():

@@ -144,8 +144,8 @@ def test_stage_two_moves_the_backbone_only():
     params, _ = after_stage_one()
     _, ncl = stages(texture="noise")
     state, _ = run(ncl, params, 2)
-    assert equal(state["frozen"]["discriminator"], params["discriminator"])
-    assert equal(state["frozen"]["batch_stats"], params["backbone"]["batch_stats"])
+    assert equal(state["discriminator"], params["discriminator"])
+    assert equal(state["statistics"], params["backbone"]["batch_stats"])
     moved = jax.tree.map(
         lambda a, b: bool((a != b).any()),
         state["learnt"]["backbone"],
@@ -155,6 +155,38 @@ def test_stage_two_moves_the_backbone_only():
     handed_on = ncl.finish(state, params)
     assert set(handed_on) == {"backbone"}
     assert set(handed_on["backbone"]) == {"params", "batch_stats"}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "statistics", "moves"),
+    [("cosine", "frozen", False), ("constant", "batch", True)],
+)
+def test_the_last_step_of_stage_two(schedule, statistics, moves):
+    """A cosine has come to 0, and what is frozen stays."""
+    (ncl,) = stages(
+        stages=("ncl",), lambda_neg=0.0,
+        ncl__schedule=schedule, ncl__statistics=statistics,
+    )  # fmt: skip
+    params = {"backbone": backbone_variables()}
+    state = jax.jit(ncl.init)(jax.random.key(0), params)
+    batch = make_batch(progress=1.0)
+    state, _ = jax.jit(ncl.step)(state, batch, jax.random.key(0))
+    after = ncl.finish(state, params)["backbone"]
+    for collection in ("params", "batch_stats"):
+        stays = equal(after[collection], params["backbone"][collection])
+        assert stays != moves, collection
+
+
+def test_statistics_of_the_batch_are_those_of_its_training_mode():
+    @jax.jit
+    def both(variables, images):
+        ours = tocoad._run(make_backbone(), variables, images, "batch")
+        want = Tiny().apply(variables, images, train=True, mutable=["batch_stats"])
+        return ours, (want[0][1], want[1]["batch_stats"])
+
+    ours, want = both(backbone_variables(), make_batch()["image"])
+    assert equal(ours, want)
+    assert not equal(ours[1], backbone_variables()["batch_stats"])
 
 
 def test_the_guides_gradient_reaches_the_backbone():
@@ -206,6 +238,13 @@ def test_pooling_where_the_mask_is():
             perlin__rotate_image=0.3,
         ),
         dict(stages=("ncl",), lambda_neg=0.0),
+        dict(
+            texture="noise",
+            dnp__optimiser="sgd",
+            dnp__statistics="batch",
+            ncl__optimiser="adamw",
+            ncl__statistics="batch",
+        ),
         dict(stages=()),
     ],
     ids=str,
@@ -293,6 +332,14 @@ def test_the_texture_source_is_the_first_that_is_there(there, changes, settled):
         (dict(nsa__background=(200.0,)), "method.nsa.background"),
         (dict(dnp__drop_at=(0.8, 1.0)), "method.dnp.drop_at"),
         (dict(temperature=0.0), "method.temperature"),
+        (dict(dnp__optimiser="adem"), "dnp.optimiser.*did you mean 'adam'"),
+        (dict(ncl__optimiser="lamb"), "method.ncl.optimiser"),
+        (dict(ncl__betas=(0.9,)), "method.ncl.betas"),
+        (dict(dnp__betas=(0.9, 1.0)), "method.dnp.betas"),
+        (dict(dnp__statistics="thawed"), "method.dnp.statistics"),
+        (dict(ncl__schedule="linear"), "method.ncl.schedule"),
+        (dict(perlin__lattices=0), "method.perlin.lattices"),
+        (dict(perlin__changes=11), "method.perlin.changes"),
     ],
     ids=str,
 )
