@@ -37,7 +37,7 @@ def perlin(
     lattices: int = 6,
     rotate_noise: float = 90.0,
     threshold: float = 0.5,
-    changes: int = 3,
+    vary: Mapping[str, Any] = MappingProxyType({}),
     max_blend: float = 0.8,
     unchanged: float = 0.5,
     rotate_image: float = 0.0,
@@ -53,7 +53,7 @@ def perlin(
       texture: [H, W, 3], changed by `vary_texture` first; the noise itself if None.
       lattices, rotate_noise: of `turned_perlin_noise`.
       threshold: of the noise.
-      changes: of the texture, 0 to 10.
+      vary: what else `vary_texture` takes.
       max_blend: largest share of the image that shines through.
       unchanged: probability that the image comes back as it is, the mask empty.
       rotate_image: probability that the image itself is first turned by up to 90
@@ -73,7 +73,7 @@ def perlin(
     if texture is None:
         texture = jnp.broadcast_to(noise[..., None] * 0.5 + 0.25, image.shape)
     else:
-        texture = vary_texture(keys[2], texture, changes=changes)
+        texture = vary_texture(keys[2], texture, **vary)
     beta = jax.random.uniform(keys[3], maxval=max_blend)
     changed = jax.random.bernoulli(keys[4], 1 - unchanged)
     mask = jnp.where(changed, (noise > threshold).astype(image.dtype), 0.0)
@@ -138,42 +138,71 @@ def perlin_noise(
     return top + fade_y * (bottom - top)
 
 
-def vary_texture(key: jax.Array, texture: jax.Array, *, changes: int = 3) -> jax.Array:
+def vary_texture(
+    key: jax.Array,
+    texture: jax.Array,
+    *,
+    changes: int = 3,
+    gamma: tuple[float, float] = (0.5, 2.0),
+    gain: tuple[float, float] = (0.8, 1.2),
+    offset: tuple[float, float] = (-30.0, 30.0),
+    sharpness: tuple[float, float] = (0.0, 3.0),
+    hue: tuple[float, float] = (-50.0, 50.0),
+    saturation: tuple[float, float] = (-50.0, 50.0),
+    solarise: tuple[float, float] = (32.0, 128.0),
+    bits: tuple[int, int] = (1, 8),
+    cutoff: tuple[float, float] = (0.0, 0.2),
+    rotation: float = 45.0,
+) -> jax.Array:
     """Some of DRAEM's ten changes of a texture, [H, W, 3] -> [H, W, 3] in [0, 1].
 
     Those chosen act in this fixed order, not in the order they are drawn: a batch then
     costs each change once.
+
+    Args:
+      key: random key.
+      texture: [H, W, 3].
+      changes: how many of the ten, which also are inversion and equalisation.
+      gamma: bounds of the exponent, drawn for each channel; all are drawn uniformly.
+      gain, offset: bounds of a factor, and of what is then added, in grey levels of
+        255.
+      sharpness: bounds of the factor, 1 is the texture itself.
+      hue, saturation: bounds of what is added, in steps of 1/255.
+      solarise: bounds of the grey level, of 255, that half of the draws invert from.
+      bits: bounds of those that a channel keeps, both included.
+      cutoff: bounds of the share that autocontrast cuts off.
+      rotation: bound of the angle in degrees.
     """
     choice_key, key = jax.random.split(key)
     chosen = jax.random.permutation(choice_key, 10) < changes
     # One draw for all: every further one costs compilation.
     draws = iter(jax.random.uniform(key, (13,)))
 
-    def uniform(low, high):
-        return low + (high - low) * next(draws)
+    def uniform(low, high, unit=1.0):
+        return (low + (high - low) * next(draws)) / unit
 
-    gamma = jnp.stack([uniform(0.5, 2.0) for _ in range(3)]).reshape(1, 1, 3)
-    gain, offset = uniform(0.8, 1.2), uniform(-30 / 255, 30 / 255)
-    sharpness = uniform(0.0, 3.0)
-    hue, saturation = uniform(-50 / 255, 50 / 255), uniform(-50 / 255, 50 / 255)
-    threshold = jnp.where(next(draws) < 0.5, uniform(32 / 255, 128 / 255), jnp.inf)
-    bits = jnp.floor(uniform(1, 9)).astype(jnp.int32)
-    cutoff = uniform(0.0, 0.2)
-    angle = jnp.deg2rad(45) * (2 * next(draws) - 1)
-    changes = (
+    exponents = jnp.stack([uniform(*gamma) for _ in range(3)]).reshape(1, 1, 3)
+    factor, added = uniform(*gain), uniform(*offset, 255)
+    sharp = uniform(*sharpness)
+    turned, saturated = uniform(*hue, 255), uniform(*saturation, 255)
+    threshold = jnp.where(next(draws) < 0.5, uniform(*solarise, 255), jnp.inf)
+    kept = jnp.floor(uniform(bits[0], bits[1] + 1)).astype(jnp.int32)
+    cut = uniform(*cutoff)
+    angle = jnp.deg2rad(rotation) * (2 * next(draws) - 1)
+    functions = (
         # First, since XLA would compute what it turns once for each of four corners.
         lambda x: geometry.rotate(x, angle),
-        lambda x: x**gamma,
-        lambda x: x * gain + offset,
-        lambda x: colour.sharpen(x, sharpness),
-        lambda x: colour.shift_hue_saturation(x, hue, saturation),
+        lambda x: x**exponents,
+        lambda x: x * factor + added,
+        lambda x: colour.sharpen(x, sharp),
+        lambda x: colour.shift_hue_saturation(x, turned, saturated),
         lambda x: colour.solarise(x, threshold),
-        lambda x: colour.posterise(x, bits),
+        lambda x: colour.posterise(x, kept),
         lambda x: 1 - x,
-        lambda x: colour.autocontrast(x, cutoff),
+        lambda x: colour.autocontrast(x, cut),
         colour.equalise,
     )
-    for is_chosen, change in zip(chosen, changes, strict=True):
+    for is_chosen, change in zip(chosen, functions, strict=True):
         texture = jnp.where(is_chosen, jnp.clip(change(texture), 0, 1), texture)
     return texture
 

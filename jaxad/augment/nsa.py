@@ -20,26 +20,29 @@ def nsa(
     *,
     half_height: tuple[float, float] = (0.03, 0.4),
     half_width: tuple[float, float] = (0.03, 0.4),
+    half_offset: float = 0.03,
     half_scale: float = 0.05,
     resize: tuple[float, float] = (0.7, 1.3),
     resize_deviation: float = 0.5,
     patches: int = 3,
     further: float = 0.5,
     visible: float = 1.0,
+    median: int = 5,
     background: tuple[float, ...] = (),
+    object_median: int = 7,
     min_object: float = 0.7,
     min_overlap: float = 0.25,
 ) -> tuple[jax.Array, jax.Array]:
     """Rectangles of another normal image, resized and seamlessly cloned.
 
-    A half side is `0.03 + Gamma(2, half_scale)` of the image's, clipped to its bounds;
-    what falls outside the source is cut off. A patch is resized by
+    A half side is `half_offset + Gamma(2, half_scale)` of the image's, clipped to its
+    bounds; what falls outside the source is cut off. A patch is resized by
     N(1, resize_deviation) clipped to `resize`, and then its sides, as in the authors'
     code, to the same bounds. One patch is certain. The mask is where the intensity
-    changed visibly, after a 5x5 median.
+    changed visibly, after a median.
 
     With a `background`, a pixel belongs to an object where its intensity is farther
-    from the background's than a tolerance (after a 7x7 median). A patch then comes from
+    from the background's than a tolerance (after a median). A patch then comes from
     where enough of it is object, goes to where objects overlap, and the mask is empty
     where both the image and the patch are background. After 200 places in vain the
     patch is left out.
@@ -50,13 +53,15 @@ def nsa(
       source: [H, W, 3], where the patches come from.
       half_height, half_width: bounds of the half sides in the source, and of the whole
         sides in the image, as shares of the image's.
-      half_scale: of the gamma distribution.
+      half_offset, half_scale: of the half sides, as shares of the image's.
       resize: bounds of the factor.
       resize_deviation: of the factor, before it is clipped.
       patches: at most so many.
       further: probability of each patch after the first.
-      visible: change of the intensity that is more than this many grey levels of 255.
+      visible: a change of the intensity by more than this, in grey levels of 255.
+      median: side of the squares over which the mask's median goes, odd.
       background: its brightness and the tolerance, in grey levels of 255; () is none.
+      object_median: as `median`, for where objects are.
       min_object: a patch has a larger share of object than this.
       min_overlap: of the patch's object a larger share than this falls on the image's.
 
@@ -74,7 +79,9 @@ def nsa(
     )
 
     if background:
-        here, there = (_object_mask(x, *background) for x in (image, source))
+        here, there = (
+            _object_mask(x, *background, object_median) for x in (image, source)
+        )
 
     def clone(number, state):
         blended, may_change = state
@@ -91,7 +98,7 @@ def nsa(
             for axis, side in enumerate(sides):
                 low, high = bounds[axis]
                 middle = low + (1 - 2 * low) * centre[axis]
-                half = jnp.clip(0.03 + gamma[axis], low, high)
+                half = jnp.clip(half_offset + gamma[axis], low, high)
                 start = jnp.maximum(middle - half, 0) * side
                 starts.append(start)
                 lengths.append(jnp.minimum(middle + half, 1) * side - start)
@@ -151,13 +158,13 @@ def nsa(
     anywhere = jnp.full(sides, not background)
     blended, may_change = jax.lax.fori_loop(0, patches, clone, (image, anywhere))
     changed = (jnp.abs(blended - image).mean(-1) > visible / 255) & may_change
-    return blended, _median(changed.astype(image.dtype), 5)
+    return blended, _median(changed.astype(image.dtype), median)
 
 
-def _object_mask(image, brightness, tolerance):
+def _object_mask(image, brightness, tolerance, median):
     """1 where the mean intensity is not the background's: [H, W, 3] -> [H, W]."""
     apart = jnp.abs(255 * image.mean(-1) - brightness) > tolerance
-    return _median(apart.astype(image.dtype), 7)
+    return _median(apart.astype(image.dtype), median)
 
 
 def _inside(sides, corner, sizes):

@@ -59,7 +59,20 @@ def fields() -> ml_collections.ConfigDict:
                 lattices=6,
                 rotate_noise=90.0,
                 threshold=0.5,
-                changes=3,
+                # Changes of a texture, and the bounds of each.
+                vary=dict(
+                    changes=3,
+                    gamma=(0.5, 2.0),
+                    gain=(0.8, 1.2),
+                    offset=(-30.0, 30.0),
+                    sharpness=(0.0, 3.0),
+                    hue=(-50.0, 50.0),
+                    saturation=(-50.0, 50.0),
+                    solarise=(32.0, 128.0),
+                    bits=(1, 8),
+                    cutoff=(0.0, 0.2),
+                    rotation=45.0,
+                ),
                 max_blend=0.8,
                 unchanged=0.5,
                 rotate_image=0.0,
@@ -72,15 +85,18 @@ def fields() -> ml_collections.ConfigDict:
             nsa=dict(
                 half_height=(0.03, 0.4),
                 half_width=(0.03, 0.4),
+                half_offset=0.03,
                 half_scale=0.05,
                 resize=(0.7, 1.3),
                 resize_deviation=0.5,
                 patches=3,
                 further=0.5,
                 visible=1.0,
+                median=5,
                 # Brightness and tolerance of a background, (200, 60) or (20, 20) for
                 # eight objects of MVTec AD; () is none. See augment.nsa.
                 background=(),
+                object_median=7,
                 min_object=0.7,
                 min_overlap=0.25,
             ),
@@ -624,10 +640,18 @@ def _check(options) -> None:
             betas,
             "two numbers of 0 or more, below 1",
         )
-    for field, least in (("lattices", 1), ("changes", 0)):
-        value = options.perlin[field]
+    lattices, changes = options.perlin.lattices, options.perlin.vary.changes
+    for field, value, least in (
+        ("perlin.lattices", lattices, 1),
+        ("perlin.vary.changes", changes, 0),
+    ):
         config_lib.require(
-            least <= value <= 10, f"method.perlin.{field}", value, f"{least} to 10"
+            least <= value <= 10, f"method.{field}", value, f"{least} to 10"
+        )
+    for field in ("median", "object_median"):
+        value = options.nsa[field]
+        config_lib.require(
+            value >= 1 and value % 2 == 1, f"method.nsa.{field}", value, "odd"
         )
     background = tuple(options.nsa.background)
     config_lib.require(

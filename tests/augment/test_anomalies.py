@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from jaxad.augment import anomalies
+from jaxad.augment import anomalies, colour
 
 SIDE = 48
 
@@ -166,6 +166,26 @@ def test_textures_vary_and_stay_in_range():
     unlike = np.abs(varied[:, 12, 12] - 0.37).max(-1) > 1e-6
     # Nothing moves a flat grey in five of the ten; at least one other is mostly drawn.
     assert 0.6 < unlike.mean() < 1
+
+
+def test_how_a_texture_varies_is_up_to_its_bounds():
+    """All ten changes, each as it does nothing; but inversion and equalisation."""
+    picture = (np.floor(image() * 254) + 0.25) / 255  # away from all rounding
+    still = dict(
+        gamma=(1, 1), gain=(1, 1), offset=(0, 0), sharpness=(1, 1), hue=(0, 0),
+        saturation=(0, 0), solarise=(256, 256), bits=(8, 8), cutoff=(0, 0), rotation=0,
+    )  # fmt: skip
+
+    @jax.jit
+    def vary(key):
+        none = anomalies.vary_texture(key, picture, changes=0)
+        return none, anomalies.vary_texture(key, picture, changes=10, **still)
+
+    none, all_ten = vary(jax.random.key(0))
+    np.testing.assert_array_equal(none, picture)
+    kept = colour.posterise(picture, 8)
+    want = colour.equalise(colour.autocontrast(1 - kept, 0.0))
+    np.testing.assert_allclose(all_ten, want, atol=1e-5)
 
 
 def test_patch_area_and_aspect_are_in_the_bounds():

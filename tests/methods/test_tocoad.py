@@ -339,7 +339,8 @@ def test_the_texture_source_is_the_first_that_is_there(there, changes, settled):
         (dict(dnp__statistics="thawed"), "method.dnp.statistics"),
         (dict(ncl__schedule="linear"), "method.ncl.schedule"),
         (dict(perlin__lattices=0), "method.perlin.lattices"),
-        (dict(perlin__changes=11), "method.perlin.changes"),
+        (dict(perlin__vary__changes=11), "method.perlin.vary.changes"),
+        (dict(nsa__median=4), "method.nsa.median"),
     ],
     ids=str,
 )
