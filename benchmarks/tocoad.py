@@ -28,7 +28,6 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -283,10 +282,7 @@ def _parts(pipeline, params, state, images):
 
     yield "D forward, and backward to its input", jax.grad(guide), maps
 
-    optimiser = optax.chain(
-        optax.add_decayed_weights(config.method.ncl.weight_decay),
-        optax.scale_by_adam(),
-    )
+    optimiser = tocoad._optimiser(config.method.ncl)
     yield "Adam", optimiser.update, state["learnt"], state["optimiser"], state["learnt"]
 
 
