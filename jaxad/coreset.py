@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxad import distances, sharding
-from jaxad.rows import Placed, Span
+from jaxad.rows import Placed
 from jaxad.sharding import REPLICATED as SAME
 from jaxad.sharding import ROWS
 
@@ -33,11 +33,10 @@ class Bounds:
 
     def _reset(self) -> None:
         self.upper = []
-        for span in self.data.spans:
-            places = np.arange(span.layout.devices * span.layout.height)
-            there = span.layout.index(places) < span.count
-            upper = np.where(there, np.inf, -np.inf)  # which an empty place keeps
-            self.upper.append(sharding.split_rows(upper.astype(np.float32), self.mesh))
+        for _, count, height in self.data.spans:
+            upper = np.full(height, -np.inf, np.float32)  # which padding keeps
+            upper[:count] = np.inf
+            self.upper.append(sharding.split_rows(upper, self.mesh))
 
     def lower(self, centres: np.ndarray) -> None:
         """Takes in new centres [c, d]."""
@@ -56,15 +55,15 @@ class Bounds:
         self._cover(0, self.count)
 
     def _cover(self, first: int, stop: int) -> None:
-        new, uppers = np.array([first, stop], np.int32), iter(self.upper)
+        span, uppers = np.array([first, stop], np.int32), iter(self.upper)
 
-        def part(_: Span, rows: jax.Array):
+        def part(_first, _count, rows):
             return _cover(
                 next(uppers),
                 rows,
                 self.origin,
                 self.centres,
-                new,
+                span,
                 mesh=self.mesh,
                 direct=self.direct,
             )
@@ -79,15 +78,16 @@ class Bounds:
           outside, -1 if there are none.
         """
         tops = [_top(upper, width + 1, mesh=self.mesh) for upper in self.upper]
+        starts = [first for first, _, _ in self.data.spans]
         upper = np.concatenate([np.asarray(top, np.float64) for top, _ in tops])
         index = np.concatenate(
             [
-                span.layout.index(np.asarray(places)) + span.first
-                for (_, places), span in zip(tops, self.data.spans, strict=True)
+                np.asarray(at) + first
+                for (_, at), first in zip(tops, starts, strict=True)
             ]
         )
-        order = np.lexsort((index, -upper))
-        order = order[upper[order] >= 0][: width + 1]  # an empty place is below zero
+        order = np.argsort(-upper, kind="stable")
+        order = order[upper[order] >= 0][: width + 1]  # padding is below zero
         floor = -1.0
         if len(order) > width:
             order, floor = order[:-1], upper[order[-1]]

@@ -10,7 +10,7 @@ from jaxad.detectors import knn
 from jaxad.methods.base import Method, Params, identity
 from jaxad.passes import Passes
 from jaxad.pipeline import Pipeline
-from jaxad.rows import BlockCyclic, Stack
+from jaxad.rows import Sharded, Stack
 
 
 def describe(
@@ -20,7 +20,7 @@ def describe(
     label: str,
     passes: Passes,
     name: str = "features",
-) -> np.ndarray | BlockCyclic:
+) -> np.ndarray | Sharded:
     """Descriptors of all images of a split.
 
     They come from the cache where they may be, and are mapped from its file. Elsewhere
@@ -60,7 +60,7 @@ def describe(
 
 def patches(
     pipeline: Pipeline, params: Params, splits, passes: Passes, *, label: str
-) -> list[np.ndarray | BlockCyclic]:
+) -> list[Stack]:
     """Projected patches [n·h·w, d] of all images, for each of the splits."""
     return [
         project(
@@ -72,14 +72,10 @@ def patches(
     ]
 
 
-def project(
-    method: Method, params: Params, patches: np.ndarray | BlockCyclic
-) -> np.ndarray | BlockCyclic:
+def project(method: Method, params: Params, patches: np.ndarray | Sharded) -> Stack:
     """Patches [n, c] through the learnt map, where they are: [n, d]."""
-    if method.project is identity:
-        return patches
-    (projected,) = Stack([patches]).map(method.project, params).parts
-    return projected
+    stack = Stack([patches])
+    return stack if method.project is identity else stack.map(method.project, params)
 
 
 def key_of(pipeline: Pipeline, params: Params, *splits) -> str:

@@ -174,7 +174,7 @@ def extend(
     with fit.timed(seconds, "features"):
         described = splits if mode == "exact" else [added]
         parts = descriptors.patches(pipeline, params, described, passes, label=label)
-        new, kept = Stack(parts[-1:]), 0
+        new, kept = parts[-1], 0
         if mode == "fast":
             parts, kept = [bank, *parts], len(bank)
         rows = Stack(parts)

@@ -17,7 +17,7 @@ from jaxad import data, passes, processes, sharding
 from jaxad.errors import InputError, writing
 from jaxad.locks import locked
 from jaxad.passes import Pass
-from jaxad.rows import BlockCyclic
+from jaxad.rows import Sharded
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def extract(
     def make(shape):
         return _OnHost(empty((len(split), *shape)))
 
-    return _extract(describe, split, batch_size, label, keep, make).array
+    return _extract(describe, split, batch_size, 1, label, keep, make).array
 
 
 def extract_in_place(
@@ -71,8 +71,10 @@ def extract_in_place(
     mesh: sharding.Mesh | None,
     label: str,
     keep: Pass | None = None,
-) -> BlockCyclic:
+) -> Sharded:
     """As `extract`, but what the devices find stays on them.
+
+    Every device describes consecutive images of the split.
 
     Args:
       mesh: over which `describe` spreads a batch; None for one device.
@@ -80,42 +82,66 @@ def extract_in_place(
     Returns:
       Patches [n·h·w, c] in the split's order.
     """
+    devices = mesh.size if mesh else 1
 
     def make(shape):
-        return _OnDevices(len(split), shape, batch_size, mesh)
+        return _OnDevices(len(split), shape, batch_size // devices, mesh)
 
-    return _extract(describe, split, batch_size, label, keep, make).rows
+    return _extract(describe, split, batch_size, devices, label, keep, make).rows
 
 
-def _extract(describe, split, batch_size, label, keep, make):
+def _extract(describe, split, batch_size, devices, label, keep, make):
     keep = keep or passes.unkept()
-    n, done, out = len(split), 0, None
-    for first, stop, found in keep.resume():
+    n, out, order = len(split), None, []
+    for _, _, found in keep.resume():
         out = out or make(found["rows"].shape[1:])
-        out.put(first, found["rows"])
-        done = stop
-    if done < n:
-        done -= done % batch_size  # batches begin where they would have begun
+        out.put(found["images"], found["rows"])
+        order += found["images"].tolist()
+    # Numbers of devices may have changed, and with them which images go together.
+    turns = _turns(n, batch_size, devices)
+    is_done = np.isin(turns, [*order, n]).all(1)
+    todo = np.flatnonzero(~is_done)
 
     def found_in(first: int, stop: int):
-        return {"rows": out.read(first, stop)}
+        images = np.array(order[first:stop])
+        return {"images": images, "rows": out.read(images)}
 
-    with processes.progress(total=n, initial=done, desc=label, unit="img") as bar:
-        for batch in data.eval_batches(split, batch_size, done, **processes.share()):
+    batches = data.batches_of(
+        split, np.minimum(turns[todo], n - 1), **processes.share()
+    )
+    bar = processes.progress(total=n, initial=len(set(order)), desc=label, unit="img")
+    with bar:
+        for turn, batch in zip(todo, batches, strict=True):
+            real = turns[turn] < n
+            images = turns[turn][real]
             described = describe(batch["image"])
-            finite = sharding.fetch(_are_finite(described))[: n - done]
+            finite = sharding.fetch(_are_finite(described))[real]
             if not finite.all():
                 raise InputError(
-                    f"{split.filenames[done + int(finite.argmin())]} has features that "
-                    "are not finite; check config.backbone.weights, or the file itself"
+                    f"{split.filenames[images[finite.argmin()]]} has features that are "
+                    "not finite; check config.backbone.weights, or the file itself"
                 )
             shape = described.shape[1:]
             out = out or make(shape)
-            out.write(done, described)
-            done += len(finite)
-            keep.reached(done, found_in, max(1, _PART // (4 * math.prod(shape))))
-            bar.update(len(finite))
+            out.write(turn, images, real, described)
+            order += images.tolist()
+            keep.reached(len(order), found_in, max(1, _PART // (4 * math.prod(shape))))
+            bar.update(len(images))
     return out
+
+
+def _turns(n: int, batch_size: int, devices: int) -> np.ndarray:
+    """The images of every batch, [turns, batch_size]; n is none.
+
+    A device gets `batch_size / devices` images a turn, and consecutive ones in all.
+    """
+    own, share = batch_size // devices, -(-n // devices)
+    turns = -(-share // own)
+    images = np.arange(turns * own)
+    beyond = images >= share
+    images = images + share * np.arange(devices)[:, None]
+    images = np.where(beyond | (images >= n), n, images)
+    return images.reshape(devices, turns, own).swapaxes(0, 1).reshape(turns, -1)
 
 
 @jax.jit
@@ -129,36 +155,39 @@ class _OnHost:
     def __init__(self, array: np.ndarray):
         self.array = array
 
-    def put(self, first: int, rows: np.ndarray) -> None:
-        """Of the images from `first` on, as `read` gave them."""
-        self.array[first : first + len(rows)] = rows
+    def put(self, images: np.ndarray, rows: np.ndarray) -> None:
+        """Of these images."""
+        self.array[images] = rows
 
-    def write(self, first: int, described: jax.Array) -> None:
-        """Of a batch, whose last images may be beyond the split."""
-        self.put(first, sharding.fetch(described)[: len(self.array) - first])
+    def write(self, turn: int, images, real, described: jax.Array) -> None:
+        """Of a turn's batch, whose `real` ones are these images."""
+        self.put(images, sharding.fetch(described)[real])
 
-    def read(self, first: int, stop: int) -> np.ndarray:
-        return self.array[first:stop]
+    def read(self, images: np.ndarray) -> np.ndarray:
+        return self.array[images]
 
 
 class _OnDevices:
-    """The same in a `BlockCyclic`, a row for every patch."""
+    """The same in a `Sharded` matrix, a row for every patch."""
 
-    def __init__(self, n: int, shape: tuple[int, ...], batch_size: int, mesh):
-        self._shape, self._batch_size = shape, batch_size
-        self._patches = math.prod(shape[:-1])
-        block = batch_size // (mesh.size if mesh else 1) * self._patches
-        self.rows = BlockCyclic((n * self._patches, shape[-1]), block, mesh)
+    def __init__(self, n: int, shape: tuple[int, ...], images_a_turn: int, mesh):
+        self._shape, self._patches = shape, math.prod(shape[:-1])
+        self._rows_a_turn = images_a_turn * self._patches
+        share = -(-n // (mesh.size if mesh else 1)) * self._patches
+        self.rows = Sharded((n * self._patches, shape[-1]), mesh, share)
 
-    def put(self, first: int, rows: np.ndarray) -> None:
-        self.rows.put(first * self._patches, rows.reshape(-1, self._shape[-1]))
+    def put(self, images: np.ndarray, rows: np.ndarray) -> None:
+        self.rows.put(self._index(images), rows.reshape(-1, self._shape[-1]))
 
-    def write(self, first: int, described: jax.Array) -> None:
-        self.rows.write(first // self._batch_size, described)
+    def write(self, turn: int, images, real, described: jax.Array) -> None:
+        del images, real  # every device knows its own
+        self.rows.write(turn * self._rows_a_turn, described)
 
-    def read(self, first: int, stop: int) -> np.ndarray:
-        patches = range(first * self._patches, stop * self._patches)
-        return self.rows.take(patches).reshape(-1, *self._shape)
+    def read(self, images: np.ndarray) -> np.ndarray:
+        return self.rows.take(self._index(images)).reshape(-1, *self._shape)
+
+    def _index(self, images: np.ndarray) -> np.ndarray:
+        return (images[:, None] * self._patches + np.arange(self._patches)).ravel()
 
 
 def cached(

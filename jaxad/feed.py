@@ -18,7 +18,7 @@ import numpy as np
 from jaxad import sharding
 from jaxad.errors import InputError
 from jaxad.methods.base import Stage
-from jaxad.rows import BlockCyclic, Layout
+from jaxad.rows import Sharded
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,17 +51,16 @@ class Table:
     def __init__(
         self,
         stage: Stage,
-        items: np.ndarray | BlockCyclic,
+        items: np.ndarray | Sharded,
         seed: int,
         mesh: sharding.Mesh | None,
     ):
-        if isinstance(items, BlockCyclic):
-            rows, self._layout = items.array, items.layout
+        if isinstance(items, Sharded):
+            self.count, rows = len(items), items.array  # and some behind the last
         else:
             rows = items.reshape(-1, items.shape[-1])
-            self._layout = Layout.even(len(rows), devices=1)
-        self.count, self._batch_size = self._layout.count, stage.batch_size
-        self._seed = seed
+            self.count = len(rows)
+        self._batch_size, self._seed = stage.batch_size, seed
         require_enough(stage, self.count)
         self.mesh, self._shared = mesh, _is_shared(stage, mesh)
         self.table = sharding.replicate(rows, mesh) if mesh else jnp.asarray(rows)
@@ -91,11 +90,7 @@ class Table:
     def batch(self, table: jax.Array, rows: jax.Array) -> Batch:
         if self._shared:
             rows = sharding.keep_spread(rows, self.mesh)
-        return {"patches": table[self.places(rows)], "index": rows}
-
-    def places(self, rows: jax.Array) -> jax.Array:
-        """Where the table has these rows."""
-        return self._layout.places(rows)
+        return {"patches": table[rows], "index": rows}
 
 
 class Tables:
@@ -106,7 +101,7 @@ class Tables:
     def __init__(
         self,
         stage: Stage,
-        items: Sequence[np.ndarray | BlockCyclic],
+        items: Sequence[np.ndarray | Sharded],
         seeds: Sequence[int],
         mesh: sharding.Mesh | None,
     ):
@@ -128,12 +123,7 @@ class Tables:
     def batch(self, table: list[jax.Array], rows: jax.Array) -> Batch:
         if self._shared:
             rows = sharding.keep_spread(rows, self.mesh, axis=1)
-        patches = jnp.stack(
-            [
-                array[of.places(r)]
-                for of, array, r in zip(self.tables, table, rows, strict=True)
-            ]
-        )
+        patches = jnp.stack([t[r] for t, r in zip(table, rows, strict=True)])
         return {"patches": patches, "index": rows}
 
 

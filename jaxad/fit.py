@@ -175,7 +175,7 @@ def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label:
         }
     if descriptors is None:
         descriptors = describe_now()
-    rows = Stack([project(method, params, descriptors)])
+    rows = project(method, params, descriptors)
     size = knn.coreset_size(config.coreset.ratio, len(rows))
     detector = build(
         pipeline, params, rows, size, [split], seconds, passes, label=label

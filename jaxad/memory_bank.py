@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from jaxad import coreset, distances, sharding
 from jaxad.errors import InputError
-from jaxad.rows import BlockCyclic, Placed, Span, Stack
+from jaxad.rows import Placed, Sharded, Stack
 from jaxad.sharding import REPLICATED as SAME
 from jaxad.sharding import ROWS
 
@@ -26,7 +26,7 @@ _BLOCK = 8192  # rows that pass over the host at a time
 _SCRATCH = 2**28  # bytes that the passes over blocks need on a device
 _LIMIT = 1e16  # squared distances of longer rows could overflow float32
 
-Rows = Stack | BlockCyclic | jax.Array | np.ndarray
+Rows = Stack | Sharded | jax.Array | np.ndarray
 
 
 def greedy_coreset(
@@ -98,8 +98,8 @@ def greedy_coreset(
     fixed = 4 * (d * (size + coreset.PICKS) + -(-n // mesh.size)) + _SCRATCH
     data = _place("features", features, mesh, max_device_bytes, fixed)
 
-    def check(span, part):
-        _checked("features", part, shape, span)  # not returned, lest all be held
+    def check(first, _, part):
+        _checked("features", part, shape, first)  # not returned, lest all be held
 
     data.map(check)
     chosen = np.zeros(size, np.int32)
@@ -287,11 +287,11 @@ def nearest(
         data = _place("bank", bank, mesh, max_device_bytes, fixed)
         best = None
 
-        def part(span, rows):
+        def part(first, count, rows):
             nonlocal best
-            _checked("bank", rows, bank.shape, span)
-            square, index = find(queries, rows, span.count, mesh=mesh, spread="bank")
-            found = square, index + span.first
+            _checked("bank", rows, bank.shape, first)
+            square, index = find(queries, rows, count, mesh=mesh, spread="bank")
+            found = square, index + first
             best = found if best is None else _merge(best, found, k)
             jax.block_until_ready(best)  # not returned, lest all be held
 
@@ -336,7 +336,7 @@ def _matrix(name: str, x) -> jax.Array | np.ndarray:
 
 def _stack(name: str, x) -> Stack:
     """x as float32 [n, d] in parts, where it is."""
-    if isinstance(x, BlockCyclic):
+    if isinstance(x, Sharded):
         return Stack([x])
     return x if isinstance(x, Stack) else Stack([_matrix(name, x)])
 
@@ -349,7 +349,7 @@ def _mesh_of(x: Stack) -> Mesh:
 def _place(name: str, x: Stack, mesh: Mesh, max_bytes: int | None, fixed: int):
     """x on the devices, in as many parts as keep within the bytes."""
     n, d = x.shape
-    if max_bytes is None or fixed + 4 * d * -(-n // mesh.size) <= max_bytes:
+    if max_bytes is None or fixed + 4 * d * x.height(mesh) <= max_bytes:
         return Placed(x, mesh)
     # One part is worked on while the next is on its way.
     length = (max_bytes - fixed) // (8 * d) * mesh.size
@@ -361,15 +361,15 @@ def _place(name: str, x: Stack, mesh: Mesh, max_bytes: int | None, fixed: int):
     return Placed(x, mesh, min(length, n))
 
 
-def _checked(name: str, x: jax.Array, shape: tuple[int, ...], span: Span | None = None):
-    """x, rows of a matrix of that shape, or the span of them, if they are finite."""
+def _checked(name: str, x: jax.Array, shape: tuple[int, ...], first: int = 0):
+    """x, rows of a matrix of that shape from the first-th on, if they are finite."""
     if not isinstance(x, jax.core.Tracer) and x.shape[0]:
         bad = int(_first_bad(x))
         if bad < x.shape[0]:
-            row = span.first + span.layout.index(bad) if span else bad
             raise InputError(
-                f"{name} of shape {shape}: row {row} holds NaN, infinity or is longer "
-                f"than {_LIMIT:g}; look for the image or the layer that it comes from"
+                f"{name} of shape {shape}: row {first + bad} holds NaN, infinity or is "
+                f"longer than {_LIMIT:g}; look for the image or the layer that it "
+                "comes from"
             )
     return x
 

@@ -1,14 +1,13 @@
 """Matrices of many rows, where they are: on the devices, on the host, in a file.
 
-A `Stack` is a matrix whose parts may lie in different places. Of its parts a
-`BlockCyclic` stays on the devices that computed it, and a numpy array on the host or in
-the file it is mapped from. `Placed` brings all of them before the devices.
+A `Stack` is a matrix whose parts may lie in different places. Of its parts a `Sharded`
+one stays on the devices that computed it, and a numpy array on the host or in the file
+it is mapped from. `Placed` brings all of them before the devices.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,137 +22,107 @@ _TAKE = 1024  # rows that come from the devices at a time
 _MAP = 8192  # rows that a map works on at a time, wherever they lie
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Which place on the devices each row of a matrix has.
+class Sharded:
+    """A float32 matrix that stays on the devices which compute it.
 
-    Blocks of rows are dealt to the devices in turn, as batches leave them: the
-    block-cyclic distribution. In a single turn every device has consecutive rows.
-    Places are numbered device by device.
-
-    Attributes:
-      count: rows of the matrix.
-      block: rows that a device gets in a turn.
-      devices: how many there are.
-    """
-
-    count: int
-    block: int
-    devices: int
-
-    @classmethod
-    def even(cls, count: int, devices: int) -> "Layout":
-        """Consecutive rows on every device, as `sharding.split_rows` lays them."""
-        return cls(count, -(-count // devices), devices)
-
-    @property
-    def height(self) -> int:
-        """Places on a device; some of the last turn stay empty."""
-        turns, rest = divmod(self.count, self.block * self.devices)
-        return turns * self.block + min(rest, self.block)
-
-    def places(self, index):
-        """Of rows by their index; an array of numpy or of JAX."""
-        block, within = index // self.block, index % self.block
-        turn, device = block // self.devices, block % self.devices
-        return device * self.height + turn * self.block + within
-
-    def index(self, places):
-        """Of the rows at these places; `count` or more at one that is empty."""
-        device, at = places // self.height, places % self.height
-        turn, within = at // self.block, at % self.block
-        return (turn * self.devices + device) * self.block + within
-
-
-class BlockCyclic:
-    """A float32 matrix that stays on the devices which compute it, batch by batch.
+    Every device has `height` consecutive rows; those beyond the matrix, at the end,
+    count for nothing.
 
     Args:
       shape: (n, d).
-      block: rows that each device has of a batch.
       mesh: the devices; None for the default one.
+      height: rows a device; by default as few as can be.
 
     Attributes:
-      shape, mesh: as given.
-      layout: where the rows lie.
-      array: [devices * layout.height, d], spread over the mesh; zero where nothing has
-        been written.
+      shape, mesh, height: as given.
+      array: [devices * height, d], spread over the mesh.
     """
 
-    def __init__(self, shape: tuple[int, int], block: int, mesh: Mesh | None):
+    def __init__(
+        self, shape: tuple[int, int], mesh: Mesh | None, height: int | None = None
+    ):
+        devices = mesh.size if mesh else 1
         self.shape, self.mesh = shape, mesh
-        self.layout = Layout(shape[0], block, mesh.size if mesh else 1)
-        places = self.layout.devices * self.layout.height, shape[1]
-        self.array = _zeros(places, mesh)
+        self.height = height or -(-shape[0] // devices)
+        size = devices * self.height, shape[1]
+        self.array = jnp.zeros(size, jnp.float32, device=sharding.by_rows(mesh))
 
     @classmethod
-    def of(cls, x: jax.Array) -> "BlockCyclic":
+    def of(cls, x: jax.Array) -> "Sharded":
         """An array that is on the devices already: spread over a mesh, or on one."""
         self = cls.__new__(cls)
         self.shape, self.mesh, self.array = x.shape, sharding.mesh_of(x), x
-        self.layout = Layout.even(len(x), self.mesh.size if self.mesh else 1)
+        self.height = len(x) // (self.mesh.size if self.mesh else 1)
         return self
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def write(self, turn: int, batch: jax.Array) -> None:
-        """Keeps a batch, [devices * block, d] in any shape, where it is.
+    def write(self, first: int, batch: jax.Array) -> None:
+        """Keeps what every device has of a batch as its rows from its `first`-th on.
 
-        Its rows are those from `turn * devices * block` on; what the last batch has
-        beyond the matrix is dropped.
+        Args:
+          first: the same for all devices.
+          batch: [devices * rows, d] in any shape, spread over the mesh; of a device's
+            rows those beyond its `height` are dropped.
         """
-        first = turn * self.layout.block
-        height = min(self.layout.block, self.layout.height - first)
+        own = batch.size // self.shape[1] // (len(self.array) // self.height)
+        height = min(own, self.height - first)
         self.array = _write(self.array, batch, first, height=height, mesh=self.mesh)
 
-    def put(self, first: int, rows: np.ndarray) -> None:
-        """Writes rows [m, d] of the host, which every process has, from `first` on."""
+    def put(self, index: np.ndarray, rows: np.ndarray) -> None:
+        """Writes rows [m, d] of the host, which every process has, at their index."""
         for at in range(0, len(rows), _TAKE):
-            part = rows[at : at + _TAKE]
-            places = np.full(_TAKE, self.layout.devices * self.layout.height, np.int32)
-            places[: len(part)] = self.layout.places(
-                np.arange(first + at, first + at + len(part))
-            )
-            part = np.pad(part, ((0, _TAKE - len(part)), (0, 0)))
-            self.array = _put(self.array, part, places, mesh=self.mesh)
+            part, places = rows[at : at + _TAKE], index[at : at + _TAKE]
+            missing, nowhere = _TAKE - len(part), len(self.array)
+            part = np.pad(part, ((0, missing), (0, 0)))
+            places = np.pad(places, (0, missing), constant_values=nowhere)
+            self.array = _put(self.array, part, places.astype(np.int32), mesh=self.mesh)
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """Rows by their index, on the host of every process."""
-        places = self.layout.places(np.asarray(index, np.int64)).astype(np.int32)
         out = np.empty((len(index), self.shape[1]), np.float32)
         for at in range(0, len(index), _TAKE):
-            part = places[at : at + _TAKE]
-            padded = np.pad(part, (0, _TAKE - len(part)))
+            places = np.asarray(index[at : at + _TAKE], np.int32)
+            padded = np.pad(places, (0, _TAKE - len(places)))
             taken = np.asarray(_take(self.array, padded, mesh=self.mesh))
-            out[at : at + len(part)] = taken[: len(part)]
+            out[at : at + len(places)] = taken[: len(places)]
         return out
 
-    def map(self, function: Callable, operand) -> "BlockCyclic":
+    def map(self, function: Callable, operand) -> "Sharded":
         """As `Stack.map`; every device works on its own rows."""
         width = _width(function, operand, self.shape[1])
-        out = BlockCyclic((len(self), width), self.layout.block, self.mesh)
-        for at in range(0, self.layout.height, _MAP):
+        out = Sharded((len(self), width), self.mesh, self.height)
+        for at in range(0, self.height, _MAP):
             out.array = _map(
                 out.array, self.array, at, operand, function=function, mesh=self.mesh
             )
         return out
 
 
+Part = np.ndarray | Sharded
+
+
 class Stack:
     """A float32 matrix in parts, one above the other, each where it is.
 
+    Args:
+      parts: numpy arrays [n_i, d], arrays of JAX, `Sharded` ones, or stacks of them.
+
     Attributes:
-      parts: each a numpy array [n_i, d], or `BlockCyclic`.
+      parts: numpy arrays and `Sharded` ones, none empty.
       shape: (sum n_i, d).
     """
 
-    def __init__(self, parts: Sequence[np.ndarray | jax.Array | BlockCyclic]):
-        self.parts = [
-            BlockCyclic.of(part) if isinstance(part, jax.Array) else part
-            for part in parts
-        ]
-        self.shape = sum(map(len, self.parts)), self.parts[0].shape[1]
+    def __init__(self, parts: "Sequence[Part | jax.Array | Stack]"):
+        self.shape = sum(map(len, parts)), parts[0].shape[1]
+        self.parts: list[Part] = []
+        for part in parts:
+            if isinstance(part, Stack):
+                self.parts += part.parts
+            elif len(part):
+                on_device = isinstance(part, jax.Array)
+                self.parts.append(Sharded.of(part) if on_device else part)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -162,45 +131,53 @@ class Stack:
     def mesh(self) -> Mesh | None:
         """Of what is on devices already; None where all is on the host."""
         for part in self.parts:
-            if isinstance(part, BlockCyclic):
+            if isinstance(part, Sharded):
                 return part.mesh or sharding.make_mesh(list(part.array.devices())[:1])
         return None
+
+    def height(self, mesh: Mesh) -> int:
+        """Rows that each device of the mesh has, when all are there."""
+        return sum(
+            part.height
+            if isinstance(part, Sharded) and part.mesh == mesh
+            else -(-len(part) // mesh.size)
+            for part in self.parts
+        )
 
     def take(self, index) -> np.ndarray:
         """Rows by their index, on the host of every process."""
         index, first = np.asarray(index), 0
+        if index.size and not 0 <= index.min() <= index.max() < len(self):
+            raise IndexError(f"{index} is not within {len(self)} rows")
         out = np.empty((len(index), self.shape[1]), np.float32)
         for part in self.parts:
             mine = (first <= index) & (index < first + len(part))
             if mine.any():
-                out[mine] = _rows_of(part, index[mine] - first)
+                own = index[mine] - first
+                on_host = isinstance(part, np.ndarray)
+                out[mine] = part[own] if on_host else part.take(own)
             first += len(part)
         return out
 
     def map(self, function: Callable, operand) -> "Stack":
         """The matrix of `function(operand, rows [m, d]) -> [m, e]`, in parts as here.
 
-        It is given blocks of one size, filled up, so that no bit of a row depends on
-        where the row lies.
+        It is given blocks of one size, filled up, so that a row's result does not
+        depend on where the row lies.
         """
         return Stack([_mapped(part, function, operand) for part in self.parts])
 
-    def on_host(self) -> "Stack":
-        """The same with no part on a device."""
-        return Stack(
-            [
-                part if isinstance(part, np.ndarray) else part.take(range(len(part)))
-                for part in self.parts
-            ]
-        )
+    def on_host(self) -> list[np.ndarray]:
+        """The parts, with none on a device."""
+        return [_on_host(part) for part in self.parts]
 
 
-def _rows_of(part, index: np.ndarray) -> np.ndarray:
-    return part[index] if isinstance(part, np.ndarray) else part.take(index)
+def _on_host(part: Part) -> np.ndarray:
+    return part if isinstance(part, np.ndarray) else part.take(np.arange(len(part)))
 
 
-def _mapped(part, function: Callable, operand):
-    if isinstance(part, BlockCyclic):
+def _mapped(part: Part, function: Callable, operand) -> Part:
+    if isinstance(part, Sharded):
         return part.map(function, operand)
     out = np.empty((len(part), _width(function, operand, part.shape[1])), np.float32)
     for first in range(0, len(part), _MAP):
@@ -216,91 +193,87 @@ def _width(function: Callable, operand, d: int) -> int:
     return jax.eval_shape(function, operand, rows).shape[1]
 
 
-class Span(NamedTuple):
-    """Rows of a matrix that the devices have before them at one time.
-
-    Attributes:
-      first: index of the first of them in the matrix.
-      count: how many they are; places whose index is beyond are empty.
-      layout: where they lie.
-    """
-
-    first: int
-    count: int
-    layout: Layout
-
-
 class Placed:
     """The rows of a matrix on the devices, all at once or passing through in parts.
 
     Args:
       matrix: what is on the devices of the mesh already stays where it is.
       mesh: over which the rows are spread.
-      length: rows of a part that passes through; the last one is filled up with zeros.
-        None if all are to stay.
+      length: rows of a part that passes through, whatever the matrix's parts are; the
+        last one is filled up with zeros. None if all are to stay.
 
     Attributes:
       mesh: as given.
-      spans: of every part.
+      spans: (index of the first row, number of rows, the same with those filled up) of
+        every part.
     """
 
     def __init__(self, matrix: Stack, mesh: Mesh, length: int | None = None):
-        self.mesh, self._matrix = mesh, matrix
-        self.spans: list[Span] = []
-        self._resident = None
+        self.mesh, self._matrix, self._resident = mesh, matrix, None
         if length is None:
-            parts = [_placed(part, mesh) for part in matrix.parts]
-            self._resident = [array for array, _ in parts]
-            layouts, first = [layout for _, layout in parts], 0
-            for part, layout in zip(matrix.parts, layouts, strict=True):
-                self.spans.append(Span(first, len(part), layout))
-                first += len(part)
-            return
-        self._sources, first = [], 0
-        for part in matrix.on_host().parts:
-            for at in range(0, len(part), length):
-                source = part[at : at + length]
-                layout = Layout.even(length, mesh.size)
-                self.spans.append(Span(first + at, len(source), layout))
-                self._sources.append(source)
-            first += len(part)
+            self._resident = [_placed(part, mesh) for part in matrix.parts]
+            counts = [len(part) for part in matrix.parts]
+            heights = [len(rows) for rows in self._resident]
+        else:
+            self._sources = list(_pieces(matrix.on_host(), length))
+            counts = [sum(map(len, pieces)) for pieces in self._sources]
+            heights = [length + -length % mesh.size] * len(counts)
+        firsts = np.cumsum([0, *counts[:-1]]).tolist()
+        self.spans = list(zip(firsts, counts, heights, strict=True))
 
-    def map(self, function: Callable[[Span, jax.Array], Any]) -> list[Any]:
-        """[function(span, rows) for every part].
+    def map(self, function: Callable[[int, int, jax.Array], Any]) -> list[Any]:
+        """[function(first row, number of rows, rows) for every part].
 
         While one part is worked on the next one is on its way, and no third is held.
         """
         if self._resident is not None:
-            return list(map(function, self.spans, self._resident))
+            return [
+                function(first, count, rows)
+                for (first, count, _), rows in zip(
+                    self.spans, self._resident, strict=True
+                )
+            ]
         results, following = [], self._place(0)
-        for i, span in enumerate(self.spans):
+        for i, (first, count, _) in enumerate(self.spans):
             rows, following = following, None
             if i + 1 < len(self.spans):
                 following = self._place(i + 1)
-            results.append(jax.block_until_ready(function(span, rows)))
+            results.append(jax.block_until_ready(function(first, count, rows)))
         return results
 
     def _place(self, i: int) -> jax.Array:
-        source, layout = self._sources[i], self.spans[i].layout
-        missing = layout.count - len(source)
-        if missing:
-            source = np.pad(source, ((0, missing), (0, 0)))
-        return sharding.split_rows(source, self.mesh)
+        pieces, (_, count, height) = self._sources[i], self.spans[i]
+        rows = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        if count < height:
+            rows = np.pad(rows, ((0, height - count), (0, 0)))
+        return sharding.split_rows(rows, self.mesh)
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """Rows by their index, on the host of every process."""
         return self._matrix.take(index)
 
 
-def _placed(part, mesh: Mesh) -> tuple[jax.Array, Layout]:
-    """A part on the devices of the mesh, and where its rows lie there."""
-    if isinstance(part, BlockCyclic):
+def _placed(part: Part, mesh: Mesh) -> jax.Array:
+    """A part on the devices of the mesh, its rows in order."""
+    if isinstance(part, Sharded):
         if part.mesh == mesh:
-            return part.array, part.layout
-        # On one device the rows are in order.
-        alone = part.layout.devices == 1
-        part = part.array if alone else part.take(range(len(part)))
-    return sharding.split_rows(part, mesh), Layout.even(len(part), mesh.size)
+            return part.array
+        part = _on_host(part) if part.mesh else part.array
+    return sharding.split_rows(part, mesh)
+
+
+def _pieces(parts: Sequence[np.ndarray], length: int) -> Iterator[list[np.ndarray]]:
+    """Lists of arrays that hold `length` rows together, the last one what is left."""
+    pieces, missing = [], length
+    for part in parts:
+        while len(part):
+            pieces.append(part[:missing])
+            missing, part = missing - len(pieces[-1]), part[missing:]
+            if not missing:
+                yield pieces
+                pieces, missing = [], length
+    if pieces:
+        yield pieces
 
 
 # ---- Programs, one a device
@@ -308,11 +281,6 @@ def _placed(part, mesh: Mesh) -> tuple[jax.Array, Layout]:
 
 def _program(local, mesh: Mesh | None, in_specs, out_specs):
     return sharding.per_device(local, mesh, in_specs, out_specs) if mesh else local
-
-
-def _zeros(shape: tuple[int, int], mesh: Mesh | None) -> jax.Array:
-    zeros = functools.partial(jnp.zeros, shape, jnp.float32)
-    return jax.jit(zeros, out_shardings=sharding.by_rows(mesh))()
 
 
 @functools.partial(jax.jit, static_argnames=("height", "mesh"), donate_argnums=0)

@@ -35,7 +35,7 @@ from jaxad import feed, processes, rng, sharding
 from jaxad.checkpoint import Checkpoints
 from jaxad.errors import InputError, Preempted
 from jaxad.methods.base import Params, Stage
-from jaxad.rows import BlockCyclic
+from jaxad.rows import Sharded
 from jaxad.writer import Writer
 
 
@@ -57,7 +57,7 @@ class Options:
 def train(
     stage: Stage,
     params: Params,
-    items: feed.Images | np.ndarray | BlockCyclic,
+    items: feed.Images | np.ndarray | Sharded,
     *,
     seed: int,
     workdir: str | pathlib.Path,
@@ -112,7 +112,7 @@ class Run:
     """One of several runs of a stage: the arguments of `train` that differ."""
 
     params: Params
-    items: np.ndarray | BlockCyclic
+    items: np.ndarray | Sharded
     seed: int
     workdir: str | pathlib.Path
 

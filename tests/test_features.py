@@ -6,50 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxad import data, features, sharding
+from jaxad import features, sharding
 from jaxad.errors import InputError, Preempted
 from jaxad.passes import Passes
-from jaxad.rows import BlockCyclic
-
-
-class Split:
-    """Three grey images; only what `eval_batches` is replaced with reads."""
-
-    filenames = ["a.png", "b.png", "c.png"]
-
-    def __len__(self):
-        return 3
-
-
-def batches(split, batch_size, start=0, *, process=0, processes=1):
-    """Batches of two, the last one padded, pixel values 0, 1 and 2."""
-    for rows, valid in (((0, 1), (True, True)), ((2, 2), (True, False))):
-        yield {
-            "index": np.array(rows, np.int32),
-            "valid": np.array(valid),
-            "image": np.array(rows, np.float32).reshape(2, 1, 1, 1)
-            * np.ones((1, 4, 4, 3), np.float32),
-        }
-
-
-@pytest.fixture
-def three_images(monkeypatch):
-    monkeypatch.setattr(data, "eval_batches", batches)
-    return Split()
-
-
-def test_extract_keeps_the_order_and_drops_the_padding(three_images):
-    out = features.extract(lambda x: x[:, :2, :2], three_images, 2, label="")
-    assert out.shape == (3, 2, 2, 3) and out.dtype == np.float32
-    np.testing.assert_array_equal(out[:, 0, 0, 0], [0, 1, 2])
-
-
-def test_extract_names_the_image_with_features_that_are_not_finite(three_images):
-    def describe(images):
-        return np.where(images == 2, np.nan, images)
-
-    with pytest.raises(InputError, match="c.png has features that are not finite"):
-        features.extract(describe, three_images, 2, label="")
+from jaxad.rows import Sharded
 
 
 class Pixels:
@@ -74,14 +34,38 @@ def halves(images):
     return images[:, ::2, ::2] / 2
 
 
-def in_place(devices, batch_size, **options):
+def test_extract_keeps_the_order_and_drops_the_padding():
+    out = features.extract(halves, Pixels(), 4, label="")
+    assert out.shape == (11, 2, 2, 3) and out.dtype == np.float32
+    np.testing.assert_array_equal(out, Pixels().images[:, ::2, ::2] / 2)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_image_with_features_that_are_not_finite_is_named(devices):
+    split = Pixels()
+    split.images[7, 0, 0, 1] = np.nan
+    with pytest.raises(InputError, match="7.png has features that are not finite"):
+        in_place(devices, 8, split=split)
+    with pytest.raises(InputError, match="7.png has features that are not finite"):
+        features.extract(halves, split, 8, label="")
+
+
+def test_turns():
+    """Eleven images on two devices: 0 to 5, and 6 to 10."""
+    found = features._turns(11, batch_size=8, devices=2)
+    assert found.tolist() == [[0, 1, 2, 3, 6, 7, 8, 9], [4, 5, 11, 11, 10, 11, 11, 11]]
+    alone = features._turns(3, batch_size=2, devices=1)
+    assert alone.tolist() == [[0, 1], [2, 3]]  # 3 is none
+
+
+def in_place(devices, batch_size, split=None, **options):
     mesh = sharding.make_mesh(jax.devices()[:devices]) if devices > 1 else None
 
     def describe(images):
         return halves(sharding.spread(images, mesh) if mesh else images)
 
     return features.extract_in_place(
-        describe, Pixels(), batch_size, mesh=mesh, label="", **options
+        describe, split or Pixels(), batch_size, mesh=mesh, label="", **options
     )
 
 
@@ -104,7 +88,7 @@ def test_what_stays_on_the_devices_never_comes_whole_to_the_host(monkeypatch):
         return fetch(x)
 
     monkeypatch.setattr(sharding, "fetch", counting)
-    monkeypatch.setattr(BlockCyclic, "take", None)
+    monkeypatch.setattr(Sharded, "take", None)
     in_place(8, 8)
     assert seen == [8, 8]  # whether each image is finite
 
@@ -118,9 +102,9 @@ def test_a_pass_goes_on_with_another_number_of_devices(tmp_path, monkeypatch):
     with pytest.raises(Preempted), Passes(tmp_path, every=1e9) as passes:
         keep = passes.start("features", "key")
         monkeypatch.setattr(keep, "_point", stop)
-        in_place(8, 8, keep=keep)
+        in_place(2, 4, keep=keep)  # images 0, 1, 6 and 7 in the first turn
     parts = sorted(path.name for path in (tmp_path / "features").iterdir())
-    assert parts == ["000000000", "000000003", "000000006"]
+    assert parts == ["000000000", "000000003"]
     described = []
 
     def describe(images):
@@ -131,12 +115,12 @@ def test_a_pass_goes_on_with_another_number_of_devices(tmp_path, monkeypatch):
         got = features.extract_in_place(
             describe,
             Pixels(),
-            3,
+            2,
             mesh=None,
             label="",
             keep=passes.start("features", "key"),
         )
-    assert described == [3, 3]  # images 6 to 8, of which two were there, and the rest
+    assert described == [2] * 4  # 2 3, 4 5, 8 9 and 10
     want = Pixels().images[:, ::2, ::2].reshape(44, 3) / 2
     np.testing.assert_array_equal(got.take(range(44)), want)
 

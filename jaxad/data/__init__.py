@@ -15,7 +15,12 @@ import numpy as np
 
 from jaxad import config as config_lib
 from jaxad.data import builders, folder
-from jaxad.data.batches import eval_batches, require_enough_textures, train_batches
+from jaxad.data.batches import (
+    batches_of,
+    eval_batches,
+    require_enough_textures,
+    train_batches,
+)
 from jaxad.data.images import Geometry
 from jaxad.data.split import Split
 from jaxad.data.textures import load as load_textures
@@ -24,6 +29,7 @@ from jaxad.errors import InputError, did_you_mean
 __all__ = (
     "Split",
     "categories",
+    "batches_of",
     "eval_batches",
     "load",
     "load_textures",

@@ -44,10 +44,30 @@ def eval_batches(
       `index` int32 [b], `image` float32 [b, H, W, 3], `mask` uint8 [b, H, W], `label`
       int32 [b] and `valid` bool [b], False for the rows filled up.
     """
-    share = _share(batch_size, process, processes)
-    if start == len(split):
-        return iter(())
-    rows = _EvalRows(range(start, len(split)), batch_size, share)
+    share, last = _share(batch_size, process, processes), len(split) - 1
+    rows = [
+        (min(first + place, last), first + place <= last)
+        for first in range(start, len(split), batch_size)
+        for place in share
+    ]
+    return _batches(split.__getitem__, rows, len(share))
+
+
+def batches_of(
+    split: Split, images: np.ndarray, *, process: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """Batches of these images.
+
+    Args:
+      split: what to read.
+      images: their indices, int [batches, rows of a batch over all processes].
+      process, processes: which share of every batch to read.
+
+    Yields:
+      As `eval_batches`; all rows are valid.
+    """
+    share = _share(images.shape[1], process, processes)
+    rows = [(int(image), True) for image in images[:, share].ravel()]
     return _batches(split.__getitem__, rows, len(share))
 
 
@@ -110,24 +130,9 @@ def require_enough_textures(textures: Split, batch_size: int) -> None:
         )
 
 
-class _EvalRows:
-    """Which row of the split each item of a process is, and whether it counts."""
-
-    def __init__(self, images: range, batch_size: int, share: range):
-        self._images, self._batch_size, self._share = images, batch_size, share
-
-    def __len__(self) -> int:
-        return -(-len(self._images) // self._batch_size) * len(self._share)
-
-    def __getitem__(self, item: int) -> tuple[int, bool]:
-        step, place = divmod(item, len(self._share))
-        row = step * self._batch_size + self._share[place]
-        last = len(self._images) - 1
-        return self._images[min(row, last)], row <= last
-
-
 class _TrainRows:
-    """The same, shuffled anew each epoch, without end."""
+    """Which row of the split each item of a process is, and that it counts; shuffled
+    anew each epoch, without end."""
 
     def __init__(self, n: int, batch_size: int, share: range, seeds: tuple):
         self._n, self._batch_size, self._share = n, batch_size, share
@@ -188,6 +193,8 @@ def _batches(
         index, valid = row
         return item(index) | {"valid": valid}
 
+    if not len(rows):
+        return iter(())
     # Two batches ahead, so that decoding goes on while one is computed with.
     ahead = grain.ReadOptions(
         num_threads=_THREADS, prefetch_buffer_size=max(_THREADS, 2 * batch_size)

@@ -111,9 +111,20 @@ def test_training_decodes_what_fits_into_memory_once(monkeypatch):
     np.testing.assert_array_equal(kept, read)
 
 
-@pytest.mark.parametrize("kind", ["eval", "train"])
+def test_batches_of_the_images_that_are_named():
+    images = np.array([[6, 0, 0], [2, 3, 4]])
+    batches = list(data.batches_of(make(7), images))
+    assert indices(batches, 3) == images.tolist()
+    assert all(batch["valid"].all() for batch in batches)
+    assert not list(data.batches_of(make(7), images[:0]))
+
+
+@pytest.mark.parametrize("kind", ["eval", "train", "named"])
 def test_processes_read_contiguous_shares_of_the_same_batches(kind):
     def read(**share):
+        if kind == "named":
+            images = np.array([[3, 9, 0, 7], [1, 1, 8, 2]])
+            return data.batches_of(make(10), images, **share)
         if kind == "eval":
             return itertools.islice(data.eval_batches(make(10), 4, **share), 3)
         return itertools.islice(data.train_batches(make(10), 4, 0, 1, **share), 3)
