@@ -128,14 +128,22 @@ def perlin_noise(
     corner = (y0 * side + x0).astype(jnp.int32)
     v, u = y - y0, x - x0
 
-    def ramp(dy, dx):
-        gradient = jnp.take(gradients, corner + dy * side + dx, 0)
-        return gradient[..., 0] * (v - dy) + gradient[..., 1] * (u - dx)
-
     fade_y, fade_x = (t * t * t * (t * (t * 6 - 15) + 10) for t in (v, u))
-    top = ramp(0, 0) + fade_x * (ramp(0, 1) - ramp(0, 0))
-    bottom = ramp(1, 0) + fade_x * (ramp(1, 1) - ramp(1, 0))
-    return top + fade_y * (bottom - top)
+
+    def add(i, total):
+        """The ramp of a cell's corner, weighted by how near it is."""
+        dy, dx = i // 2, i % 2
+        gradient = jnp.take(gradients, corner + dy * side + dx, 0)
+        ramp = gradient[..., 0] * (v - dy) + gradient[..., 1] * (u - dx)
+        near_y, near_x = (
+            jnp.where(d == 1, fade, 1 - fade)
+            for d, fade in ((dy, fade_y), (dx, fade_x))
+        )
+        return total + near_y * near_x * ramp
+
+    # What a loop gives is kept; XLA would compute a sum again for every channel that
+    # the noise masks.
+    return jax.lax.fori_loop(0, 4, add, jnp.zeros_like(y))
 
 
 def vary_texture(
