@@ -33,8 +33,8 @@ class Bounds:
 
     def _reset(self) -> None:
         self.upper = []
-        for _, count, height in self.data.spans:
-            upper = np.full(height, -np.inf, np.float32)  # which padding keeps
+        for _, count, size in self.data.spans:
+            upper = np.full(size, -np.inf, np.float32)  # which padding keeps
             upper[:count] = np.inf
             self.upper.append(sharding.split_rows(upper, self.mesh))
 

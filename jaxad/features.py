@@ -21,7 +21,7 @@ from jaxad.rows import Sharded
 
 _LOG = logging.getLogger(__name__)
 
-_PART = 2**30  # bytes of descriptors that are saved at a time
+_PART_BYTES = 2**30  # bytes of descriptors that are saved at a time
 
 
 def extract(
@@ -109,7 +109,8 @@ def _extract(describe, split, batch_size, devices, label, keep, make):
     batches = data.batches_of(
         split, np.minimum(turns[todo], n - 1), **processes.share()
     )
-    bar = processes.progress(total=n, initial=len(set(order)), desc=label, unit="img")
+    there = set(order)
+    bar = processes.progress(total=n, initial=len(there), desc=label, unit="img")
     with bar:
         for turn, batch in zip(todo, batches, strict=True):
             real = turns[turn] < n
@@ -125,8 +126,10 @@ def _extract(describe, split, batch_size, devices, label, keep, make):
             out = out or make(shape)
             out.write(turn, images, real, described)
             order += images.tolist()
-            keep.reached(len(order), found_in, max(1, _PART // (4 * math.prod(shape))))
-            bar.update(len(images))
+            keep.reached(
+                len(order), found_in, max(1, _PART_BYTES // (4 * math.prod(shape)))
+            )
+            bar.update(len(set(images.tolist()) - there))
     return out
 
 

@@ -208,19 +208,30 @@ def covered_coreset(features: Rows, size: int, **options) -> tuple[np.ndarray, f
     return chosen, float(np.sqrt(square))
 
 
-def covering_radius(features: Rows, centres: jax.Array | np.ndarray, **places) -> float:
+def covering_radius(
+    features: Rows,
+    centres: jax.Array | np.ndarray,
+    *,
+    mesh: Mesh | None = None,
+    max_device_bytes: int | None = None,
+) -> float:
     """The largest distance of any row [n, d] to its nearest centre [c, d].
 
     Args:
-      places: `mesh` and `max_device_bytes` as `nearest` takes them.
+      features: as `greedy_coreset` takes them.
+      centres: rows, as `nearest` takes a bank.
+      mesh, max_device_bytes: as `nearest` takes them; by default the devices are those
+        that the features are on.
     """
     features = _stack("features", features)
-    n, radius = len(features), 0.0
+    n, radius, places = len(features), 0.0, mesh or features.mesh
     for first in range(0, n, _BLOCK):
         # The last block overlaps the one before: all have one shape.
         first = max(0, min(first, n - _BLOCK))
         rows = features.take(np.arange(first, min(first + _BLOCK, n)))
-        distance, _ = nearest(rows, centres, 1, **places)
+        distance, _ = nearest(
+            rows, centres, 1, mesh=places, max_device_bytes=max_device_bytes
+        )
         radius = max(radius, float(distance.max()))
     return radius
 

@@ -49,7 +49,7 @@ class Sharded:
 
     @classmethod
     def of(cls, x: jax.Array) -> "Sharded":
-        """An array that is on the devices already: spread over a mesh, or on one."""
+        """An array that is on the devices already: spread over a mesh, or whole."""
         self = cls.__new__(cls)
         self.shape, self.mesh, self.array = x.shape, sharding.mesh_of(x), x
         self.height = len(x) // (self.mesh.size if self.mesh else 1)
@@ -95,7 +95,7 @@ class Sharded:
         out = Sharded((len(self), width), self.mesh, self.height)
         for at in range(0, self.height, _MAP):
             out.array = _map(
-                out.array, self.array, at, operand, function=function, mesh=self.mesh
+                out.array, self.array, at, operand, len(self), function, self.mesh
             )
         return out
 
@@ -213,13 +213,13 @@ class Placed:
         if length is None:
             self._resident = [_placed(part, mesh) for part in matrix.parts]
             counts = [len(part) for part in matrix.parts]
-            heights = [len(rows) for rows in self._resident]
+            sizes = [len(rows) for rows in self._resident]
         else:
             self._sources = list(_pieces(matrix.on_host(), length))
             counts = [sum(map(len, pieces)) for pieces in self._sources]
-            heights = [length + -length % mesh.size] * len(counts)
+            sizes = [length + -length % mesh.size] * len(counts)
         firsts = np.cumsum([0, *counts[:-1]]).tolist()
-        self.spans = list(zip(firsts, counts, heights, strict=True))
+        self.spans = list(zip(firsts, counts, sizes, strict=True))
 
     def map(self, function: Callable[[int, int, jax.Array], Any]) -> list[Any]:
         """[function(first row, number of rows, rows) for every part].
@@ -242,10 +242,10 @@ class Placed:
         return results
 
     def _place(self, i: int) -> jax.Array:
-        pieces, (_, count, height) = self._sources[i], self.spans[i]
+        pieces, (_, count, size) = self._sources[i], self.spans[i]
         rows = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        if count < height:
-            rows = np.pad(rows, ((0, height - count), (0, 0)))
+        if count < size:
+            rows = np.pad(rows, ((0, size - count), (0, 0)))
         return sharding.split_rows(rows, self.mesh)
 
     def take(self, index: np.ndarray) -> np.ndarray:
@@ -323,19 +323,23 @@ def _here(places, height: int, mesh: Mesh | None):
     return jnp.where(here, places - first, height)
 
 
-@functools.partial(jax.jit, static_argnames=("function", "mesh"), donate_argnums=0)
-def _map(out, array, at, operand, *, function: Callable, mesh: Mesh | None):
-    def local(out, array, at, operand):
+@functools.partial(jax.jit, static_argnums=(5, 6), donate_argnums=0)
+def _map(out, array, at, operand, count, function: Callable, mesh: Mesh | None):
+    def local(out, array, at, operand, count):
         # The last block overlaps the one before; what both find is the same.
         height = min(_MAP, len(array))
         at = jnp.minimum(at, len(array) - height)
         rows = jax.lax.dynamic_slice_in_dim(array, at, height)
         rows = jnp.pad(rows, ((0, _MAP - height), (0, 0)))
         mapped = function(operand, rows)[:height]
+        # Beyond the matrix the function may not even be finite.
+        first = jax.lax.axis_index(sharding.AXIS) * len(array) if mesh else 0
+        there = first + at + jnp.arange(height) < count
+        mapped = jnp.where(there[:, None], mapped, 0)
         return jax.lax.dynamic_update_slice_in_dim(out, mapped, at, 0)
 
-    specs = ROWS, ROWS, SAME, SAME
-    return _program(local, mesh, specs, ROWS)(out, array, at, operand)
+    specs = ROWS, ROWS, SAME, SAME, SAME
+    return _program(local, mesh, specs, ROWS)(out, array, at, operand, count)
 
 
 @functools.partial(jax.jit, static_argnames="function")

@@ -118,8 +118,8 @@ def replicate(x, mesh: Mesh) -> jax.Array:
     )
 
 
-def split_rows(x, mesh: Mesh, fill: float = 0) -> jax.Array:
-    """The rows of x [n, ...] spread in order, filled up to a common length.
+def split_rows(x, mesh: Mesh) -> jax.Array:
+    """The rows of x [n, ...] spread in order, filled up with zeros to a common length.
 
     An array of the host is read slice by slice, and only where a device of this
     process needs it, so it may be mapped from a file.
@@ -128,15 +128,14 @@ def split_rows(x, mesh: Mesh, fill: float = 0) -> jax.Array:
     sharding = NamedSharding(mesh, ROWS)
     if isinstance(x, jax.Array):
         if length > n:
-            pad = ((0, length - n),) + ((0, 0),) * (x.ndim - 1)
-            x = jnp.pad(x, pad, constant_values=fill)
+            x = jnp.pad(x, ((0, length - n),) + ((0, 0),) * (x.ndim - 1))
         return jax.device_put(x, sharding)
 
     def part(index):
         start, stop, _ = index[0].indices(length)
         if stop <= n:
             return x[start:stop]  # and not a copy of it
-        rows = np.full((stop - start, *x.shape[1:]), fill, x.dtype)
+        rows = np.zeros((stop - start, *x.shape[1:]), x.dtype)
         rows[: max(n - start, 0)] = x[start : min(stop, n)]
         return rows
 

@@ -94,7 +94,7 @@ def test_what_stays_on_the_devices_never_comes_whole_to_the_host(monkeypatch):
 
 
 def test_a_pass_goes_on_with_another_number_of_devices(tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "_PART", 3 * 4 * 12)  # three images
+    monkeypatch.setattr(features, "_PART_BYTES", 3 * 4 * 12)  # three images
 
     def stop():
         raise Preempted("told to stop")

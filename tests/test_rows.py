@@ -81,6 +81,20 @@ def test_map_gives_the_same_bits_wherever_the_rows_lie(block, devices, monkeypat
     assert got.take(range(301)).tobytes() == want.tobytes()
 
 
+def test_what_is_beyond_the_matrix_is_never_looked_at():
+    """A resumed pass leaves it zero, where a map may not even be finite."""
+    x = matrix(11, 3)
+    found = Sharded(x.shape, mesh(8))
+    found.put(np.arange(11), x)
+
+    def unit(_, rows):
+        return rows / jax.numpy.linalg.norm(rows, axis=1, keepdims=True)
+
+    stack = Stack([found]).map(unit, None)
+    want = greedy_coreset(np.asarray(unit(None, x)), 5)
+    np.testing.assert_array_equal(greedy_coreset(stack, 5), want)
+
+
 def times(operand, rows):
     return jax.numpy.dot(rows, operand, precision="highest")
 
@@ -145,13 +159,13 @@ def test_rows_pass_through_in_parts(length):
     if length:  # whatever the parts of the matrix are
         assert [first for first, _, _ in placed.spans] == list(range(0, 23, length))
     assert sum(count for _, count, _ in placed.spans) == 23
-    found, heights = np.zeros_like(x), [height for _, _, height in placed.spans]
+    found, sizes = np.zeros_like(x), [size for _, _, size in placed.spans]
 
     def keep(first, count, part):
         found[first : first + count] = np.asarray(part)[:count]
         return len(part)
 
-    assert placed.map(keep) == heights
+    assert placed.map(keep) == sizes
     np.testing.assert_array_equal(found, x)
     np.testing.assert_array_equal(placed.take(np.array([20, 3, 9])), x[[20, 3, 9]])
 

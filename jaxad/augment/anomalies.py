@@ -35,7 +35,7 @@ def perlin(
     texture: jax.Array | None,
     *,
     lattices: int = 6,
-    rotate_noise: float = 90.0,
+    rotation: float = 90.0,
     threshold: float = 0.5,
     vary: Mapping[str, Any] = MappingProxyType({}),
     max_blend: float = 0.8,
@@ -51,7 +51,7 @@ def perlin(
       key: random key.
       image: [H, W, 3].
       texture: [H, W, 3], changed by `vary_texture` first; the noise itself if None.
-      lattices, rotate_noise: of `turned_perlin_noise`.
+      lattices, rotation: of `turned_perlin_noise`.
       threshold: of the noise.
       vary: what else `vary_texture` takes.
       max_blend: largest share of the image that shines through.
@@ -68,7 +68,7 @@ def perlin(
         turned = geometry.rotate(image, _angle(angle, 90))
         image = jnp.where(jax.random.bernoulli(turn, rotate_image), turned, image)
     noise = turned_perlin_noise(
-        keys[1], image.shape[:2], lattices=lattices, rotation=rotate_noise
+        keys[1], image.shape[:2], lattices=lattices, rotation=rotation
     )
     if texture is None:
         texture = jnp.broadcast_to(noise[..., None] * 0.5 + 0.25, image.shape)

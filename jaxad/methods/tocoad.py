@@ -57,7 +57,7 @@ def fields() -> ml_collections.ConfigDict:
             texture="auto",
             perlin=dict(
                 lattices=6,
-                rotate_noise=90.0,
+                rotation=90.0,
                 threshold=0.5,
                 # Changes of a texture, and the bounds of each.
                 vary=dict(
@@ -605,105 +605,126 @@ def _mean(loss, *levels):
 # -----------------------------------------------------------------------------
 
 
+_CHOICES = {
+    "generator": GENERATORS,
+    "texture": TEXTURES,
+    "contrastive": CONTRASTIVE,
+    "guide": GUIDES,
+    "decoder.skip": decoder.SKIPS,
+    "heads.norm": heads.NORMS,
+    "dnp.optimiser": optim.RULES,
+    "ncl.optimiser": optim.RULES,
+    "dnp.statistics": STATISTICS,
+    "ncl.statistics": STATISTICS,
+    "ncl.schedule": SCHEDULES,
+}
+_SHARES = ("focal.alpha", "perlin.max_blend", "perlin.unchanged", "perlin.rotate_image")
+_SHARES += ("nsa.further", "nsa.min_object", "nsa.min_overlap")
+_NOT_NEGATIVE = ("lambda_neg", "focal.gamma", "cutpaste.jitter", "views.jitter")
+_NOT_NEGATIVE += ("perlin.threshold", "nsa.half_offset", "nsa.half_scale")
+_NOT_NEGATIVE += ("nsa.resize_deviation", "nsa.visible", "dnp.weight_decay")
+_NOT_NEGATIVE += ("dnp.learning_rate", "ncl.weight_decay")
+_NOT_NEGATIVE += ("ncl.backbone_learning_rate", "ncl.heads_learning_rate")
+
+
 def _check(options) -> None:
+    def value_of(field):
+        value = functools.reduce(
+            lambda tree, name: tree[name], field.split("."), options
+        )
+        return tuple(value) if isinstance(value, (tuple, list)) else value
+
+    def require(field, holds, must_be):
+        value = value_of(field)
+        config_lib.require(holds(value), f"method.{field}", value, must_be)
+
     for stage in options.stages:
         config_lib.choose("method.stages", stage, STAGES)
-    for field, allowed in (
-        ("generator", GENERATORS),
-        ("texture", TEXTURES),
-        ("contrastive", CONTRASTIVE),
-        ("guide", GUIDES),
-        ("decoder.skip", decoder.SKIPS),
-        ("heads.norm", heads.NORMS),
-        ("dnp.optimiser", optim.RULES),
-        ("ncl.optimiser", optim.RULES),
-        ("dnp.statistics", STATISTICS),
-        ("ncl.statistics", STATISTICS),
-        ("ncl.schedule", SCHEDULES),
-    ):
-        value = functools.reduce(
-            lambda tree, part: tree[part], field.split("."), options
-        )
-        config_lib.choose(f"method.{field}", value, allowed)
-    depths = tuple(options.decoder.depths)
-    config_lib.require(
-        len(depths) == 3 and min(depths) >= 1,
-        "method.decoder.depths",
-        depths,
-        "three numbers of 1 or more",
-    )
-    for stage in STAGES:
-        betas = tuple(options[stage].betas)
-        config_lib.require(
-            len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
-            f"method.{stage}.betas",
-            betas,
-            "two numbers of 0 or more, below 1",
-        )
-    lattices, changes = options.perlin.lattices, options.perlin.vary.changes
-    for field, value, least in (
-        ("perlin.lattices", lattices, 1),
-        ("perlin.vary.changes", changes, 0),
-    ):
-        config_lib.require(
-            least <= value <= 10, f"method.{field}", value, f"{least} to 10"
-        )
-    for field in ("median", "object_median"):
-        value = options.nsa[field]
-        config_lib.require(
-            value >= 1 and value % 2 == 1, f"method.nsa.{field}", value, "odd"
-        )
-    background = tuple(options.nsa.background)
-    config_lib.require(
-        len(background) in (0, 2),
-        "method.nsa.background",
-        background,
+    for field, allowed in _CHOICES.items():
+        config_lib.choose(f"method.{field}", value_of(field), allowed)
+    for field in _SHARES:
+        require(field, lambda x: 0 <= x <= 1, "between 0 and 1")
+    for field in _NOT_NEGATIVE:
+        require(field, lambda x: x >= 0, "0 or more")
+    require("temperature", lambda x: x > 0, "above 0")
+    require("perlin.lattices", lambda x: 1 <= x <= 10, "1 to 10")
+    require("perlin.vary.changes", lambda x: 0 <= x <= 10, "0 to 10")
+    require("nsa.patches", lambda x: x >= 1, "at least 1")
+    for field in ("nsa.median", "nsa.object_median"):
+        require(field, lambda x: x >= 1 and x % 2 == 1, "odd")
+    for group in ("perlin", "cutpaste", "nsa", "views"):
+        for field in _bounds(fields()[group], group):
+            require(field, _are_ascending, "a lower and an upper bound")
+    require("perlin.vary.bits", lambda x: 1 <= x[0] and x[1] <= 8, "within 1 and 8")
+    require(
+        "nsa.background",
+        lambda x: len(x) in (0, 2) and _are_numbers(x),
         "a brightness and a tolerance, or ()",
     )
-    shares = tuple(options.dnp.drop_at)
-    config_lib.require(
-        all(0 < share < 1 for share in shares),
-        "method.dnp.drop_at",
-        shares,
+    require(
+        "decoder.depths",
+        lambda x: len(x) == 3 and _are_numbers(x) and min(x) >= 1,
+        "three numbers of 1 or more",
+    )
+    require(
+        "dnp.drop_at",
+        lambda x: _are_numbers(x) and all(0 < share < 1 for share in x),
         "shares of the steps between 0 and 1",
     )
-    config_lib.require(
-        options.temperature > 0, "method.temperature", options.temperature, "above 0"
-    )
-    alpha = options.focal.alpha
-    config_lib.require(0 <= alpha <= 1, "method.focal.alpha", alpha, "between 0 and 1")
-    gamma, weight = options.focal.gamma, options.lambda_neg
-    config_lib.require(gamma >= 0, "method.focal.gamma", gamma, "0 or more")
-    config_lib.require(weight >= 0, "method.lambda_neg", weight, "0 or more")
+    for stage in STAGES:
+        require(
+            f"{stage}.betas",
+            lambda x: len(x) == 2 and _are_numbers(x) and 0 <= min(x) <= max(x) < 1,
+            "two numbers of 0 or more, below 1",
+        )
     pastes = options.generator == "nsa" or (
         options.generator == "perlin" and options.texture in ("auto", "images")
     )
     for stage in options.stages:
-        size = options[stage].batch_size
-        config_lib.require(
-            size >= 1 + pastes,
-            f"method.{stage}.batch_size",
-            size,
+        require(
+            f"{stage}.batch_size",
+            lambda x: x >= 1 + pastes,
             "at least 2: what is pasted comes from another image of the batch"
             if pastes
             else "at least 1",
         )
     if "ncl" in options.stages:
-        config_lib.require(
-            options.ncl.batch_size >= 2 or options.heads.norm != "batch",
-            "method.ncl.batch_size",
-            options.ncl.batch_size,
+        require(
+            "ncl.batch_size",
+            lambda x: x >= 2 or options.heads.norm != "batch",
             'at least 2, or method.heads.norm "layer"',
         )
-        config_lib.require(
-            "dnp" in options.stages or weight == 0,
-            "method.lambda_neg",
-            weight,
+        require(
+            "lambda_neg",
+            lambda x: "dnp" in options.stages or x == 0,
             '0 where method.stages has no "dnp": nothing has taught the guide',
         )
-        config_lib.require(
-            len(options.levels) > 0, "method.levels", options.levels, "at least one"
+        require("levels", len, "at least one")
+    else:
+        require(
+            "dnp.statistics",
+            lambda x: x == "frozen",
+            '"frozen" where method.stages has no "ncl": F is then an inference network',
         )
+
+
+def _bounds(defaults, name: str) -> list[str]:
+    """Names of the fields that are a lower and an upper bound."""
+    found = []
+    for field, default in defaults.items():
+        if isinstance(default, ml_collections.ConfigDict):
+            found += _bounds(default, f"{name}.{field}")
+        elif isinstance(default, tuple) and default:
+            found.append(f"{name}.{field}")
+    return found
+
+
+def _are_ascending(values) -> bool:
+    return len(values) == 2 and _are_numbers(values) and values[0] <= values[1]
+
+
+def _are_numbers(values) -> bool:
+    return all(isinstance(value, (int, float)) for value in values)
 
 
 def _check_levels(options, backbone: Backbone, image_size) -> None:
