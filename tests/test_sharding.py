@@ -7,19 +7,12 @@ import sys
 import jax
 import numpy as np
 import pytest
+from test_rows import matrix as rows
 
 from jaxad import coreset, memory_bank, sharding
 from jaxad.errors import InputError
 from jaxad.memory_bank import greedy_coreset, nearest
 from jaxad.rows import Placed
-
-
-def rows(n=1001, d=6, seed=0):
-    """Clouds of rows, a third of them there twice."""
-    rng = np.random.default_rng(seed)
-    x = np.maximum(rng.normal(size=(n, 3)) @ rng.normal(size=(3, d)), 0) + 50
-    x[: n // 3] = x[n // 3 : 2 * (n // 3)]
-    return x.astype(np.float32)
 
 
 def mesh(devices):
