@@ -238,7 +238,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     odd = config.patches.neighbourhood % 2 == 1 and config.patches.neighbourhood > 0
     require(odd, "patches.neighbourhood", config.patches.neighbourhood, "an odd number")
     for field in ("coreset.ratio", "detector.top_fraction", "detector.recall_target"):
-        value = _get(config, field)
+        value = get(config, field)
         require(0 < value <= 1, field, value, "above 0 and at most 1")
     for field in (
         "batch_size",
@@ -249,7 +249,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "train.save_every",
         "train.keep",
     ):
-        require(_get(config, field) >= 1, field, _get(config, field), "at least 1")
+        require(get(config, field) >= 1, field, get(config, field), "at least 1")
     for field in (
         "dataset.limit",
         "dataset.resize_to",
@@ -266,7 +266,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "overlays",
         "seed",
     ):
-        require(_get(config, field) >= 0, field, _get(config, field), "0 or more")
+        require(get(config, field) >= 0, field, get(config, field), "0 or more")
     if config.dataset.resize == "resize_crop":
         resize_to, size = config.dataset.resize_to, config.dataset.image_size
         require(
@@ -292,7 +292,8 @@ def require(holds: bool, field: str, value: Any, must_be: str) -> None:
         raise InputError(f"config.{field}={value} must be {must_be}")
 
 
-def _get(config: ml_collections.ConfigDict, field: str) -> Any:
+def get(config: ml_collections.ConfigDict, field: str) -> Any:
+    """The value of a field that is named with dots."""
     for part in field.split("."):
         config = config[part]
     return config

@@ -31,20 +31,16 @@ class Sharded:
     Args:
       shape: (n, d).
       mesh: the devices; None for the default one.
-      height: rows a device; by default as few as can be.
+      height: rows a device.
 
     Attributes:
       shape, mesh, height: as given.
       array: [devices * height, d], spread over the mesh.
     """
 
-    def __init__(
-        self, shape: tuple[int, int], mesh: Mesh | None, height: int | None = None
-    ):
-        devices = mesh.size if mesh else 1
-        self.shape, self.mesh = shape, mesh
-        self.height = height or -(-shape[0] // devices)
-        size = devices * self.height, shape[1]
+    def __init__(self, shape: tuple[int, int], mesh: Mesh | None, height: int):
+        self.shape, self.mesh, self.height = shape, mesh, height
+        size = (mesh.size if mesh else 1) * height, shape[1]
         self.array = jnp.zeros(size, jnp.float32, device=sharding.by_rows(mesh))
 
     @classmethod

@@ -22,9 +22,14 @@ def mesh(devices):
     return sharding.make_mesh(jax.devices()[:devices]) if devices > 1 else None
 
 
+def empty(shape, devices):
+    """As few rows a device as can be."""
+    return Sharded(shape, mesh(devices), -(-shape[0] // devices))
+
+
 def sharded(x, batch, devices):
     """A matrix as batches of so many rows a device leave it."""
-    out, d = Sharded(x.shape, mesh(devices)), x.shape[1]
+    out, d = empty(x.shape, devices), x.shape[1]
     for first in range(0, out.height, batch):
         index = first + out.height * np.arange(devices)[:, None] + np.arange(batch)
         rows = x[np.minimum(index, len(x) - 1)].reshape(-1, 1, d)
@@ -47,7 +52,7 @@ def test_rows_stay_on_the_devices_that_have_them(n, batch, devices):
 
 
 def test_a_batch_is_kept_without_a_word_between_devices():
-    out = Sharded((64, 4), mesh(8))
+    out = empty((64, 4), 8)
     program = rows._write.lower(
         out.array,
         jax.ShapeDtypeStruct((16, 4), np.float32, sharding=sharding.by_rows(out.mesh)),
@@ -64,7 +69,7 @@ def test_a_batch_is_kept_without_a_word_between_devices():
 def test_more_rows_than_come_at_a_time(devices, monkeypatch):
     monkeypatch.setattr(rows, "_TAKE", 16)
     x = matrix(101)
-    found = Sharded(x.shape, mesh(devices))
+    found = empty(x.shape, devices)
     for index in np.split(np.random.default_rng(0).permutation(101), [37]):
         found.put(index, x[index])
     np.testing.assert_array_equal(found.take(range(101)), x)
@@ -84,7 +89,7 @@ def test_map_gives_the_same_bits_wherever_the_rows_lie(block, devices, monkeypat
 def test_what_is_beyond_the_matrix_is_never_looked_at():
     """A resumed pass leaves it zero, where a map may not even be finite."""
     x = matrix(11, 3)
-    found = Sharded(x.shape, mesh(8))
+    found = empty(x.shape, 8)
     found.put(np.arange(11), x)
 
     def unit(_, rows):

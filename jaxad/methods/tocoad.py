@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from flax import traverse_util
 
 from jaxad import config as config_lib
 from jaxad import losses, models, optim, patches, rng
@@ -618,20 +619,38 @@ _CHOICES = {
     "ncl.statistics": STATISTICS,
     "ncl.schedule": SCHEDULES,
 }
-_SHARES = ("focal.alpha", "perlin.max_blend", "perlin.unchanged", "perlin.rotate_image")
-_SHARES += ("nsa.further", "nsa.min_object", "nsa.min_overlap")
-_NOT_NEGATIVE = ("lambda_neg", "focal.gamma", "cutpaste.jitter", "views.jitter")
-_NOT_NEGATIVE += ("perlin.threshold", "nsa.half_offset", "nsa.half_scale")
-_NOT_NEGATIVE += ("nsa.resize_deviation", "nsa.visible", "dnp.weight_decay")
-_NOT_NEGATIVE += ("dnp.learning_rate", "ncl.weight_decay")
-_NOT_NEGATIVE += ("ncl.backbone_learning_rate", "ncl.heads_learning_rate")
+_SHARES = (
+    "focal.alpha",
+    "perlin.max_blend",
+    "perlin.unchanged",
+    "perlin.rotate_image",
+    "nsa.further",
+    "nsa.min_object",
+    "nsa.min_overlap",
+)
+_NOT_NEGATIVE = (
+    "lambda_neg",
+    "focal.gamma",
+    "perlin.threshold",
+    "cutpaste.jitter",
+    "nsa.half_offset",
+    "nsa.half_scale",
+    "nsa.resize_deviation",
+    "nsa.visible",
+    "views.jitter",
+    "dnp.learning_rate",
+    "dnp.weight_decay",
+    "ncl.backbone_learning_rate",
+    "ncl.heads_learning_rate",
+    "ncl.weight_decay",
+)
+# Where two numbers are a lower and an upper bound.
+_WITH_BOUNDS = ("perlin", "cutpaste", "nsa", "views")
 
 
 def _check(options) -> None:
     def value_of(field):
-        value = functools.reduce(
-            lambda tree, name: tree[name], field.split("."), options
-        )
+        value = config_lib.get(options, field)
         return tuple(value) if isinstance(value, (tuple, list)) else value
 
     def require(field, holds, must_be):
@@ -652,8 +671,10 @@ def _check(options) -> None:
     require("nsa.patches", lambda x: x >= 1, "at least 1")
     for field in ("nsa.median", "nsa.object_median"):
         require(field, lambda x: x >= 1 and x % 2 == 1, "odd")
-    for group in ("perlin", "cutpaste", "nsa", "views"):
-        for field in _bounds(fields()[group], group):
+    for field, default in traverse_util.flatten_dict(
+        {group: fields()[group].to_dict() for group in _WITH_BOUNDS}, sep="."
+    ).items():
+        if isinstance(default, tuple) and default:
             require(field, _are_ascending, "a lower and an upper bound")
     require("perlin.vary.bits", lambda x: 1 <= x[0] and x[1] <= 8, "within 1 and 8")
     require(
@@ -706,17 +727,6 @@ def _check(options) -> None:
             lambda x: x == "frozen",
             '"frozen" where method.stages has no "ncl": F is then an inference network',
         )
-
-
-def _bounds(defaults, name: str) -> list[str]:
-    """Names of the fields that are a lower and an upper bound."""
-    found = []
-    for field, default in defaults.items():
-        if isinstance(default, ml_collections.ConfigDict):
-            found += _bounds(default, f"{name}.{field}")
-        elif isinstance(default, tuple) and default:
-            found.append(f"{name}.{field}")
-    return found
 
 
 def _are_ascending(values) -> bool:
