@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from search import best_of
 
-from jaxad import distances
-from jaxad.memory_bank import greedy_coreset
+from jaxad.bank import distances
+from jaxad.bank.memory_bank import greedy_coreset
 
 
 def main() -> None:

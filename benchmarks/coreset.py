@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxad.memory_bank import greedy_coreset, nearest
+from jaxad.bank.memory_bank import greedy_coreset, nearest
 
 PEER = """
 import json, sys, time

@@ -28,7 +28,7 @@ from PIL import Image
 
 from jaxad import config as config_lib
 from jaxad import data
-from jaxad import pipeline as pipeline_lib
+from jaxad.run import pipeline as pipeline_lib
 
 _HERE = pathlib.Path(__file__).parent
 _BATCH = 16

@@ -24,7 +24,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxad.memory_bank import greedy_coreset, nearest
+from jaxad.bank.memory_bank import greedy_coreset, nearest
 
 _QUERIES = 4096
 

@@ -24,8 +24,9 @@ import time
 import jax
 import numpy as np
 
-from jaxad import feed, rng, train
+from jaxad import rng
 from jaxad.methods import reconpatch
+from jaxad.training import feed, loop
 
 PEER = """
 import json, math, sys, time
@@ -130,7 +131,7 @@ class Jaxad:
 
     def __init__(self, stage, state, table, order, total):
         source = feed.Table(stage, table, 0, None)
-        self._run = train._compile(train._alone(stage), source)
+        self._run = loop._compile(loop._alone(stage), source)
         self._states, self._order, self._table = [state], order, source.table
         self._key, self._done = rng.stream(0, stage.name), 0
         self._total = np.int32(total)
@@ -231,8 +232,8 @@ def together(width, heads, args):
     tables = feed.Tables(stage, [rows] * heads, range(heads), None)
     total = np.int32(10**6)
     keys = [rng.stream(seed, stage.name) for seed in range(heads)]
-    one = train._compile(train._alone(stage), tables.tables[0])
-    all_ = train._stacked(train._compile(train._together(stage, heads), tables), None)
+    one = loop._compile(loop._alone(stage), tables.tables[0])
+    all_ = loop._stacked(loop._compile(loop._together(stage, heads), tables), None)
     start = jax.jit(stage.init)  # its arrays share memory, which donation may not
     apart, joint = (
         [jax.tree.map(jax.numpy.copy, start(key, {})) for key in keys] for _ in range(2)

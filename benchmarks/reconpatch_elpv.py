@@ -25,17 +25,12 @@ import time
 import jax
 import numpy as np
 
-from jaxad import (
-    command_line,
-    data,
-    features,
-    memory_bank,
-    methods,
-    metrics,
-    train,
-)
-from jaxad import pipeline as pipeline_lib
+from jaxad import command_line, data, methods, metrics
+from jaxad.bank import memory_bank
 from jaxad.detectors import knn
+from jaxad.run import features
+from jaxad.run import pipeline as pipeline_lib
+from jaxad.training import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
 STUDIES = {
@@ -85,13 +80,13 @@ def image_auroc(config, pipeline, train_rows, test_rows, labels, banks: int) -> 
     (stage,) = method.stages
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as workdir:
-        params = train.train(
+        params = loop.train(
             stage,
             {"backbone": pipeline.variables},
             train_rows,
             seed=config.seed,
             workdir=workdir,
-            options=train.Options(log_every=config.train.log_every),
+            options=loop.Options(log_every=config.train.log_every),
         )
         curve = pathlib.Path(workdir, "metrics.jsonl").read_text().splitlines()
     seconds = time.perf_counter() - start

@@ -26,7 +26,8 @@ import numpy as np
 from coreset import made_up_features
 from search import best_of
 
-from jaxad import distances, memory_bank, sharding
+from jaxad.bank import distances, memory_bank
+from jaxad.devices import sharding
 
 
 class Point(NamedTuple):

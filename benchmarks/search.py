@@ -23,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from coreset import made_up_features
 
-from jaxad import distances, sharding
-from jaxad.memory_bank import nearest
+from jaxad.bank import distances
+from jaxad.bank.memory_bank import nearest
+from jaxad.devices import sharding
 
 PEER = """
 import json, sys, time

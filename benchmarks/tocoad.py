@@ -33,21 +33,14 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from configs import tocoad_elpv  # noqa: E402
-from jaxad import (  # noqa: E402
-    data,
-    experiment,
-    features,
-    losses,
-    memory_bank,
-    methods,
-    models,
-    rng,
-)
-from jaxad import pipeline as pipeline_lib  # noqa: E402
+from jaxad import data, losses, methods, models, rng
 from jaxad.augment import anomalies, views  # noqa: E402
+from jaxad.bank import memory_bank
 from jaxad.detectors import knn  # noqa: E402
 from jaxad.methods import tocoad  # noqa: E402
 from jaxad.metrics import PixelMetrics, auroc  # noqa: E402
+from jaxad.run import experiment, features
+from jaxad.run import pipeline as pipeline_lib
 
 UNTRAINED = {"stages": ()}
 UNGUIDED = {"stages": ("ncl",), "lambda_neg": 0.0}

@@ -12,7 +12,7 @@ import absl.logging
 import jax
 from absl import app, flags
 
-from jaxad import launch, processes
+from jaxad.devices import launch, processes
 from jaxad.errors import InputError, Preempted
 
 

@@ -30,22 +30,15 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from jaxad import (
-    check,
-    command_line,
-    data,
-    descriptors,
-    experiment,
-    fit,
-    memory_bank,
-    results,
-)
+from jaxad import command_line, data
+from jaxad.bank import memory_bank
 from jaxad.data import folder as own_images
 from jaxad.detectors import knn
+from jaxad.devices.rows import Stack
 from jaxad.errors import InputError, did_you_mean
-from jaxad.passes import Passes
-from jaxad.pipeline import Pipeline
-from jaxad.rows import Stack
+from jaxad.run import descriptors, doctor, experiment, fit, results
+from jaxad.run.passes import Passes
+from jaxad.run.pipeline import Pipeline
 
 _LOG = logging.getLogger("jaxad.extend")  # also where it is the command
 
@@ -102,7 +95,7 @@ def run(
     added = _load(config.dataset, images, category)
     duplicates = None
     if config.dataset.check:
-        duplicates = check.require_sound_addition(config.dataset, category, added)
+        duplicates = doctor.require_sound_addition(config.dataset, category, added)
     earlier = list(config.get("extensions", ()))
     config.dataset.category = category
     config.extensions = [

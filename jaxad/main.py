@@ -11,7 +11,9 @@ import os
 from absl import flags
 from ml_collections import config_flags
 
-from jaxad import command_line, experiment, processes, results
+from jaxad import command_line
+from jaxad.devices import processes
+from jaxad.run import experiment, results
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",

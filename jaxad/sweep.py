@@ -17,8 +17,10 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from jaxad import command_line, experiment, processes, results
+from jaxad import command_line
+from jaxad.devices import processes
 from jaxad.errors import InputError
+from jaxad.run import experiment, results
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",

@@ -1,6 +1,11 @@
-"""The arrows between the parts, read from the syntax tree."""
+"""The arrows between the parts, read from the syntax tree.
+
+A file directly in `jaxad/` is a command or something every part uses; a folder is a
+part. `ARROWS` says what each may import.
+"""
 
 import ast
+import graphlib
 import pathlib
 
 import pytest
@@ -10,32 +15,23 @@ MODULES = {
     ".".join(path.relative_to(ROOT.parent).with_suffix("").parts): path
     for path in ROOT.rglob("*.py")
 }
-# What a part may never import, by the first component below jaxad.
-RUN = {"fit", "experiment", "extend", "main"}
-FORBIDDEN = {
-    "methods": {"train", "feed", "data", "checkpoint", "writer", "evaluate"}
-    | {"pipeline", "descriptors", "results", "detectors"}
-    | RUN,
-    "detectors": {"train", "feed", "data", "checkpoint", "writer", "evaluate"}
-    | {"pipeline", "descriptors", "results"}
-    | RUN,
-    "models": {"methods", "detectors", "train", "data", "pipeline", *RUN},
-    "data": {"methods", "detectors", "train", "models", "pipeline", *RUN},
-    "feed": {"data", "train", "detectors", "pipeline", *RUN},
-    "train": {"data", "detectors", "pipeline", *RUN},
-    "pipeline": {"descriptors", "detectors", "train", "evaluate", *RUN},
-    "descriptors": {"train", "evaluate", *RUN},
-    "stages": {"train", "evaluate", *RUN},
-    "evaluate": {"train", *RUN},
-    "fit": {"evaluate", *(RUN - {"fit"})},
-    "experiment": {"extend", "main"},
-    **dict.fromkeys(
-        ("patches", "scores", "losses", "augment", "memory_bank", "coreset")
-        + ("distances", "metrics", "optim", "rows", "sharding", "rng"),
-        {"methods", "detectors", "train", "feed", "data", "evaluate", "results"}
-        | {"pipeline", "descriptors", "checkpoint", "writer"}
-        | RUN,
-    ),
+
+COMMANDS = {"main", "check", "extend", "sweep"}
+EVERYWHERE = {"errors", "config", "rng", "arrays"}
+PURE = {"losses", "metrics", "optim", "patches", "scores"}
+ARROWS = {
+    "commands": {"run", "data", "detectors", "devices", "bank"},
+    "run": {"training", "detectors", "data", "methods", "models", "augment"}
+    | {"bank", "devices", "pure"},
+    "training": {"methods", "devices"},
+    "detectors": {"methods", "bank", "devices", "pure"},
+    "methods": {"models", "augment", "pure"},
+    "data": set(),
+    "augment": set(),
+    "models": set(),
+    "bank": {"devices"},
+    "devices": set(),
+    "pure": set(),
 }
 
 
@@ -52,15 +48,46 @@ def imports(path):
 
 
 def part(module):
-    """`methods` of `jaxad.methods.tocoad`; "" outside jaxad."""
-    names = module.split(".")
-    return names[1] if names[0] == "jaxad" and len(names) > 1 else ""
+    """`methods` of `jaxad.methods.tocoad`, `commands` of `jaxad.main`; None outside."""
+    names = module.removesuffix(".__init__").split(".")
+    if names[0] != "jaxad" or len(names) == 1:
+        return None
+    name = names[1]
+    if name in COMMANDS | {"command_line"}:
+        return "commands"
+    return "pure" if name in PURE else name
+
+
+ARROWS_FOUND = {
+    module: {part(name) for name in imports(path)} - {None}
+    for module, path in MODULES.items()
+}
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_arrows(module):
-    found = {part(name) for name in imports(MODULES[module])}
-    assert not found & FORBIDDEN.get(part(module), set())
+    mine = part(module)
+    if mine is None or mine in EVERYWHERE:  # these know each other alone
+        assert ARROWS_FOUND[module] <= EVERYWHERE
+    else:
+        assert ARROWS_FOUND[module] <= ARROWS[mine] | EVERYWHERE | {mine}
+
+
+def test_no_circle():
+    graphlib.TopologicalSorter(ARROWS).prepare()  # raises CycleError
+
+
+def test_every_arrow_is_drawn():
+    """An arrow that nobody uses is none."""
+    drawn = {(part(m), to) for m, found in ARROWS_FOUND.items() for to in found}
+    assert {(a, b) for a, to in ARROWS.items() for b in to} <= drawn
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_file_at_the_top_is_a_command_or_used_everywhere(module):
+    if module.count(".") == 1 and MODULES[module].name != "__init__.py":
+        name = module.removeprefix("jaxad.")
+        assert name in COMMANDS | EVERYWHERE | PURE | {"command_line"}
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -72,12 +99,16 @@ def test_only_models_know_linen(module):
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_siblings_do_not_know_each_other(module):
+    """A method or a scorer never leans on another one."""
     if part(module) in ("methods", "detectors") and module.count(".") == 2:
-        shared = {f"jaxad.{part(module)}.base", f"jaxad.{part(module)}"}
+        shared = {f"jaxad.{part(module)}.{name}" for name in SHARED[part(module)]}
         for name in imports(MODULES[module]):
             sibling = ".".join(name.split(".")[:3])
             if sibling in MODULES and part(sibling) == part(module):
                 assert sibling in shared, f"{module} imports {sibling}"
+
+
+SHARED = {"methods": {"base"}, "detectors": {"base"}}
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

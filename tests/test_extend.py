@@ -13,12 +13,14 @@ import pytest
 import trees
 from PIL import Image
 
-from jaxad import checkpoint, experiment, extend, memory_bank, methods
+from jaxad import arrays, extend, methods
 from jaxad import config as config_lib
-from jaxad import pipeline as pipeline_lib
+from jaxad.bank import memory_bank
 from jaxad.errors import InputError
 from jaxad.methods.base import Backbone
-from jaxad.pipeline import Pipeline
+from jaxad.run import experiment
+from jaxad.run import pipeline as pipeline_lib
+from jaxad.run.pipeline import Pipeline
 
 ROOT = pathlib.Path(__file__).parents[1]
 KINDS = {
@@ -124,7 +126,7 @@ def base(places):
 
 
 def tree(workdir, member=""):
-    return checkpoint.restore_tree(workdir / "cap" / member / "detector")
+    return arrays.restore(workdir / "cap" / member / "detector")
 
 
 def contents(folder):

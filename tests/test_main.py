@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from jaxad import config as config_lib
-from jaxad import data, experiment
+from jaxad import data
 from jaxad.detectors import knn
 from jaxad.errors import InputError
+from jaxad.run import experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
 ELPV = "configs/patchcore_elpv.py:runlocal"

@@ -1,8 +1,9 @@
 import pytest
 
 from jaxad import config as config_lib
-from jaxad import experiment, results, sweep
+from jaxad import sweep
 from jaxad.errors import InputError
+from jaxad.run import experiment, results
 
 
 def study(tmp_path, body):

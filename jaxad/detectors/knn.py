@@ -14,7 +14,9 @@ from collections.abc import Sequence
 import flax.struct
 import jax
 
-from jaxad import memory_bank, scores, sharding
+from jaxad import scores
+from jaxad.bank import memory_bank
+from jaxad.devices import sharding
 from jaxad.errors import InputError
 from jaxad.methods.base import Backbone, Method, Params
 

@@ -6,7 +6,7 @@ import trees
 from PIL import Image
 
 from jaxad import config as config_lib
-from jaxad import experiment
+from jaxad.run import experiment
 
 
 def write(root):

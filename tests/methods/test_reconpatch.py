@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from jaxad import config as config_lib
-from jaxad import losses, methods, rng, train
+from jaxad import losses, methods, rng
 from jaxad.errors import InputError
 from jaxad.methods import reconpatch
 from jaxad.methods.base import Backbone
+from jaxad.training import loop
 
 WIDTH = 6
 
@@ -176,10 +177,8 @@ def test_loss_falls_while_the_labels_stand_still(tmp_path):
     """Six tight groups; copies this slow never leave their start."""
     x = np.repeat(patches(6, seed=1), 32, axis=0) + 0.3 * patches(192, seed=2)
     _, method = make(batch_size=192, epochs=60, learning_rate=1e-2, ema=0.999999)
-    options = train.Options(log_every=1)
-    train.train(
-        method.stages[0], params(), x, seed=0, workdir=tmp_path, options=options
-    )
+    options = loop.Options(log_every=1)
+    loop.train(method.stages[0], params(), x, seed=0, workdir=tmp_path, options=options)
     text = (tmp_path / "metrics.jsonl").read_text()
     loss = [json.loads(line)["loss"] for line in text.splitlines()]
     assert len(loss) == 60 and loss[-1] < 0.9 * loss[0]
@@ -188,7 +187,7 @@ def test_loss_falls_while_the_labels_stand_still(tmp_path):
 def test_no_epochs_is_a_random_projection(tmp_path):
     _, method = make(epochs=0)
     stage = method.stages[0]
-    out = train.train(stage, params(), patches(), seed=3, workdir=tmp_path)
+    out = loop.train(stage, params(), patches(), seed=3, workdir=tmp_path)
     want = stage.init(rng.stream(3, f"{stage.name}.init"), params())["student"]["f"]
     jax.tree.map(np.testing.assert_array_equal, out["f"], want)
 
@@ -214,7 +213,7 @@ def test_fields_that_cannot_work(field, value):
 def test_fewer_patches_than_the_batch(tmp_path):
     _, method = make()
     with pytest.raises(InputError, match="batches of 8 and .* only 5 patches"):
-        train.train(method.stages[0], params(), patches(5), seed=0, workdir=tmp_path)
+        loop.train(method.stages[0], params(), patches(5), seed=0, workdir=tmp_path)
 
 
 def test_divergence_is_caught(tmp_path):
@@ -226,4 +225,4 @@ def test_divergence_is_caught(tmp_path):
         ),
     )
     with pytest.raises(InputError, match="stage 'reconpatch' diverged"):
-        train.train(stage, params(), patches(), seed=0, workdir=tmp_path)
+        loop.train(stage, params(), patches(), seed=0, workdir=tmp_path)

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from configs import tocoad_elpv
-from jaxad import experiment
 from jaxad.errors import InputError, Preempted
-from jaxad.train import _Folder
+from jaxad.run import experiment
+from jaxad.training.loop import _Folder
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,129 @@
+"""Arrays on disk: nested dictionaries of them in a folder that is whole or absent.
+
+What is written under a temporary name and renamed carries a checksum that every read
+compares: what comes back is what was written, or an error names the place.
+"""
+
+import hashlib
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxad.errors import InputError, writing
+
+Tree = Any
+
+_ARRAYS = "arrays.npz"
+
+
+def save(path: str | pathlib.Path, tree: Tree) -> None:
+    """Writes nested dictionaries of arrays into the folder `path`, whole or not at all.
+
+    One file, which `numpy.load` reads: an array's name is its keys joined by "/". What
+    lay there before is replaced by one rename, so whenever a process dies the old or
+    the new one is there. Called by one process alone.
+
+    Raises:
+      InputError: it cannot be written, as on a full disk.
+    """
+    path = absolute(path)
+    tree = jax.tree.map(np.asarray, jax.device_get(tree))
+    arrays = _flatten(sealed(tree))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing(path):
+            temporary.mkdir(parents=True, exist_ok=True)
+            np.savez(temporary / _ARRAYS, **arrays)
+            if path.is_dir():
+                os.replace(temporary / _ARRAYS, path / _ARRAYS)
+            else:
+                os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def restore(path: str | pathlib.Path) -> Tree:
+    """What `save` wrote: nested dictionaries of numpy arrays.
+
+    Raises:
+      InputError: the folder is missing, incomplete or damaged.
+    """
+    path = absolute(path)
+    if not path.is_dir():
+        raise InputError(f"{path} does not exist; name the folder of a saved detector")
+    return opened(
+        lambda: _nest(_read(path / _ARRAYS)),
+        f"{path / _ARRAYS} is damaged or incomplete; remove {path} to have it made "
+        "again",
+    )
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    # Opened here: numpy leaves a damaged file open.
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _flatten(tree: Tree, prefix: str = "") -> dict[str, np.ndarray]:
+    flat = {}
+    for name, value in tree.items():
+        if "/" in name:
+            raise ValueError(f"{name!r}: an array's name may not hold a slash")
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}/")
+        else:
+            flat[prefix + name] = np.asarray(value)
+    return flat
+
+
+def _nest(flat: dict[str, np.ndarray]) -> Tree:
+    tree: Tree = {}
+    for path, array in flat.items():
+        *folders, name = path.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[name] = array
+    return tree
+
+
+# ---- Checksums
+
+
+def sealed(tree: Tree) -> dict:
+    abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(tree))
+    digest = np.zeros(32, np.uint8) if abstract else _digest(tree)
+    return {"tree": tree, "sha256": digest}
+
+
+def opened(restore: Callable[[], Tree], message: str) -> Tree:
+    try:
+        sealed = restore()
+        tree, digest = sealed["tree"], np.asarray(sealed["sha256"])
+    # Damage surfaces as whatever the layer that meets it first happens to raise.
+    except Exception as error:
+        raise InputError(message) from error
+    if not np.array_equal(digest, _digest(tree)):
+        raise InputError(message)
+    return tree
+
+
+def _digest(tree: Tree) -> np.ndarray:
+    """sha256 of names, shapes, types and bytes of all arrays, uint8 [32]."""
+    digest = hashlib.sha256()
+    for name, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        digest.update(
+            f"{jax.tree_util.keystr(name)} {array.shape} {array.dtype}".encode()
+        )
+        digest.update(array.reshape(-1).view(np.uint8))
+    return np.frombuffer(digest.digest(), np.uint8)
+
+
+def absolute(path: str | pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(path).expanduser().absolute()

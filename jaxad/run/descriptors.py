@@ -1,0 +1,131 @@
+"""Patch descriptors of a split through a pipeline: computed, cached, projected."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from jaxad import models
+from jaxad.detectors import knn
+from jaxad.devices.rows import Sharded, Stack
+from jaxad.methods.base import Method, Params, identity
+from jaxad.run import features, results
+from jaxad.run.passes import Passes
+from jaxad.run.pipeline import Pipeline
+
+
+def describe(
+    pipeline: Pipeline,
+    params: Params,
+    split,
+    label: str,
+    passes: Passes,
+    name: str = "features",
+) -> np.ndarray | Sharded:
+    """Descriptors of all images of a split.
+
+    They come from the cache where they may be, and are mapped from its file. Elsewhere
+    they stay on the devices that compute them, or are brought to the host under a
+    memory budget.
+
+    Args:
+      params: as the stages so far have left them.
+      label: what the progress bar says first.
+      passes: what is not finished is kept there, under `name`.
+
+    Returns:
+      Patches [n·h·w, c].
+    """
+    keep = passes.start(name, key_of(pipeline, params, split))
+
+    def features_of(images):
+        images = pipeline.place(images)
+        return knn.features(pipeline.method, pipeline.backbone, params, images)
+
+    arguments = features_of, split, pipeline.images_a_call
+    options = {"label": f"{label}: features", "keep": keep}
+    if _may_be_cached(pipeline, params):
+        found = features.cached(
+            _cache_folder(pipeline),
+            _cache_key(pipeline, split),
+            lambda empty: features.extract(*arguments, empty=empty, **options),
+            passes.point,
+        )
+        keep.drop()
+    elif pipeline.config.detector.max_device_bytes:
+        found = features.extract(*arguments, **options)
+    else:
+        return features.extract_in_place(*arguments, mesh=pipeline.mesh, **options)
+    return found.reshape(-1, found.shape[-1])
+
+
+def patches(
+    pipeline: Pipeline, params: Params, splits, passes: Passes, *, label: str
+) -> list[Stack]:
+    """Projected patches [n·h·w, d] of all images, for each of the splits."""
+    return [
+        project(
+            pipeline.method,
+            params,
+            describe(pipeline, params, split, label, passes, f"features-{i}"),
+        )
+        for i, split in enumerate(splits)
+    ]
+
+
+def project(method: Method, params: Params, patches: np.ndarray | Sharded) -> Stack:
+    """Patches [n, c] through the learnt map, where they are: [n, d]."""
+    stack = Stack([patches])
+    return stack if method.project is identity else stack.map(method.project, params)
+
+
+def key_of(pipeline: Pipeline, params: Params, *splits) -> str:
+    """Names all that a pass depends on and the config of the run does not say."""
+    learnt = dict(params)
+    if learnt["backbone"] is pipeline.variables:
+        del learnt["backbone"]
+    return features.digest(
+        {
+            "weights": pipeline.fingerprint,
+            "learnt": models.fingerprint(learnt),
+            "images": [split.version for split in splits],
+            "versions": _versions(),
+        }
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Without the number of devices, on which no bit of a descriptor depends."""
+    return results.versions() | {"device": jax.devices()[0].device_kind}
+
+
+def is_cached(pipeline: Pipeline, params: Params, split) -> bool:
+    """Whether the cache has the descriptors of all images."""
+    name = features.digest(_cache_key(pipeline, split))
+    return (
+        _may_be_cached(pipeline, params) and (_cache_folder(pipeline) / name).exists()
+    )
+
+
+def _may_be_cached(pipeline: Pipeline, params: Params) -> bool:
+    frozen = params["backbone"] is pipeline.variables
+    return bool(pipeline.config.feature_cache) and frozen
+
+
+def _cache_folder(pipeline: Pipeline) -> pathlib.Path:
+    return pathlib.Path(pipeline.config.feature_cache).expanduser()
+
+
+def _cache_key(pipeline: Pipeline, split) -> dict:
+    config, backbone = pipeline.config, pipeline.backbone
+    return {
+        "backbone": backbone.name,
+        "weights": pipeline.fingerprint,
+        "taps": list(backbone.taps),
+        "dtype": config.backbone.dtype,
+        "patches": config.patches.to_dict(),
+        "images": split.version,
+        # The size of a batch can change the last bit of a product.
+        "batch_size": config.batch_size,
+        "versions": _versions(),
+    }

@@ -1,0 +1,135 @@
+"""A fitted detector over a split: scores for every image, metrics, pictures."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from jaxad import data, metrics, rng
+from jaxad.augment.disturbance import disturb
+from jaxad.devices import processes, sharding
+from jaxad.errors import InputError
+from jaxad.metrics import PixelMetrics
+from jaxad.run import passes
+from jaxad.run.passes import Pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What scoring a split gives.
+
+    Attributes:
+      scores: image scores, float32 [n], in the split's order.
+      metrics: name -> value; None where the split has no masks, NaN where undefined.
+    """
+
+    scores: np.ndarray
+    metrics: dict[str, float | None]
+
+
+def evaluate(
+    predict, split, batch_size: int, *, label: str, keep: Pass | None = None
+) -> Evaluation:
+    """Scores every image of a split.
+
+    Args:
+      predict: `images [b, H, W, 3] in [0, 1] -> (scores [b], maps [b, H, W])`; of the
+        images each process gives its share.
+      split: of `data.load`.
+      batch_size: images a batch; the last one is padded and masked.
+      label: what the progress bar says.
+      keep: where what is found is kept while the pass is not finished.
+
+    Raises:
+      InputError: an image gets a score that is not finite.
+      Preempted: SIGTERM came.
+    """
+    keep = keep or passes.unkept()
+    n, done = len(split), 0
+    scores = np.zeros(n, np.float32)
+    # Of all images that are saved, and of this process's images since then.
+    pixels, recent = PixelMetrics(), PixelMetrics()
+    for first, done, found in keep.resume():
+        scores[first:done] = found["scores"]
+        pixels.merge(PixelMetrics.of_arrays(found["pixels"]))
+
+    def merged() -> PixelMetrics:
+        nonlocal recent
+        state = PixelMetrics()
+        for arrays in processes.gather(recent.arrays()):
+            state.merge(PixelMetrics.of_arrays(arrays))
+        pixels.merge(state)
+        recent = PixelMetrics()
+        return state
+
+    def found_in(first: int, stop: int):
+        return {"scores": scores[first:stop], "pixels": merged().arrays()}
+
+    with processes.progress(total=n, initial=done, desc=label, unit="img") as bar:
+        for batch in data.eval_batches(split, batch_size, done, **processes.share()):
+            valid = batch["valid"]
+            image_scores, maps = predict(batch["image"])
+            image_scores = sharding.fetch(image_scores)[: n - done]
+            broken = ~np.isfinite(image_scores)
+            if broken.any():
+                raise InputError(
+                    f"{split.filenames[done + int(broken.argmax())]} gets a score that "
+                    "is not finite; check the weights, or the file itself"
+                )
+            scores[done : done + len(image_scores)] = image_scores
+            if split.has_masks:
+                recent.update(sharding.fetch_share(maps)[valid], batch["mask"][valid])
+            done += len(image_scores)
+            keep.reached(done, found_in)
+            bar.update(len(image_scores))
+    merged()
+    of_pixels = _named(pixels if split.has_masks else None)
+    return Evaluation(scores, {**_image_metrics(scores, split.labels), **of_pixels})
+
+
+class Disturbed:
+    """A split whose images, and the masks with them, are not where they were.
+
+    What happens to an image is a function of the seed and of its index alone.
+
+    Args:
+      split: of `data.load`.
+      seed: of the run.
+      magnitudes: of `augment.disturbance.disturb`.
+    """
+
+    def __init__(self, split, seed: int, **magnitudes: float):
+        self._split, self._key = split, rng.stream(seed, "disturbance")
+        self._disturb = jax.jit(functools.partial(disturb, **magnitudes))
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getattr__(self, name: str):
+        return getattr(self._split, name)
+
+    def __getitem__(self, index: int) -> dict:
+        item = self._split[index]
+        key = rng.at(self._key, item["index"])
+        moved = self._disturb(key, item["image"], item["mask"])
+        image, mask = (np.asarray(x) for x in moved)
+        return {**item, "image": image, "mask": mask}
+
+
+def _image_metrics(scores, labels):
+    return {
+        "image_auroc": metrics.auroc(scores, labels),
+        "image_ap": metrics.average_precision(scores, labels),
+        "image_f1_max": metrics.f1_max(scores, labels)[0],
+    }
+
+
+PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro_0.3")
+
+
+def _named(pixels):
+    if pixels is None:
+        return dict.fromkeys(PIXEL_METRICS)
+    values = pixels.compute()
+    return {name: values[name] for name in PIXEL_METRICS}

@@ -1,0 +1,458 @@
+"""One run: every category trained, fitted and evaluated; the results table."""
+
+import dataclasses
+import json
+import logging
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+import ml_collections
+
+from jaxad import config as config_lib
+from jaxad import data, methods, models
+from jaxad.detectors import knn
+from jaxad.devices import processes, sharding
+from jaxad.errors import InputError
+from jaxad.run import (
+    descriptors,
+    doctor,
+    evaluate,
+    features,
+    fit,
+    overlays,
+    passes,
+    results,
+    stages,
+)
+from jaxad.run import pipeline as pipeline_lib
+from jaxad.run.passes import Passes
+from jaxad.run.pipeline import Pipeline
+
+_LOG = logging.getLogger(__name__)
+
+# What may change between two calls of a run, because its numbers do not.
+_PLACES = (
+    "dataset.data_dir",
+    "dataset.manual_dir",
+    "dataset.check",
+    "feature_cache",
+    "train.stage_cache",
+    "compilation_cache",
+    "save_seconds",
+)
+_PHASES = ("features", "coreset", "score", "total")
+
+# By phase, spent on the detector that lies below a folder.
+Seconds = dict[pathlib.Path, dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A run whose config, data and weights have been found to work.
+
+    Attributes:
+      folder: of the run.
+      categories: all of them.
+      pipelines: one for every member.
+      outcome: what `results.json` holds, None while the run is not finished.
+    """
+
+    folder: pathlib.Path
+    categories: list[str]
+    pipelines: list[Pipeline]
+    outcome: dict | None = None
+
+
+def run(config: ml_collections.ConfigDict, workdir: str, *, make=None) -> dict:
+    """Trains, fits and evaluates every category of the config.
+
+    A finished category is never done twice: an interrupted run goes on where it was,
+    and a finished one returns at once.
+
+    Args:
+      config: `config.base()`, completed by a config file.
+      workdir: folder of the run; made if need be.
+      make: gives a category's detector and the seconds spent, as `fit.fit` does.
+
+    Returns:
+      What `results.json` holds.
+
+    Raises:
+      InputError: a field, file or shape that cannot work.
+    """
+    if make is not None:
+        return _finish(_open(config, workdir), {}, make)
+    return run_together([(config, workdir)])[0]
+
+
+def run_together(runs: Sequence[tuple[ml_collections.ConfigDict, str]]) -> list[dict]:
+    """Several runs that differ in their seed alone, each as `run` does it.
+
+    `config.method.vectorize` heads, of any category and seed, train in one program.
+
+    Args:
+      runs: config and workdir of each.
+
+    Raises:
+      InputError: as `run`; configs that differ in more.
+    """
+    first = runs[0][0].to_dict()
+    for config, _ in runs:
+        differing = _differing(first, config.to_dict()) - {"seed"}
+        if differing:
+            raise InputError(
+                "runs can train together if they differ in config.seed alone, not in "
+                + ", ".join(f"config.{field}" for field in sorted(differing))
+            )
+    opened = [_open(config, workdir) for config, workdir in runs]
+    seconds = _train_together([run for run in opened if run.outcome is None])
+    return [_finish(run, seconds) for run in opened]
+
+
+def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
+    """Everything that can be wrong is found here, before anything is trained."""
+    config_lib.validate(config)
+    fields = {
+        f"config.{name}": value for name, value in _flat(config.to_dict()).items()
+    }
+    for place in _PLACES:
+        del fields[f"config.{place}"]
+    processes.require_same(fields | results.versions())
+    folder = pathlib.Path(workdir)
+    processes.require_shared(folder, "--workdir")
+    for name, place in (
+        ("config.feature_cache", config.feature_cache),
+        ("config.train.stage_cache", config.train.stage_cache),
+    ):
+        if place:
+            processes.require_shared(pathlib.Path(place).expanduser(), name)
+    categories = data.categories(config.dataset)
+    members = pipeline_lib.members(config)
+    # Each host has looked for textures on its own disk.
+    processes.require_same({"method.texture": members[0].method.get("texture")})
+    _require_same_run(folder, members[0])
+    finished = read_json(folder / "results.json")
+    if finished is not None:
+        _LOG.info("%s holds this run, finished: nothing to do", folder)
+        return _Run(folder, categories, [], finished)
+    if config.dataset.check and processes.first():
+        for category in categories:
+            if not (folder / category / "result.json").exists():
+                doctor.require_sound(members[0].dataset, category)
+    for member in members:
+        if _vectorize(member) != 1 and not member.feature_cache:
+            # Read when heads train, and again when each has its memory bank made.
+            member.feature_cache = str(folder / "features")
+    pipelines = [pipeline_lib.load(member) for member in members]
+    textures = fit.textures_of(pipelines[0])
+    processes.require_same({"the textures": textures and textures.version})
+    for category in categories:
+        if not (folder / category / "result.json").exists():
+            train = _normal(members[0], category)
+            for pipeline in pipelines:
+                fit.check(pipeline, train, label=category)
+    # Not before all this has worked: a folder with a config belongs to that run.
+    processes.wait()
+    results.write_json(folder / "config.json", members[0].to_dict())
+    return _Run(folder, categories, pipelines)
+
+
+def _vectorize(config) -> int:
+    """Heads that train in one program, at most; 1 is each alone."""
+    return config.method.get("vectorize", 1) or sys.maxsize
+
+
+def _train_together(runs: list[_Run]) -> Seconds:
+    """Heads that train in one program, left finished in their categories' folders."""
+    seconds: Seconds = {}
+    size = _vectorize(runs[0].pipelines[0].config) if runs else 1
+    if size == 1:
+        return seconds
+    # A member of an ensemble after the other; a category's seeds side by side, since
+    # they share its descriptors.
+    for pipelines in zip(*(run.pipelines for run in runs), strict=True):
+        tasks = []
+        for category in runs[0].categories:
+            for run, pipeline in zip(runs, pipelines, strict=True):
+                folder = run.folder / category
+                place = detector_folder(pipeline, folder)
+                if not place.exists() and not (folder / "result.json").exists():
+                    split = _normal(pipeline.config, category)
+                    tasks.append(fit.Task(pipeline, split, place.parent, category))
+        for task, spent in zip(tasks, fit.train_together(tasks, size), strict=True):
+            seconds[task.folder] = spent
+    return seconds
+
+
+def _finish(run: _Run, seconds: Seconds, make=fit.fit) -> dict:
+    """What is left of a run; `seconds` of what has been done for its detectors."""
+    if run.outcome is not None:
+        return run.outcome
+    folder, rows = run.folder, {}
+    for i, category in enumerate(run.categories, start=1):
+        _LOG.info("%s (%d of %d)", category, i, len(run.categories))
+        place = folder / category
+        rows[category] = _category(run.pipelines, category, place, seconds, make)
+    outcome = results.finite(_outcome(run.pipelines, rows))
+    results.write_text(folder / "results.md", results.table(outcome))
+    # Last: its presence says that the run is finished.
+    results.write_json(folder / "results.json", outcome)
+    return outcome
+
+
+def restore(folder: str) -> knn.KNN | tuple[knn.KNN, ...]:
+    """The fitted detector of a category of a run, from `<workdir>/<category>`.
+
+    Returns:
+      What `knn.predict` takes: a detector, or the members of an ensemble.
+
+    Raises:
+      InputError: there is none, it is damaged, or the backbone's weights have changed.
+    """
+    folder = pathlib.Path(folder)
+    pipelines = [
+        pipeline_lib.load(member)
+        for member in pipeline_lib.members(stored(folder.parent))
+    ]
+    members = tuple(
+        fit.restore(pipeline, detector_folder(pipeline, folder))
+        for pipeline in pipelines
+    )
+    return members if len(members) > 1 else members[0]
+
+
+def stored(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config of a run.
+
+    Raises:
+      InputError: the folder holds no run.
+    """
+    config = read_json(workdir / "config.json")
+    if config is None:
+        raise InputError(
+            f"{workdir / 'config.json'} does not exist; name a run's --workdir, or the "
+            "folder of a category inside it"
+        )
+    return ml_collections.ConfigDict(config)
+
+
+def detector_folder(pipeline: Pipeline, folder: pathlib.Path) -> pathlib.Path:
+    """Where a detector lies in its category's folder."""
+    if pipeline.config.ensemble.members:
+        return folder / pipeline.backbone.name / "detector"
+    return folder / "detector"
+
+
+def _category(
+    pipelines: list[Pipeline],
+    category: str,
+    folder: pathlib.Path,
+    earlier: Seconds,
+    make,
+) -> dict:
+    """One row of the results, from `result.json` where the category is finished."""
+    row = read_json(folder / "result.json")
+    if row is not None:
+        return row
+    config, start = pipelines[0].config, time.perf_counter()
+    seconds = dict.fromkeys(_PHASES, 0.0)
+    train = _normal(config, category)
+    members = tuple(
+        _member(pipeline, train, category, folder, make, seconds, earlier)
+        for pipeline in pipelines
+    )
+    detector = members if len(members) > 1 else members[0]
+
+    def predict(images):
+        return knn.predict(detector, pipelines[0].place(images))
+
+    test = _load(config, category, "test")
+    recall = {}
+    if config.detector.search == "approximate":
+        with fit.timed(seconds, "recall"):
+            recall["recall_at_1"] = {
+                member.backbone.name: fit.recall(pipeline, member, test, label=category)
+                for pipeline, member in zip(pipelines, members, strict=True)
+            }
+    if any(config.disturbance.values()):
+        test = evaluate.Disturbed(test, config.seed, **config.disturbance)
+    unfinished = folder / "unfinished"
+    with (
+        fit.timed(seconds, "score"),
+        Passes(unfinished, every=config.save_seconds) as kept,
+    ):
+        evaluation = evaluate.evaluate(
+            predict,
+            test,
+            pipelines[0].images_a_call,
+            label=f"{category}: score",
+            keep=kept.start("score", _scores_key(pipelines, members, test)),
+        )
+    results.write_scores(folder / "scores.csv", test, evaluation.scores)
+
+    def predict_all(images):
+        return [sharding.fetch(x) for x in predict(sharding.share_of(images))]
+
+    overlays.write(
+        folder / "maps",
+        predict_all,
+        test,
+        evaluation.scores,
+        config.overlays,
+        pipelines[0].images_a_call,
+    )
+    seconds["total"] += time.perf_counter() - start
+    row = {
+        **evaluation.metrics,
+        "train_normal": len(train),
+        "train_version": train.version,
+        "test_normal": int((test.labels == 0).sum()),
+        "test_anomalous": int((test.labels == 1).sum()),
+        "bank_patches": sum(len(member.bank) for member in members),
+        "coverage": {member.backbone.name: member.coverage for member in members},
+        **recall,
+        "seconds": seconds,
+    }
+    results.write_json(folder / "result.json", row)
+    passes.remove(unfinished)
+    return row
+
+
+def _scores_key(pipelines: list[Pipeline], members, test) -> str:
+    """Names all that scores depend on and the config does not say."""
+    return features.digest(
+        {
+            pipeline.backbone.name: (
+                descriptors.key_of(pipeline, member.params, test),
+                models.fingerprint({"bank": member.bank}),
+            )
+            for pipeline, member in zip(pipelines, members, strict=True)
+        }
+    )
+
+
+def _member(pipeline, train, category, folder, make, seconds, earlier) -> knn.KNN:
+    """A fitted detector, from disk where it is there."""
+    place = detector_folder(pipeline, folder)
+    if place.exists():
+        _forget(pipeline, place.parent)
+        return fit.restore(pipeline, place)
+    detector, spent = make(pipeline, train, place.parent, label=category)
+    for phase, value in spent.items():
+        seconds[phase] = seconds.get(phase, 0.0) + value
+    for phase, value in earlier.get(place.parent, {}).items():
+        seconds[phase] = seconds.get(phase, 0.0) + value
+        seconds["total"] += value
+    fit.save(pipeline, detector, place)
+    _forget(pipeline, place.parent)
+    return detector
+
+
+def _forget(pipeline: Pipeline, folder: pathlib.Path) -> None:
+    """Removes what only a detector that is not saved yet needs."""
+    stages.forget(pipeline, folder)
+    passes.remove(folder / "unfinished")
+
+
+def _normal(config, category: str):
+    """The images that a detector is fitted on."""
+    return _load(config, category, "train").normal()
+
+
+def _load(config, category: str, name: str):
+    """A split, which the first process prepares if need be."""
+    with processes.one_after_first():
+        split = data.load(config.dataset, category, name)
+    processes.require_same({f"the {name} images of {category}": split.version})
+    return split
+
+
+def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
+    config = pipelines[0].config
+    rows = {name: dict(row) for name, row in rows.items()}
+    seconds: dict[str, float] = {}
+    for row in rows.values():
+        for phase, spent in row.pop("seconds").items():
+            seconds[phase] = seconds.get(phase, 0.0) + spent
+    outcome = {
+        "dataset": config.dataset.name,
+        "method": config.method.name,
+        "seed": config.seed,
+        "texture": _pasted(config),
+        "backbones": [
+            {
+                "name": pipeline.backbone.name,
+                "weights": models.source(
+                    pipeline.backbone.name, pipeline.config.backbone.weights
+                ),
+                "sha256": pipeline.fingerprint,
+            }
+            for pipeline in pipelines
+        ],
+        "categories": rows,
+        "mean": results.mean(rows),
+        "seconds": seconds,
+        "versions": results.versions(),
+    }
+    if "extensions" in config:
+        outcome["extensions"] = config.to_dict()["extensions"]
+    return outcome
+
+
+def _pasted(config) -> str | None:
+    """What synthetic anomalies are pasted from."""
+    pasted = methods.pasted(config)
+    return (config.dataset.textures or "dtd") if pasted == "dtd" else pasted
+
+
+def _require_same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Raises InputError if the folder holds another run, or anything else."""
+    mine = json.loads(json.dumps(config.to_dict()))
+    path = folder / "config.json"
+    theirs = read_json(path)
+    if theirs is None:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--workdir={folder} is a file; name a folder")
+        # A killed write leaves a hidden temporary file, which is nobody's.
+        if folder.exists() and any(p.name[0] != "." for p in folder.iterdir()):
+            raise InputError(
+                f"{folder} is not empty and holds no run; choose another --workdir"
+            )
+        return
+    differing = _differing(mine, theirs) - set(_PLACES)
+    if differing:
+        raise InputError(
+            f"{path} is of another run (it differs in {', '.join(sorted(differing))}); "
+            "choose another --workdir, or remove that folder"
+        )
+
+
+def _differing(one: dict, other: dict) -> set[str]:
+    """Names of the fields that two configs do not have the same."""
+    one, other = _flat(one), _flat(other)
+    return {f for f in one.keys() | other.keys() if one.get(f) != other.get(f)}
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def read_json(path: pathlib.Path) -> dict | None:
+    """The JSON of a file, None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        raise InputError(
+            f"{path} is not valid JSON; remove it to have it made again"
+        ) from None

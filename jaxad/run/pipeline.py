@@ -1,0 +1,115 @@
+"""From a config to what all categories of a run share: networks, method, devices."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from jaxad import config as config_lib
+from jaxad import data, methods, models
+from jaxad.devices import processes, sharding
+from jaxad.errors import InputError
+from jaxad.methods.base import Backbone, Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """What all categories of a run share.
+
+    Attributes:
+      config: completed; nothing is left to a default of the backbone.
+      backbone, variables: the pretrained network, folded unless a stage trains it.
+      fingerprint: sha256 of the variables as loaded.
+      method: how the representation is learnt.
+      mesh: the devices that share the images; None where there is but one.
+    """
+
+    config: object
+    backbone: Backbone
+    variables: dict
+    fingerprint: str
+    method: Method
+    mesh: sharding.Mesh | None
+
+    @property
+    def images_a_call(self) -> int:
+        """`config.batch_size` images for every device."""
+        return self.config.batch_size * (self.mesh.size if self.mesh else 1)
+
+    def place(self, images: np.ndarray):
+        """Spreads over the devices a batch, of which each process gives its share."""
+        return sharding.spread(images, self.mesh) if self.mesh else images
+
+
+def members(config) -> list:
+    """A completed config for every backbone of the run: one, or an ensemble's.
+
+    What is left to the backbone (taps, image size) and to the data (a texture source)
+    is filled in. The given config is left as it is. Needs no weights.
+
+    Raises:
+      InputError: an unknown backbone, one that is named twice, or a field that cannot
+        work with it.
+    """
+    names = tuple(config.ensemble.members)
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"config.ensemble.members={names} names a backbone twice; each member must "
+            "be another one"
+        )
+    completed = []
+    for name in names or (config.backbone.name,):
+        member = config.copy_and_resolve_references()
+        spec = models.spec(name)
+        with member.unlocked():
+            member.backbone.name = name
+            taps = () if names else tuple(member.backbone.taps)
+            member.backbone.taps = taps or tuple(spec.taps)
+            # All members see images of one size, the first one's.
+            if completed:
+                member.dataset.image_size = completed[0].dataset.image_size
+            elif not any(member.dataset.image_size):
+                member.dataset.image_size = tuple(spec.image_size)
+            textures = functools.partial(data.load_textures, member.dataset)
+            methods.complete(member, textures=textures)
+        config_lib.validate(member)
+        completed.append(member)
+    return completed
+
+
+def load(config) -> Pipeline:
+    """Loads the backbone and builds the method.
+
+    Args:
+      config: one of `members`.
+
+    Raises:
+      InputError: an unknown tap or method, or weights that cannot be had.
+    """
+    name, taps = config.backbone.name, tuple(config.backbone.taps)
+    spec = models.spec(name)
+    with processes.one_after_first():  # which downloads them
+        module, variables = models.load(
+            name,
+            config.backbone.weights,
+            seed=config.seed,
+            dtype=jax.numpy.dtype(config.backbone.dtype),
+        )
+    extract, folded = models.frozen(module, variables, taps)
+    image = jax.ShapeDtypeStruct((1, *config.dataset.image_size, 3), np.float32)
+    jax.eval_shape(extract, folded, image)  # names a tap that does not exist
+
+    def levels(variables, images):
+        return list(extract(variables, images).values())
+
+    backbone = Backbone(name, module, taps, tuple(spec.mean), tuple(spec.std), levels)
+    fingerprint = models.fingerprint(variables)
+    processes.require_same({f"the weights of {name}": fingerprint})
+    method = methods.build(config, backbone)
+    if not any(stage.tunes for stage in method.stages):
+        variables = folded
+    mesh = sharding.make_mesh() if jax.device_count() > 1 else None
+    if mesh:
+        variables = jax.tree.map(lambda x: sharding.replicate(x, mesh), variables)
+    return Pipeline(config, backbone, variables, fingerprint, method, mesh)

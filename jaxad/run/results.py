@@ -1,0 +1,128 @@
+"""What a run leaves for people and programs: JSON, a table, scores by image."""
+
+import csv
+import importlib.metadata
+import io
+import json
+import math
+import os
+import pathlib
+import platform
+
+import jax
+import numpy as np
+
+from jaxad.devices import processes
+from jaxad.errors import writing
+
+# Columns of the table, in per cent.
+COLUMNS = (
+    "image_auroc",
+    "image_ap",
+    "image_f1_max",
+    "pixel_auroc",
+    "pixel_ap",
+    "pixel_f1_max",
+    "aupro_0.3",
+)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all; of several processes the first does.
+
+    Raises:
+      InputError: it cannot be written, as on a full disk.
+    """
+    if not processes.first():
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, content) -> None:
+    """Strict JSON: NaN and infinities become null."""
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def finite(content):
+    """The same as JSON has it: NaN and infinities are None, arrays' numbers plain."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    if isinstance(content, np.generic):
+        content = content.item()
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
+
+
+def write_scores(path: pathlib.Path, split, scores: np.ndarray) -> None:
+    """`scores.csv`: file, label (0 normal, 1 anomalous), image score.
+
+    Scores have nine significant digits, enough to give back the float32.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("file", "label", "score"))
+    for filename, label, score in zip(
+        split.filenames, split.labels, scores, strict=True
+    ):
+        writer.writerow((filename, int(label), f"{float(score):.9g}"))
+    write_text(path, out.getvalue())
+
+
+def mean(categories: dict[str, dict]) -> dict[str, float | None]:
+    """Unweighted mean over categories of every metric that all of them have."""
+    return {
+        name: (
+            float(np.mean([values[name] for values in categories.values()]))
+            if all(values.get(name) is not None for values in categories.values())
+            else None
+        )
+        for name in COLUMNS
+    }
+
+
+def table(results: dict) -> str:
+    """The results as a Markdown table, in per cent; a dash where there is none."""
+    columns = [
+        name
+        for name in COLUMNS
+        if name.startswith("image_")
+        or any(row.get(name) is not None for row in results["categories"].values())
+    ]
+    rows = dict(results["categories"])
+    if len(rows) > 1:
+        rows["mean"] = results["mean"]
+    width = max(len(name) for name in (*rows, "category"))
+    lines = [
+        " | ".join((f"| {'category':<{width}}", *columns)) + " |",
+        " | ".join((f"| {'-' * width}", *("-" * (len(c) - 1) + ":" for c in columns)))
+        + " |",
+    ]
+    for name, values in rows.items():
+        cells = [f"{_percent(values.get(c)):>{len(c)}}" for c in columns]
+        lines.append(" | ".join((f"| {name:<{width}}", *cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(value) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change a number."""
+    packages = ("jaxad", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "pillow")
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }

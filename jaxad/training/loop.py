@@ -1,0 +1,449 @@
+"""The one training loop, for every stage of every method.
+
+The order of operations, which resuming relies on:
+
+  1. save, if a checkpoint is due
+  2. leave, if the process has been told to stop
+  3. draw the batches of the next steps
+  4. run these steps
+  5. check that all is finite, and log, if one of these is due next
+
+A batch and a step's randomness are functions of (seed, stage, step) alone, so the state
+at step s is all there is to save, and a run that was stopped ends in the same bytes as
+one that was not.
+
+Steps can take less time than Python needs to start them. Several are therefore run by
+one call: a loop on the device, whose length is an argument, so that the very same
+program runs whatever lies between two calls.
+
+On several devices a batch is spread over them, and the state is the same on all. What a
+step computes is then the same but for the order of sums; on the same devices it is the
+same bytes.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxad import rng
+from jaxad.devices import processes, sharding
+from jaxad.devices.rows import Sharded
+from jaxad.errors import InputError, Preempted
+from jaxad.methods.base import Params, Stage
+from jaxad.training import feed
+from jaxad.training.checkpoint import Checkpoints
+from jaxad.training.writer import Writer
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How often the loop logs and saves.
+
+    Attributes:
+      log_every: steps between two lines of the curves.
+      save_every: steps between two checkpoints; what a kill costs at most.
+      keep: checkpoints that are kept.
+    """
+
+    log_every: int = 100
+    save_every: int = 1000
+    keep: int = 2
+
+
+def train(
+    stage: Stage,
+    params: Params,
+    items: feed.Images | np.ndarray | Sharded,
+    *,
+    seed: int,
+    workdir: str | pathlib.Path,
+    options: Options = Options(),
+    mesh: sharding.Mesh | None = None,
+) -> Params:
+    """Runs a stage from its latest checkpoint, or its start, to its end.
+
+    Leaves checkpoints and `metrics.jsonl` in `workdir`. A stage that is finished is
+    restored, not run again.
+
+    Args:
+      stage: of a method.
+      params: what the stages before it have handed on.
+      items: what it trains on: `feed.Images`, or descriptors [..., c] where its inputs
+        are patches, which are drawn in an order that is shuffled anew each epoch.
+      seed: of the run.
+      workdir: of this stage alone.
+      options: how often to log and to save.
+      mesh: the devices that share a batch, on all of which `params` lie. A batch whose
+        size they do not divide is worked on by each of them, whole.
+
+    Returns:
+      What the stage hands on.
+
+    Raises:
+      InputError: fewer items than a batch, items that are not finite, a checkpoint
+        that cannot be read, or training that diverges. It then stops at the first step
+        with a value that is not finite, and the checkpoint before it stays.
+      Preempted: SIGTERM came.
+    """
+    source = feed.Table if stage.inputs == "patches" else feed.Stream
+    source = source(stage, items, seed, mesh)
+    total = stage.num_steps(source.count)
+    steps = functools.partial(
+        _compile(_alone(stage), source), key=rng.stream(seed, stage.name), total=total
+    )
+    (state,) = _loop(
+        stage.name,
+        source,
+        _starts(stage, [_init_arguments(stage, params, seed)], mesh),
+        lambda starts: steps,
+        [total],
+        [workdir],
+        options,
+    )
+    return stage.finish(state, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One of several runs of a stage: the arguments of `train` that differ."""
+
+    params: Params
+    items: np.ndarray | Sharded
+    seed: int
+    workdir: str | pathlib.Path
+
+
+def train_together(
+    stage: Stage,
+    runs: Sequence[Run],
+    *,
+    options: Options = Options(),
+    mesh: sharding.Mesh | None = None,
+) -> list[Params]:
+    """Runs a stage whose inputs are patches for several categories or seeds at once.
+
+    One program steps all runs; a run that has fewer steps than the longest waits, and
+    so does one whose checkpoint is later than another's. Each run ends in what `train`
+    would have given it, but for rounding, and leaves what `train` would have left in
+    its folder. Items that several runs share lie on the device once.
+
+    Args:
+      stage: of a method.
+      runs: their params and items may differ, the shapes of their states may not.
+      options: how often to log and to save.
+      mesh: as `train` takes it.
+
+    Returns:
+      What the stage hands on, for each run.
+
+    Raises:
+      InputError: as `train`; states of different shapes.
+      Preempted: as `train`.
+    """
+    items, seeds = [run.items for run in runs], [run.seed for run in runs]
+    source = feed.Tables(stage, items, seeds, mesh)
+    totals = np.array([stage.num_steps(t.count) for t in source.tables], np.int32)
+    keys = jnp.stack([rng.stream(run.seed, stage.name) for run in runs])
+    arguments = [_init_arguments(stage, run.params, run.seed) for run in runs]
+    _require_same_shapes(stage, arguments)
+    steps = _stacked(_compile(_together(stage, len(runs)), source), mesh)
+    states = _loop(
+        stage.name,
+        source,
+        _starts(stage, arguments, mesh),
+        lambda starts: functools.partial(steps, key=keys, total=(starts, totals)),
+        totals.tolist(),
+        [run.workdir for run in runs],
+        options,
+    )
+    return [
+        stage.finish(state, run.params) for state, run in zip(states, runs, strict=True)
+    ]
+
+
+def _require_same_shapes(stage: Stage, arguments) -> None:
+    first, *others = (jax.eval_shape(stage.init, *each) for each in arguments)
+    for i, other in enumerate(others, start=1):
+        if other != first:
+            ours, theirs = (jax.tree.map(lambda x: x.shape, s) for s in (first, other))
+            raise InputError(
+                f"stage {stage.name!r} cannot train runs 0 and {i} together: their "
+                f"states have the shapes {ours} and {theirs}; train them apart"
+            )
+
+
+def _init_arguments(stage: Stage, params: Params, seed: int):
+    return rng.stream(seed, f"{stage.name}.init"), params
+
+
+def _starts(stage: Stage, arguments, mesh: sharding.Mesh | None):
+    """A function that makes the runs' states as they start."""
+
+    def init(arguments):
+        return [stage.init(*each) for each in arguments]
+
+    program = jax.jit(init, out_shardings=sharding.everywhere(mesh))
+    return functools.partial(program, arguments)
+
+
+def _loop(name, source, init, steps, totals, workdirs, options: Options):
+    """From the latest checkpoints, or the start, to the states after the last step.
+
+    Args:
+      name: of the stage.
+      source: a `feed.Table`, `feed.Tables` or `feed.Stream`.
+      init: `() -> [state of each run]`.
+      steps: `[first step of each run] -> program of _compile`, its key and total given.
+      totals: steps of each run.
+      workdirs: of each run.
+    """
+    with contextlib.ExitStack() as stack:
+        # First in, last out: the last checkpoint is on disk before a signal can kill.
+        told_to_stop = stack.enter_context(processes.stoppable())
+        folders = [
+            _Folder(stack, workdir, total, options)
+            for workdir, total in zip(workdirs, totals, strict=True)
+        ]
+        states = _states(folders, init, source.mesh)
+        run = steps(np.array([folder.start for folder in folders], np.int32))
+        step, total = min(folder.start for folder in folders), max(totals)
+        bar = stack.enter_context(
+            processes.progress(total=total, initial=step, desc=name, unit="step")
+        )
+        stop, broken = False, jnp.int32(0)
+        while True:
+            for folder, state in zip(folders, states, strict=True):
+                if folder.saves(step, stop):
+                    folder.save(step, state)
+            if stop:
+                raise Preempted(f"stage {name!r} is saved at step {step}")
+            if step == total:
+                return states
+
+            end = min(
+                step + source.steps_a_call,
+                _next(step, options.log_every),
+                _next(step, options.save_every),
+                *(total for total in totals if total > step),
+            )
+            drawn = source.draw(step, end)
+            jax.block_until_ready(broken)  # one call ahead of the device, no more
+            states, metrics, broken = run(
+                states, source.table, drawn, broken, step, end
+            )
+            bar.update(end - step)
+            step = end
+
+            stop = told_to_stop()
+            if stop or any(f.logs(step) or f.saves(step) for f in folders):
+                metrics = jax.device_get(metrics)
+                _check(name, folders, states, metrics, int(broken), step)
+            for folder, values in zip(folders, metrics, strict=True):
+                if folder.logs(step):
+                    folder.writer.write(step, values)
+                    bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()})
+
+
+class _Folder:
+    """Where a run keeps its checkpoints and its curves.
+
+    Attributes:
+      start: the step that the run goes on from.
+      saved: the step of the latest checkpoint, -1 where there is none.
+    """
+
+    def __init__(self, stack, workdir, total: int, options: Options):
+        self.checkpoints = stack.enter_context(Checkpoints(workdir, keep=options.keep))
+        latest = self.checkpoints.latest_step()
+        self.saved, self.start = (-1, 0) if latest is None else (latest, latest)
+        if self.start > total:
+            raise InputError(
+                f"{workdir} holds step {self.start} of a stage that has {total} now; "
+                "remove it, or choose another --workdir"
+            )
+        self.writer = stack.enter_context(Writer(workdir, start_step=self.start))
+        self.workdir, self._total, self._options = workdir, total, options
+
+    def saves(self, step: int, stop: bool = False) -> bool:
+        """Whether a checkpoint is due."""
+        due = stop or _due(step, self._options.save_every, self._total)
+        return due and self.saved < step <= self._total
+
+    def logs(self, step: int) -> bool:
+        """Whether a line of the curves is due."""
+        due = _due(step, self._options.log_every, self._total)
+        return due and self.start < step <= self._total
+
+    def restore(self, shapes, mesh: sharding.Mesh | None):
+        state = self.checkpoints.restore(self.saved, sharding.shapes_on(shapes, mesh))
+        # On one device bound to none, as a new state is.
+        return state if mesh else jax.tree.map(jnp.asarray, jax.device_get(state))
+
+    def save(self, step: int, state) -> None:
+        self.checkpoints.save(step, state)
+        self.saved = step
+
+
+def _states(folders: list[_Folder], init, mesh: sharding.Mesh | None):
+    """Of all runs, from their latest checkpoints or as they start."""
+    shapes = jax.eval_shape(init)
+    # Copied, because jit hands inputs through and `params` outlives donation.
+    new = any(folder.saved < 0 for folder in folders)
+    fresh = jax.tree.map(jnp.copy, init()) if new else shapes
+    return [
+        state if folder.saved < 0 else folder.restore(shape, mesh)
+        for folder, state, shape in zip(folders, fresh, shapes, strict=True)
+    ]
+
+
+def _next(step: int, every: int) -> int:
+    """The first multiple of `every` after `step`."""
+    return step - step % every + every
+
+
+def _due(step: int, every: int, total: int) -> bool:
+    return step == total or (step > 0 and step % every == 0)
+
+
+# ---- Steps
+
+
+def _one(stage: Stage):
+    """`(state, batch, key of the stage, step, total) -> (state, metrics)`."""
+
+    def one(state, batch, key, step, total):
+        batch = {**batch, "progress": step / total.astype(jnp.float32)}
+        return stage.step(state, batch, rng.at(key, step))
+
+    return one
+
+
+def _alone(stage: Stage):
+    """`_one` on lists of one."""
+    one = _one(stage)
+
+    def alone(states, batch, key, step, total):
+        state, metrics = one(*states, batch, key, step, total)
+        return [state], [metrics]
+
+    return alone
+
+
+def _together(stage: Stage, runs: int):
+    """`_one` on stacked states, with a key, a first step and a total of each run."""
+    one = jax.vmap(_one(stage), in_axes=(0, 0, 0, None, 0))
+
+    def together(state, batch, keys, step, spans):
+        starts, totals = spans
+        ahead, metrics = one(state, batch, keys, step, totals)
+        going = (starts <= step) & (step < totals)
+
+        def select(new, old):
+            return jnp.where(going.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        metrics = {n: jnp.where(going, value, 0) for n, value in metrics.items()}
+        return jax.tree.map(select, ahead, state), _unstack(metrics, runs)
+
+    return together
+
+
+def _stacked(program, mesh: sharding.Mesh | None):
+    """A program of `_compile` for stacked states, on lists of them."""
+
+    @functools.partial(
+        jax.jit, donate_argnums=0, out_shardings=sharding.everywhere(mesh)
+    )
+    def run(states, *arguments, **options):
+        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        state, *rest = program(state, *arguments, **options)
+        return _unstack(state, len(states)), *rest
+
+    return run
+
+
+def _unstack(tree, n: int) -> list:
+    return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(n)]
+
+
+def _compile(one, source):
+    """Steps `start` to `end` as one program, which stops where a value is not finite.
+
+    Returns:
+      `(state, table, drawn, broken, start, end, key, total) -> (state, metrics,
+      broken)`: the metrics of the last step that ran, and the number of the first step,
+      counted from one, with a metric that is not finite; 0 if there is none. `state` is
+      donated.
+    """
+
+    def advance(state, table, drawn, key, step, total):
+        state, metrics = one(state, source.batch(table, drawn), key, step, total)
+        return state, jax.tree.map(lambda value: value.astype(jnp.float32), metrics)
+
+    everywhere = sharding.everywhere(source.mesh)
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
+    def run_one(state, table, drawn, broken, start, end, *, key, total):
+        del end
+        now = jax.tree.map(lambda x: x[0], drawn)
+        state, metrics = advance(state, table, now, key, start, total)
+        finite = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all()
+        now_broken = jnp.where(finite, 0, start + 1).astype(jnp.int32)
+        return state, metrics, jnp.where(broken > 0, broken, now_broken)
+
+    if source.steps_a_call == 1:
+        # A network inside a loop is ten times slower on a CPU.
+        return run_one
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
+    def run(state, table, drawn, broken, start, end, *, key, total):
+        def body(carry):
+            state, _, broken, step = carry
+            now = jax.tree.map(lambda x: x[step - start], drawn)
+            state, metrics = advance(state, table, now, key, step, total)
+            finite = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all()
+            step += 1
+            return state, metrics, jnp.where(finite, jnp.int32(0), step), step
+
+        def goes_on(carry):
+            *_, broken, step = carry
+            return (step < end) & (broken == 0)
+
+        first = jax.tree.map(lambda x: x[0], drawn)
+        _, metrics = jax.eval_shape(advance, state, table, first, key, start, total)
+        metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+        carry = state, metrics, broken, jnp.int32(start)
+        return jax.lax.while_loop(goes_on, body, carry)[:3]
+
+    return run
+
+
+def _finite(state) -> bool:
+    # On the host: a program with a reduction a leaf takes seconds to compile.
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def _check(name: str, folders, states, metrics, broken: int, step: int):
+    """Stops runs of which one has diverged, before anything of it is saved."""
+    bad = [[n for n, v in values.items() if not np.isfinite(v)] for values in metrics]
+    for folder, state, values, names in zip(folders, states, metrics, bad, strict=True):
+        if broken:
+            # One step a call may go on past it, and be finite again.
+            if any(bad) and not names:
+                continue
+            what, at = " and ".join(names or values), broken
+        elif not _finite(state):
+            what, at = "the state", step
+        else:
+            continue
+        kept = f"the checkpoint of step {folder.saved} is kept"
+        raise InputError(
+            f"stage {name!r} diverged in {folder.workdir}: {what} not finite at step "
+            f"{at} ({kept if folder.saved > 0 else 'none was saved yet'}); lower the "
+            "learning rate in config.method and choose another --workdir"
+        )

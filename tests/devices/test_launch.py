@@ -1,0 +1,297 @@
+"""Several processes are one run, in success and in failure."""
+
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import numpy as np
+import pytest
+import test_passes
+from test_passes import compiled, images, whole  # noqa: F401
+
+from jaxad.devices import launch
+from jaxad.errors import InputError, Preempted
+from jaxad.run import experiment
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def start(code, *arguments, count=2):
+    """Processes of four devices each that run the code, as 0, 1, ... of one run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), *arguments]
+            + ["--coordinator", f"127.0.0.1:{port}", "--num_processes", str(count)]
+            + ["--process_id", str(process)],
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(count)
+    ]
+
+
+def end(running):
+    """Exit statuses and what was written to stderr, once all have ended."""
+    try:
+        errors = [process.communicate(timeout=280)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [process.returncode for process in running], errors
+
+
+# ---- A whole run
+
+MAIN = """
+    import runpy, sys
+    runpy.run_module("jaxad.main", run_name="__main__", alter_sys=True)
+"""
+STOPPED = """
+    import os, runpy, signal, sys
+    from jaxad.run.passes import Pass
+    reached = Pass.reached
+    def stopping(self, stop, found, *most):
+        if self._folder.name == "features" and sys.argv[-1] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        reached(self, stop, found, *most)
+    Pass.reached = stopping
+    runpy.run_module("jaxad.main", run_name="__main__", alter_sys=True)
+"""
+
+
+def arguments(images, compiled, workdir):  # noqa: F811
+    return [
+        *("--config", f"configs/patchcore_folder.py:path={images}"),
+        *("--workdir", str(workdir), f"--config.compilation_cache={compiled}"),
+        *("--config.dataset.image_size=(64, 64)", "--config.coreset.ratio=0.1"),
+        *("--config.batch_size=1", "--config.overlays=0", "--config.save_seconds=1e9"),
+    ]
+
+
+def test_two_processes_end_in_the_bytes_of_one(
+    whole,  # noqa: F811
+    images,  # noqa: F811
+    compiled,  # noqa: F811
+    tmp_path,
+):
+    """Stopped in the feature pass, by a signal to the one that does not write."""
+    given = arguments(images, compiled, tmp_path / "run")
+    codes, errors = end(start(STOPPED, *given))
+    assert codes == [75, 75], errors
+    assert all("the same command goes on from here" in error for error in errors)
+    saved = tmp_path / "run/things/unfinished/features"
+    assert [path.name for path in saved.iterdir()] == ["000000000"]
+    codes, errors = end(start(MAIN, *given))
+    assert codes == [0, 0], errors
+    test_passes.same_run(tmp_path / "run", whole)
+    assert "things (1 of 1)" in errors[0] and "things (1 of 1)" not in errors[1]
+
+
+def test_two_processes_with_a_budget_a_cache_and_neighbours(
+    images,  # noqa: F811
+    compiled,  # noqa: F811
+    tmp_path,
+):
+    config = test_passes.make_config(images, cache=tmp_path / "cache of one")
+    fields = {
+        "detector.image_score": "reweighted",
+        "detector.reweight_neighbours": 3,
+        "detector.max_device_bytes": 269_490_500,  # the bank in five parts
+    }
+    config.update_from_flattened_dict(fields)
+    experiment.run(config, str(tmp_path / "one"))
+    given = arguments(images, compiled, tmp_path / "two")
+    given += [f"--config.{name}={value}" for name, value in fields.items()]
+    codes, errors = end(start(MAIN, *given, f"--config.feature_cache={tmp_path / 'c'}"))
+    assert codes == [0, 0], errors
+    test_passes.same_run(tmp_path / "two", tmp_path / "one")
+
+
+TRAIN = """
+    import os, signal, sys, time
+    import jax, numpy as np
+    sys.path.insert(0, "tests")
+    import test_train
+    from jaxad import launch, sharding
+    launch._LOST = 4
+    stop_at, folder, told = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    coordinator, count, process = sys.argv[-5], int(sys.argv[-3]), int(sys.argv[-1])
+    def images():
+        def batches(start):
+            for step, batch in enumerate(whole(start), start):
+                if step == stop_at and process == 1:
+                    os.kill(os.getpid(), told)
+                if 0 <= stop_at <= step:
+                    time.sleep(1)  # JAX looks for a signal every second
+                yield {"image": batch["image"].repeat(2, 0)[4 * process :][:4]}
+        whole = test_train.images().batches
+        return test_train.Images(11, batches)
+    with launch.joined(coordinator, count, process):
+        stage = test_train.make_stage("images", batch_size=8)
+        out = test_train.run(folder, stage, images(), mesh=sharding.make_mesh())
+        np.save(f"{folder}/{process}.npy", np.asarray(out["mean"]))
+"""
+
+
+def test_training_stops_at_the_same_step_and_ends_in_the_same_bytes(tmp_path):
+    def go(stop_at, folder, told=signal.SIGTERM):
+        arguments = str(stop_at), str(tmp_path / folder), str(int(told))
+        return end(start(TRAIN, *arguments))
+
+    codes, errors = go(-1, "whole")
+    assert codes == [0, 0], errors
+    codes, errors = go(4, "parts")
+    stopped = [re.findall("saved at step [0-9]+", error)[-1:] for error in errors]
+    assert stopped[0] == stopped[1] and stopped[0], errors
+    codes, errors = go(9, "parts", signal.SIGKILL)
+    assert codes == [75, -signal.SIGKILL], errors
+    assert "process 1 has not been heard of for 4 seconds" in errors[0]
+    codes, errors = go(-1, "parts")
+    assert codes == [0, 0], errors
+    means = [np.load(path) for path in sorted(tmp_path.glob("*/[01].npy"))]
+    assert len(means) == 4
+    for mean in means[1:]:
+        np.testing.assert_array_equal(mean, means[0])
+    lines = [(tmp_path / n / "metrics.jsonl").read_text() for n in ("whole", "parts")]
+    assert lines[0] == lines[1]
+
+
+# ---- Failure
+
+# Joins, does what the test says, and then waits in a collective for the other.
+SCRIPT = """
+    import os, pathlib, signal, sys, time
+    import jax, numpy as np
+    from jaxad import launch, processes, sharding
+    from jaxad.errors import InputError
+    launch._LOST = 4
+    coordinator, count, process = sys.argv[-5], int(sys.argv[-3]), int(sys.argv[-1])
+    with launch.joined(coordinator, count, process):
+        processes.gather(0)
+        {}
+        print("waits", file=sys.stderr, flush=True)
+        processes.gather(0)
+        time.sleep(60)
+"""
+
+
+def fail(action):
+    return end(start(textwrap.dedent(SCRIPT).format(action)))
+
+
+def test_a_mistake_in_one_ends_all_with_its_sentence():
+    codes, errors = fail("if process == 1: raise InputError('x.png cannot be read')")
+    assert codes == [2, 2], errors
+    assert "process 1: error: x.png cannot be read" in errors[0]
+    assert "error: x.png cannot be read" in errors[1]
+    assert "Traceback" not in "".join(errors)
+
+
+def test_a_defect_in_one_ends_all():
+    codes, errors = fail("if process == 0: raise ValueError('oh')")
+    assert codes == [1, 1], errors
+    assert "process 0: error: failed with ValueError: oh" in errors[1]
+    assert "Traceback" in errors[0] and "Traceback" not in errors[1]
+
+
+def test_who_joins_with_another_config_is_named():
+    codes, errors = fail("processes.require_same({'config.seed': process, 'jax': 1})")
+    assert codes == [2, 2], errors
+    for error in errors:
+        assert "process 1 differs from process 0 in config.seed (1, there 0)" in error
+
+
+def test_disks_of_their_own_are_named(tmp_path):
+    there = f"pathlib.Path({str(tmp_path)!r})"
+    codes, errors = fail(
+        f"processes.require_shared({there} / 'both', 'one');"
+        f"processes.require_shared({there} / str(process), 'two')"
+    )
+    assert codes == [2, 2], errors
+    for error in errors:
+        assert f"two={tmp_path}" in error and "is another folder on process 1" in error
+    assert [list(folder.iterdir()) for folder in sorted(tmp_path.iterdir())] == [[], []]
+
+
+def test_a_process_that_dies_takes_the_run_down():
+    before = time.monotonic()
+    codes, errors = fail("if process == 1: os.kill(os.getpid(), signal.SIGKILL)")
+    assert codes == [75, -signal.SIGKILL], errors
+    assert "process 1 has not been heard of for 4 seconds" in errors[0]
+    assert time.monotonic() - before < launch._HEARTBEAT
+
+
+def test_the_first_process_is_missed_too():
+    codes, errors = fail("if process == 0: os.kill(os.getpid(), signal.SIGKILL)")
+    # Whoever is faster: our thread, or JAX's, which aborts.
+    assert codes[0] == -signal.SIGKILL and codes[1] in (75, -signal.SIGABRT), errors
+    assert "process 0 has not been heard" in errors[1] or "another task" in errors[1]
+
+
+def in_a_new_process(code):
+    """Joining is for a process that has not used JAX yet. Returns what it prints."""
+    code = "from jaxad import launch\n" + textwrap.dedent(code)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_is_needed_to_join_is_named():
+    printed = in_a_new_process(
+        """
+        from jaxad.errors import InputError
+        try:
+            launch._initialise("127.0.0.1:1", None, None)
+        except InputError as error:
+            print(error)
+        """
+    )
+    assert "--num_processes and --process_id" in printed
+
+
+def test_a_cluster_that_does_not_tell_is_named(monkeypatch):
+    def refuse(**options):
+        raise RuntimeError("pods is forbidden")
+
+    monkeypatch.setattr(jax.distributed, "initialize", refuse)
+    with pytest.raises(InputError, match="pods is forbidden.*--num_processes=1"):
+        launch._initialise(None, None, None)
+
+
+def test_alone_without_a_cluster():
+    printed = in_a_new_process(
+        """
+        import signal
+        before = signal.getsignal(signal.SIGTERM)
+        print(launch._initialise(None, None, None))
+        print(launch._initialise("127.0.0.1:1", 1, None))
+        print(signal.getsignal(signal.SIGTERM) is before)
+        """
+    )
+    assert printed.split() == ["False", "False", "True"]
+
+
+def test_endings():
+    assert launch.ending(InputError("a")) == (2, "error: a")
+    assert launch.ending(Preempted("a"))[0] == 75
+    assert launch.ending(KeyboardInterrupt())[0] == 130
+    assert launch.ending(ValueError("a")) is None

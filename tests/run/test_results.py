@@ -1,0 +1,59 @@
+import json
+import types
+
+import numpy as np
+
+from jaxad.run import results
+
+
+def test_json_is_strict_and_undefined_is_null(tmp_path):
+    path = tmp_path / "a" / "results.json"
+    results.write_json(path, {"x": float("nan"), "y": [np.float32(0.5), np.int32(3)]})
+    assert json.loads(path.read_text()) == {"x": None, "y": [0.5, 3]}
+    assert [p.name for p in path.parent.iterdir()] == ["results.json"]
+
+
+def test_scores_keep_every_bit_of_a_float32(tmp_path):
+    values = np.random.default_rng(0).normal(size=50).astype(np.float32)
+    split = types.SimpleNamespace(
+        filenames=[f"good/ü {i}, b.png" for i in range(50)], labels=np.arange(50) % 2
+    )
+    results.write_scores(tmp_path / "scores.csv", split, values)
+    lines = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "file,label,score"
+    assert lines[2].startswith('"good/ü 1, b.png",1,')
+    back = [np.float32(line.rsplit(",", 1)[1]) for line in lines[1:]]
+    np.testing.assert_array_equal(back, values)
+
+
+def test_mean_is_unweighted_and_none_where_a_category_has_none():
+    rows = {
+        "a": {"image_auroc": 0.9, "pixel_auroc": 0.5},
+        "b": {"image_auroc": 0.7, "pixel_auroc": None},
+    }
+    got = results.mean(rows)
+    assert abs(got["image_auroc"] - 0.8) < 1e-12
+    assert got["pixel_auroc"] is None
+
+
+def test_table_shows_undefined_as_a_dash_and_always_the_image_metrics():
+    rows = {"a": {"image_auroc": float("nan"), "pixel_auroc": None}}
+    outcome = results.finite({"categories": rows, "mean": results.mean(rows)})
+    assert results.table(outcome).splitlines()[-1] == (
+        "| a        |           - |        - |            - |"
+    )
+
+
+def test_table_by_hand():
+    rows = {"mono": {"image_auroc": 0.95712, "pixel_auroc": None}}
+    outcome = {"categories": rows, "mean": results.mean(rows)}
+    assert results.table(outcome) == (
+        "| category | image_auroc | image_ap | image_f1_max |\n"
+        "| -------- | ----------: | -------: | -----------: |\n"
+        "| mono     |       95.71 |        - |            - |\n"
+    )
+    rows["poly"] = {"image_auroc": 0.85, "pixel_auroc": None}
+    table = results.table({"categories": rows, "mean": results.mean(rows)})
+    assert table.splitlines()[-1] == (
+        "| mean     |       90.36 |        - |            - |"
+    )
