@@ -65,7 +65,8 @@ def jaxad(name, dtype, images):
         return jnp.asarray(random.normal(0, scale, shape.shape), jnp.float32)
 
     variables = jax.tree_util.tree_map_with_path(fill, shapes)
-    features, params = models.frozen(module, variables, spec.taps)
+    features = models.extractor(module, spec.taps)
+    params = models.fold(module, variables)
     compute, images = jax.jit(features), jnp.asarray(images)
     return lambda: jax.block_until_ready(compute(params, images))
 

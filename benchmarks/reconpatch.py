@@ -25,6 +25,7 @@ import jax
 import numpy as np
 
 from jaxad import rng
+from jaxad.fields import check
 from jaxad.methods import reconpatch
 from jaxad.training import feed, loop
 
@@ -181,15 +182,15 @@ class Torch:
 def compare(width, args):
     options = reconpatch.fields()
     options.update({"dim": width, "batch_size": args.batch, "learning_rate": 1e-4})
-    reconpatch._check(options)
-    stage = reconpatch._stage(options, lambda params: width)
+    check(reconpatch.FIELDS, options, "method")
+    stage = reconpatch._stage(options)
     random = np.random.default_rng(0)
     latent = random.normal(size=(8 * args.batch, 16)) @ random.normal(size=(16, width))
     noise = random.normal(size=latent.shape)
     table = np.maximum(latent + noise, 0).astype(np.float32)
     order = random.permutation(len(table)).reshape(-1, args.batch)
     total = args.rounds * args.steps + 2
-    state = jax.jit(stage.init)(jax.random.key(0), {})
+    state = jax.jit(stage.init, static_argnums=2)(jax.random.key(0), {}, (width,))
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         np.save(folder / "table.npy", table)
@@ -226,7 +227,7 @@ def together(width, heads, args):
     """
     options = reconpatch.fields()
     options.update({"dim": width, "batch_size": args.batch, "learning_rate": 1e-4})
-    stage = reconpatch._stage(options, lambda params: args.inputs)
+    stage = reconpatch._stage(options)
     rows = np.random.default_rng(0).normal(size=(8 * args.batch, args.inputs))
     rows = rows.astype(np.float32)
     tables = feed.Tables(stage, [rows] * heads, range(heads), None)
@@ -234,10 +235,10 @@ def together(width, heads, args):
     keys = [rng.stream(seed, stage.name) for seed in range(heads)]
     one = loop._compile(loop._alone(stage), tables.tables[0])
     all_ = loop._stacked(loop._compile(loop._together(stage, heads), tables), None)
-    start = jax.jit(stage.init)  # its arrays share memory, which donation may not
-    apart, joint = (
-        [jax.tree.map(jax.numpy.copy, start(key, {})) for key in keys] for _ in range(2)
-    )
+    start = jax.jit(stage.init, static_argnums=2)
+    states = [start(key, {}, (args.inputs,)) for key in keys]
+    # Its arrays share memory, which donation may not.
+    apart, joint = (jax.tree.map(jax.numpy.copy, states) for _ in range(2))
     key = jax.numpy.stack(keys)
     spans = np.zeros(heads, np.int32), np.full(heads, total)
     best = [np.inf, np.inf]

@@ -218,7 +218,8 @@ def timings(arguments) -> None:
     print("|---|---|---|---|---|")
     params, steps = {"backbone": pipeline.variables}, []
     for stage in pipeline.method.stages:
-        state = jax.jit(stage.init)(jax.random.key(0), params)
+        init = jax.jit(stage.init, static_argnums=2)
+        state = init(jax.random.key(0), params, images.shape[1:])
         steps.append(_seconds(stage.step, state, batch, jax.random.key(0)))
         _line(f"step of stage {stage.name}", steps[-1] / batch_size)
         if stage.name == "dnp":

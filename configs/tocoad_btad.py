@@ -9,7 +9,7 @@ WideResNet-50, 256 x 256 without a crop, both stages with the Perlin generator, 
 The paper reports, as the mean of the 3 categories, pixel AUROC 97.70.
 
 Which settings are the paper's and which are this project's is said beside each field
-of `jaxad.methods.tocoad.fields`.
+in docs/fields.md.
 """
 
 from jaxad import config as config_lib

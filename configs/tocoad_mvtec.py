@@ -10,7 +10,7 @@ The paper reports, as the mean of the 15 categories, image AUROC 99.10 and pixel
 98.21: within seed noise of PatchCore.
 
 Which settings are the paper's and which are this project's is said beside each field
-of `jaxad.methods.tocoad.fields`.
+in docs/fields.md.
 """
 
 from jaxad import config as config_lib

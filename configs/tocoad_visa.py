@@ -11,7 +11,7 @@ The paper reports, as the mean of the 12 categories, image AUROC 95.35 and pixel
 98.43.
 
 Which settings are the paper's and which are this project's is said beside each field
-of `jaxad.methods.tocoad.fields`.
+in docs/fields.md.
 """
 
 from jaxad import config as config_lib

@@ -56,10 +56,27 @@ def restore(path: str | pathlib.Path) -> Tree:
     path = absolute(path)
     if not path.is_dir():
         raise InputError(f"{path} does not exist; name the folder of a saved detector")
-    return opened(
-        lambda: _nest(_read(path / _ARRAYS)),
+    return opened(lambda: _nest(_read(path / _ARRAYS)), _damaged(path))
+
+
+def seal(path: str | pathlib.Path) -> str:
+    """The checksum that `save` wrote beside the arrays, in hexadecimal.
+
+    Raises:
+      InputError: as `restore`.
+    """
+    path = absolute(path)
+    try:
+        with open(path / _ARRAYS, "rb") as file, np.load(file) as found:
+            return bytes(found["sha256"]).hex()
+    except Exception as error:  # whatever numpy meets first
+        raise InputError(_damaged(path)) from error
+
+
+def _damaged(path: pathlib.Path) -> str:
+    return (
         f"{path / _ARRAYS} is damaged or incomplete; remove {path} to have it made "
-        "again",
+        "again"
     )
 
 

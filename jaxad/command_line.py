@@ -1,4 +1,8 @@
-"""What the commands share: flags, logging, and mistakes told in one sentence."""
+"""What the commands share: flags, help, logging, mistakes told in one sentence.
+
+JAX and what is built on it are imported where they are used, here and in the commands:
+`--help` and a mistaken flag are then answered at once.
+"""
 
 import contextlib
 import logging
@@ -6,31 +10,37 @@ import os
 import re
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 
 import absl.logging
-import jax
 from absl import app, flags
 
-from jaxad.devices import launch, processes
+from jaxad import config as config_lib
+from jaxad import fields
 from jaxad.errors import InputError, Preempted
+
+_HELP = {"--help", "-help", "-h", "-?", "--helpshort"}
 
 
 def run(main: Callable[[], int | None], command: str, required: Sequence[str]) -> None:
     """Parses the flags and calls `main`; never returns.
 
-    Exit status: that of main; 2 for a mistake that one sentence names; 75 told to stop
-    (SIGTERM), or another process was lost, and 130 interrupted, where the same command
-    goes on.
+    Exit status: that of main, 0 after `--help`; 2 for a mistake that one sentence
+    names; 75 told to stop (SIGTERM), or another process was lost, and 130 interrupted,
+    where the same command goes on.
 
     Args:
-      main: the command.
+      main: the command; the docstring of its module is what `--help` says first.
       command: how it is called, for messages.
       required: names of the flags that must be given.
     """
 
     def parse(argv: list[str]) -> list[str]:
-        rest = _parse(argv)
+        rest = _parse([argument for argument in argv if argument not in _HELP])
+        if _HELP.intersection(argv):
+            print(_help(sys.modules[main.__module__].__doc__).rstrip())
+            sys.exit()
         if rest[1:]:
             raise InputError(f"{rest[1]!r} is not a flag; did you mean --{rest[1]}?")
         for name in required:
@@ -47,6 +57,8 @@ def run(main: Callable[[], int | None], command: str, required: Sequence[str]) -
     try:
         app.run(call, flags_parser=parse)
     except (InputError, Preempted, KeyboardInterrupt) as error:
+        from jaxad.devices import launch
+
         status, text = launch.ending(error)
         print(text, file=sys.stderr)
         sys.exit(status)
@@ -64,6 +76,8 @@ def define_processes() -> Callable[[], contextlib.AbstractContextManager[None]]:
 
     @contextlib.contextmanager
     def join():
+        from jaxad.devices import launch, processes
+
         with launch.joined(coordinator.value, number.value, process.value):
             if not processes.first():
                 logging.getLogger("jaxad").setLevel(logging.ERROR)
@@ -74,10 +88,39 @@ def define_processes() -> Callable[[], contextlib.AbstractContextManager[None]]:
 
 def use_compilation_cache(config) -> None:
     """Keeps compiled programs where `config.compilation_cache` says."""
-    if config.compilation_cache:
-        folder = os.path.expanduser(config.compilation_cache)
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    from jaxad.devices import compilation
+
+    compilation.use_cache(config.compilation_cache)
+
+
+def _help(about: str) -> str:
+    """What a command is for, its own flags, and the fields of its config."""
+    lines = [about.strip(), "", "Flags:"]
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module == sys.argv[0] or module.startswith("jaxad."):
+            for flag in defined:
+                default = f" ({flag.default} by default)" if flag.default else ""
+                lines += textwrap.wrap(
+                    f"--{flag.name}: {flag.help}{default}",
+                    88,
+                    initial_indent="  ",
+                    subsequent_indent="      ",
+                )
+    if "config" in flags.FLAGS:
+        lines += ["", _help_on_fields(flags.FLAGS["config"].value)]
+    return "\n".join(lines)
+
+
+def _help_on_fields(config) -> str:
+    if config is None:
+        listed = fields.text(config_lib.FIELDS, config_lib.base())
+        more = "With --config FILE also those of its method, and FILE's values.\n"
+        return f"Fields of every run, with what they may be:\n{listed}\n{more}"
+    from jaxad import methods
+
+    table = config_lib.FIELDS | {"method": methods.fields(config)}
+    listed = fields.text(table, config)
+    return f"Fields of this config, with what they may be:\n{listed}"
 
 
 def _stop(signum, frame) -> None:

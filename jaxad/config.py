@@ -13,20 +13,38 @@ A config file defines `get_config(arg=None)` and starts from `base()`:
 
 An ablation study also defines `sweep(add)`, see `jaxad.sweep`.
 
+`FIELDS` is the table of the shared fields, `base()` its defaults and `validate` its
+checks; a method has its own (`jaxad.methods.base`). docs/fields.md lists them all.
+
 `--config FILE:category=poly,runlocal` sets the arguments, `--config.a.b=v` any field.
 """
 
+import importlib
+import types
 from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
 
 from jaxad.errors import InputError, did_you_mean
+from jaxad.fields import (
+    ABOVE_0,
+    NOT_ALL,
+    NOT_NEGATIVE,
+    ODD,
+    PART,
+    SOME,
+    TEXTS,
+    Field,
+    at_least,
+    check,
+    defaults,
+    numbers_of,
+    one_of,
+)
+from jaxad.fields import choose as choose
+from jaxad.fields import require as require
 
-RESIZE_POLICIES = ("resize", "resize_crop", "pad")
-IMAGE_SCORES = ("max", "reweighted", "top_fraction")
-DESCRIPTORS = ("concat", "pooled")
-SEARCHES = ("exact", "approximate")
 _RUNLOCAL_CATEGORY = {
     "elpv": "mono",
     "mvtec_ad": "bottle",
@@ -34,134 +52,215 @@ _RUNLOCAL_CATEGORY = {
     "btad": "01",
 }
 
+_DATASET = dict(
+    name=Field("", "elpv, mvtec_ad, visa, btad or folder; see docs/data.md"),
+    category=Field("all", 'one name, a comma-separated list, or "all"'),
+    data_dir=Field(
+        "", 'where prepared data goes; "" is the default of tensorflow-datasets'
+    ),
+    manual_dir=Field("", "folder of a downloaded archive, or of one extracted"),
+    path=Field("", 'only "folder": own images, or a CSV; see docs/data.md'),
+    anomalous_path=Field(
+        "", "of anomalous images, where path is a plain folder of normal ones"
+    ),
+    textures=Field(
+        "",
+        "folder of the pictures that ToCoAD's Perlin noise pastes, such as DTD's "
+        'images; "" is DTD where tensorflow-datasets has prepared it',
+    ),
+    test_share=Field(
+        0.2, "share of a plain folder's images that is held out for test", NOT_ALL
+    ),
+    protocol=Field("1cls", 'only "visa": 1cls, 2cls_highshot or 2cls_fewshot'),
+    shots=Field(
+        0,
+        "only 2cls_fewshot: images of each class that a draw takes from the pool, 5 or "
+        "10; 0 takes the pool whole",
+        NOT_NEGATIVE,
+    ),
+    draw=Field(0, "only 2cls_fewshot: which draw, 0 to 4", NOT_NEGATIVE),
+    image_size=Field(
+        (0, 0),
+        "(height, width) that the backbone sees; (0, 0) is the backbone's own",
+        numbers_of("two sizes in pixels, (height, width)", lambda x: x >= 0, 2),
+    ),
+    resize=Field(
+        "resize",
+        '"resize" to image_size; "resize_crop": shorter side to resize_to, then the '
+        'centre; "pad": keep the aspect ratio, pad with the mean',
+        one_of("resize", "resize_crop", "pad"),
+    ),
+    resize_to=Field(0, 'shorter side in pixels for "resize_crop"', NOT_NEGATIVE),
+    check=Field(True, "look through all images before a run, and stop at errors"),
+    limit=Field(
+        0, "at most so many images of each label in a split; 0 takes all", NOT_NEGATIVE
+    ),
+)
+_BACKBONE = dict(
+    name=Field("efficientnet_lite0", "one of jaxad.models.names()"),
+    weights=Field(
+        "default", '"default", a file, "hf:repository[@revision]" or "random"'
+    ),
+    taps=Field(
+        (), "feature maps that describe patches; () is the backbone's default", TEXTS
+    ),
+    dtype=Field(
+        "float32",
+        "of the computation; parameters are float32",
+        one_of("float32", "bfloat16"),
+    ),
+)
+_PATCHES = dict(
+    descriptor=Field(
+        "concat",
+        '"concat": mean over the neighbourhood, levels concatenated; "pooled": '
+        "PatchCore's adaptive pooling to a target width",
+        one_of("concat", "pooled"),
+    ),
+    neighbourhood=Field(3, "side of the square that a patch is averaged over", ODD),
+    level_dim=Field(1024, 'only "pooled": width of a level', at_least(1)),
+    target_dim=Field(1024, 'only "pooled": width of the descriptor', at_least(1)),
+)
+_TRAIN = dict(
+    log_every=Field(100, "steps between two lines of the curves", at_least(1)),
+    save_every=Field(1000, "steps between two checkpoints", at_least(1)),
+    keep=Field(2, "checkpoints that a stage keeps", at_least(1)),
+    stage_cache=Field(
+        "",
+        "folder of first stages that several runs have in common (ToCoAD's stage I), "
+        'which are trained once; "" keeps each in its run',
+    ),
+)
+_CORESET = dict(
+    ratio=Field(0.01, "share of the training patches that the bank keeps", SOME),
+    projection_dim=Field(
+        0,
+        "width of a random projection for the selection; 0 is none (exact)",
+        NOT_NEGATIVE,
+    ),
+)
+_DETECTOR = dict(
+    name=Field("knn", "a file of jaxad.detectors, or a dotted path"),
+    max_device_bytes=Field(
+        0,
+        "bytes of a device that the coreset and the search may take; what is larger "
+        "stays in host memory, or in the feature cache's file, and passes through; 0 "
+        "is no bound",
+        NOT_NEGATIVE,
+    ),
+    search=Field(
+        "exact",
+        '"approximate" is faster on TPUs; it may miss the nearest entry and take a '
+        "farther one, so scores rise; results.json has the recall on patches of the "
+        "run's own test images; CPUs miss only what products cannot tell apart",
+        one_of("exact", "approximate"),
+    ),
+    recall_target=Field(
+        0.95, 'share of the nearest entries that "approximate" is to find', SOME
+    ),
+    image_score=Field(
+        "max",
+        'from the patches\' scores; "reweighted" is eq. 7 of PatchCore, eq. 10 of '
+        "ReConPatch",
+        one_of("max", "reweighted", "top_fraction"),
+    ),
+    reweight_neighbours=Field(9, "bank entries in the re-weighting", at_least(1)),
+    top_fraction=Field(0.01, 'share of the patches that "top_fraction" averages', SOME),
+    blur_sigma=Field(
+        4.0, "deviation in pixels of the Gaussian over the anomaly map", NOT_NEGATIVE
+    ),
+    dim=Field(100, "channels that PaDiM draws at random; 0 takes all", NOT_NEGATIVE),
+    regularisation=Field(0.01, "PaDiM adds this to the covariance's diagonal", ABOVE_0),
+)
+_THRESHOLD = dict(
+    false_alarms=Field(
+        0.01,
+        "share of good images that may be called anomalous; 0 is no decision",
+        NOT_ALL,
+    ),
+    confidence=Field(
+        0.0,
+        "with which the share holds, given the calibration images, such as 0.95; 0: it "
+        "holds on average over them",
+        NOT_ALL,
+    ),
+    calibration=Field(
+        "auto",
+        "where the scores of images that the detector was not fitted on come from",
+        one_of("auto", "left_out", "folds", "split", "none"),
+    ),
+    folds=Field(5, 'parts of the images for "folds"', at_least(2)),
+    share=Field(0.2, 'share of the images that "split" holds out', PART),
+)
+_ENSEMBLE = dict(
+    members=Field(
+        (),
+        "backbones whose scores are averaged (ReConPatch, eq. 11), each with its "
+        "default taps in place of config.backbone.name; () is one",
+        TEXTS,
+    ),
+    mean_deviation=Field(
+        False,
+        "the mean absolute deviation, which the paper names, in place of the median "
+        "one, which its constant belongs to (ours)",
+    ),
+)
+# What is done to test images, as in ReConPatch's Table 4: `augment.disturbance`.
+_DISTURBANCE = dict(
+    rotation=Field(0.0, "test images turn by at most so many degrees", NOT_NEGATIVE),
+    translation=Field(
+        0.0, "test images shift by at most so much of their sides", NOT_NEGATIVE
+    ),
+    brightness=Field(0.0, "test images brighten by a factor in 1 ± this", NOT_NEGATIVE),
+    contrast=Field(0.0, "their contrast changes by a factor in 1 ± this", NOT_NEGATIVE),
+    blur=Field(
+        0.0, "test images blur by a Gaussian of at most so many pixels", NOT_NEGATIVE
+    ),
+)
+
+FIELDS = dict(
+    seed=Field(0, "of all randomness", NOT_NEGATIVE),
+    dataset=_DATASET,
+    backbone=_BACKBONE,
+    patches=_PATCHES,
+    method=dict(name=Field("patchcore", "a file of jaxad.methods, or a dotted path")),
+    train=_TRAIN,
+    coreset=_CORESET,
+    detector=_DETECTOR,
+    threshold=_THRESHOLD,
+    ensemble=_ENSEMBLE,
+    disturbance=_DISTURBANCE,
+    metrics=Field(
+        (), "of one's own: dotted paths of modules with compute(scores, labels)", TEXTS
+    ),
+    batch_size=Field(
+        16, "images in a batch of the feature pass and of scoring", at_least(1)
+    ),
+    save_seconds=Field(
+        60.0,
+        "seconds between two saves of the feature pass, of the coreset and of scoring; "
+        "what a kill costs at most; training counts steps",
+        NOT_NEGATIVE,
+    ),
+    overlays=Field(
+        4,
+        "overlays a kind (true and false alarms, misses, clean passes); 0 is none",
+        NOT_NEGATIVE,
+    ),
+    feature_cache=Field(
+        "",
+        "folder of descriptors of frozen backbones, which all runs share; spares an "
+        'ablation study the feature pass; "" keeps none',
+    ),
+    compilation_cache=Field(
+        "~/.cache/jaxad/xla", 'folder of compiled programs; "" keeps none'
+    ),
+)
+
 
 def base() -> ml_collections.ConfigDict:
     """The fields that every run has, at their defaults."""
-    return ml_collections.ConfigDict(
-        dict(
-            seed=0,
-            dataset=dict(
-                name="",
-                # One name, a comma-separated list, or "all".
-                category="all",
-                # Where prepared data goes; "" is the default of tensorflow-datasets.
-                data_dir="",
-                # The folder that a downloaded archive, or one extracted, lies in.
-                manual_dir="",
-                # Only "folder": own images, or a CSV that lists them; see docs/data.md.
-                path="",
-                # Where `path` is a plain folder of normal images: one of anomalous
-                # images, and the share of the normal ones that is held out for test.
-                anomalous_path="",
-                # Folder of the pictures that ToCoAD's Perlin noise pastes, such as
-                # DTD's images; "" is DTD where tensorflow-datasets has prepared it.
-                textures="",
-                test_share=0.2,
-                # Only "visa": 1cls, 2cls_highshot or 2cls_fewshot.
-                protocol="1cls",
-                # Only 2cls_fewshot: images of each class that a draw (0 to 4) takes
-                # from the pool; 0 takes the pool whole.
-                shots=0,
-                draw=0,
-                # (height, width) that the backbone sees; (0, 0) is the backbone's own.
-                image_size=(0, 0),
-                # "resize" to image_size; "resize_crop": shorter side to resize_to,
-                # then the centre; "pad": keep the aspect ratio, pad with the mean.
-                resize="resize",
-                resize_to=0,
-                # Look through all images before a run, and stop at errors.
-                check=True,
-                # At most so many images of each label in a split; 0 takes all.
-                limit=0,
-            ),
-            backbone=dict(
-                name="efficientnet_lite0",
-                # "default", a file, "hf:repository[@revision]" or "random".
-                weights="default",
-                # Empty: the backbone's own default taps.
-                taps=(),
-                # Of the computation, float32 or bfloat16; parameters are float32.
-                dtype="float32",
-            ),
-            patches=dict(
-                # "concat": mean over the neighbourhood, levels concatenated.
-                # "pooled": PatchCore's adaptive pooling to a target width.
-                descriptor="concat",
-                neighbourhood=3,
-                # Both only for "pooled": the width of a level, and of the descriptor.
-                level_dim=1024,
-                target_dim=1024,
-            ),
-            method=dict(name="patchcore"),
-            train=dict(
-                # Steps between two lines of the curves, and between two checkpoints.
-                log_every=100,
-                save_every=1000,
-                # Checkpoints that a stage keeps.
-                keep=2,
-                # First stages that several runs have in common (ToCoAD's stage I) are
-                # kept here and trained once; "" keeps each in its run.
-                stage_cache="",
-            ),
-            coreset=dict(
-                # Share of the training patches that the memory bank keeps.
-                ratio=0.01,
-                # Width of a random projection for the selection; 0 is none (exact).
-                projection_dim=0,
-            ),
-            detector=dict(
-                # Bytes of a device that the coreset and the search may take; what is
-                # larger stays in host memory, or in the feature cache's file, and
-                # passes through. 0 is no bound.
-                max_device_bytes=0,
-                # "exact", or "approximate": faster on TPUs. It may miss a patch's
-                # nearest entry and take a farther one, so scores rise; results.json
-                # has the recall on patches of the run's own test images. CPUs miss
-                # only what products cannot tell apart.
-                search="exact",
-                # Share of the nearest entries that "approximate" is to find.
-                recall_target=0.95,
-                # "max", "top_fraction", or "reweighted" (PatchCore, eq. 7; ReConPatch,
-                # eq. 10).
-                image_score="max",
-                # Bank entries in the re-weighting.
-                reweight_neighbours=9,
-                # Share of the patches that "top_fraction" averages.
-                top_fraction=0.01,
-                # Standard deviation in pixels of the Gaussian over the anomaly map.
-                blur_sigma=4.0,
-            ),
-            ensemble=dict(
-                # Backbones whose scores are averaged (ReConPatch, eq. 11), each with
-                # its default taps in place of config.backbone.name; empty: one.
-                members=(),
-                # The mean absolute deviation, which the paper names, in place of the
-                # median one, which its constant belongs to (ours).
-                mean_deviation=False,
-            ),
-            # Turns, shifts, brightens and blurs test images by at most so much, as
-            # ReConPatch's Table 4 does; see `augment.disturbance.disturb`.
-            disturbance=dict(
-                rotation=0.0,
-                translation=0.0,
-                brightness=0.0,
-                contrast=0.0,
-                blur=0.0,
-            ),
-            # Images in a batch of the feature pass and of scoring.
-            batch_size=16,
-            # Seconds between two saves of the feature pass, of the coreset and of
-            # scoring; what a kill costs at most. Training counts steps.
-            save_seconds=60.0,
-            # Overlays a kind (true and false alarms, misses, clean passes); 0 is none.
-            overlays=4,
-            # Descriptors of a frozen backbone are kept here and shared by all runs,
-            # which spares an ablation study the feature pass; "" keeps none.
-            feature_cache="",
-            # Compiled programs are kept here; "" keeps none.
-            compilation_cache="~/.cache/jaxad/xla",
-        )
-    )
+    return defaults(FIELDS)
 
 
 def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -218,55 +317,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
     Raises:
       InputError: names the first field whose value cannot work.
     """
-    choose("dataset.resize", config.dataset.resize, RESIZE_POLICIES)
-    choose("backbone.dtype", config.backbone.dtype, ("float32", "bfloat16"))
-    choose("patches.descriptor", config.patches.descriptor, DESCRIPTORS)
-    choose("detector.image_score", config.detector.image_score, IMAGE_SCORES)
-    choose("detector.search", config.detector.search, SEARCHES)
-    require(
-        len(config.dataset.image_size) == 2 and min(config.dataset.image_size) >= 0,
-        "dataset.image_size",
-        config.dataset.image_size,
-        "two sizes in pixels, (height, width)",
-    )
+    check(FIELDS, config)
     require(
         not config.ensemble.members or config.detector.image_score != "reweighted",
         "detector.image_score",
         config.detector.image_score,
         "max or top_fraction with config.ensemble.members: there is no one bank",
     )
-    odd = config.patches.neighbourhood % 2 == 1 and config.patches.neighbourhood > 0
-    require(odd, "patches.neighbourhood", config.patches.neighbourhood, "an odd number")
-    for field in ("coreset.ratio", "detector.top_fraction", "detector.recall_target"):
-        value = get(config, field)
-        require(0 < value <= 1, field, value, "above 0 and at most 1")
-    for field in (
-        "batch_size",
-        "detector.reweight_neighbours",
-        "patches.level_dim",
-        "patches.target_dim",
-        "train.log_every",
-        "train.save_every",
-        "train.keep",
-    ):
-        require(get(config, field) >= 1, field, get(config, field), "at least 1")
-    for field in (
-        "dataset.limit",
-        "dataset.resize_to",
-        "dataset.shots",
-        "dataset.draw",
-        "coreset.projection_dim",
-        "detector.blur_sigma",
-        "detector.max_device_bytes",
-        "disturbance.rotation",
-        "disturbance.translation",
-        "disturbance.brightness",
-        "disturbance.contrast",
-        "disturbance.blur",
-        "overlays",
-        "seed",
-    ):
-        require(get(config, field) >= 0, field, get(config, field), "0 or more")
     if config.dataset.resize == "resize_crop":
         resize_to, size = config.dataset.resize_to, config.dataset.image_size
         require(
@@ -277,23 +334,44 @@ def validate(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def choose(field: str, value: str, allowed: Sequence[str]) -> None:
-    """Raises InputError unless `value` is one of `allowed`."""
-    if value not in allowed:
+def find_module(
+    field: str, name: str, package: str, known: Sequence[str], needs: Sequence[str]
+) -> types.ModuleType:
+    """The file that a field names: one of a package, or any by its dotted path.
+
+    Args:
+      field: for messages, such as "method.name".
+      name: its value; a dotted path such as "mypackage.mymethod" is imported as it is.
+      package: of the files that are named without one.
+      known: those files.
+      needs: functions that the file defines, with their arguments for messages:
+        "build(config, backbone)".
+
+    Raises:
+      InputError: there is no such file, it imports what is not installed, or it lacks
+        a function.
+    """
+    path = name
+    if "." not in name:
+        choose(field, name, known, " or, of your own, a dotted path")
+        path = f"{package}.{name}"
+    named = all(part.isidentifier() for part in path.split("."))
+    require(named, field, repr(name), "a dotted path, such as mypackage.mymodule")
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if f"{path}.".startswith(f"{error.name}."):
+            raise InputError(
+                f"config.{field}={name} does not exist: there is no module "
+                f"{error.name}; install its package, or put its folder on PYTHONPATH"
+            ) from error
         raise InputError(
-            f"config.{field}={value!r} is not known{did_you_mean(value, allowed)}; "
-            f"choose one of {', '.join(allowed)}"
-        )
-
-
-def require(holds: bool, field: str, value: Any, must_be: str) -> None:
-    """Raises InputError naming the field unless `holds`."""
-    if not holds:
-        raise InputError(f"config.{field}={value} must be {must_be}")
-
-
-def get(config: ml_collections.ConfigDict, field: str) -> Any:
-    """The value of a field that is named with dots."""
-    for part in field.split("."):
-        config = config[part]
-    return config
+            f"config.{field}={name} imports {error.name}, which is not installed"
+        ) from error
+    for function in needs:
+        if not callable(getattr(module, function.partition("(")[0], None)):
+            raise InputError(
+                f"config.{field}={name} has no {function}; the docstring of {package} "
+                "says what such a file defines"
+            )
+    return module

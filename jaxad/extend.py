@@ -2,16 +2,17 @@
 
   python -m jaxad.extend --base RUN --images DIR --workdir NEW [--mode exact|fast]
 
-What is learnt stays: the backbone, and a method's map. The memory bank grows:
+What is learnt stays: the backbone, and a method's map. What scores is fitted again:
 
-* `exact` chooses the bank anew from the patches of all images, old ones first. It is
-  the bank that a run on all of them would have, index for index. The old images are
+* `exact` fits it to the patches of all images, old ones first. A memory bank is then
+  the one that a run on all of them would have, index for index. The old images are
   described again, or come from `config.feature_cache`.
-* `fast` keeps every entry of the bank and goes on choosing by the same greedy rule,
-  among the patches of the new images alone, until the bank has its share
-  (`config.coreset.ratio`) of all patches. Old images are not read.
+* `fast`, of a memory bank, keeps every entry and goes on choosing by the same greedy
+  rule, among the patches of the new images alone, until the bank has its share
+  (`config.coreset.ratio`) of all patches. Old images are not read. The threshold is
+  calibrated on the new images.
 
-Results say how well the bank covers the patches, see `knn.KNN.coverage`. After `fast`
+Results say how well the bank covers the patches, see `knn.build`. After `fast`
 the covering radius of all patches is known where the old descriptors are cached;
 elsewhere the larger of the old radius and that of the new patches is a bound, since
 more entries bring no patch farther away.
@@ -21,21 +22,21 @@ measured on all images, so old images are read in either mode.
 """
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import os
 import pathlib
+import time
 
 import ml_collections
-import numpy as np
 from absl import flags
 
-from jaxad import command_line, data
-from jaxad.bank import memory_bank
-from jaxad.data import folder as own_images
-from jaxad.detectors import knn
+from jaxad import command_line, data, models
+from jaxad.detectors.base import Detector, Extension
 from jaxad.devices.rows import Stack
 from jaxad.errors import InputError, did_you_mean
+from jaxad.inference import folder as detector_folder
 from jaxad.run import descriptors, doctor, experiment, fit, results
 from jaxad.run.passes import Passes
 from jaxad.run.pipeline import Pipeline
@@ -91,7 +92,7 @@ def run(
             f"{base_folder} has no finished category {category}; run the command that "
             "made it again, to its end"
         )
-    experiment.restore(base_folder / category)  # damage is told before anything is made
+    detector_folder.load(base_folder / category)  # damage is told before all else
     added = _load(config.dataset, images, category)
     duplicates = None
     if config.dataset.check:
@@ -110,30 +111,47 @@ def run(
         },
     ]
 
-    def make(pipeline, train, folder, *, label):
-        place = experiment.detector_folder(pipeline, base_folder / category)
-        detector = fit.restore(pipeline, place)
-        count = before["train_normal"] + sum(record["count"] for record in earlier)
-        old = None
-        try:
-            if train.version != before["train_version"]:
-                raise InputError(f"the training images of {base} have changed since")
-            old = [train, *(_again(config.dataset, r, category) for r in earlier)]
-        except InputError as error:
-            if mode == "exact" or config.ensemble.members:
-                raise
-            _LOG.info("%s: %s", label, error)
-        with fit.unfinished(pipeline, folder) as passes:
-            return extend(
-                pipeline, detector, added, count, old, passes, mode=mode, label=label
-            )
+    count = before["train_normal"] + sum(record["count"] for record in earlier)
 
-    return experiment.run(config, workdir, make=make)
+    @functools.cache
+    def old_images(train):
+        if train.version != before["train_version"]:
+            raise InputError(f"the training images of {base} have changed since")
+        return [train, *(_again(config.dataset, r, category) for r in earlier)]
+
+    class Maker(experiment.Maker):
+        def images(self, train):
+            if mode == "fast":
+                return added, count
+            return data.joined([*old_images(train), added]), 0
+
+        def make(self, pipeline, train, folder, *, label):
+            place = experiment.member_folder(pipeline, base_folder / category)
+            detector, old = experiment.restored(pipeline, place), None
+            try:
+                old = old_images(train)
+            except InputError as error:
+                if mode == "exact" or config.ensemble.members:
+                    raise
+                _LOG.info("%s: %s", label, error)
+            with fit.unfinished(pipeline, folder) as passes:
+                return extend(
+                    pipeline,
+                    detector,
+                    added,
+                    count,
+                    old,
+                    passes,
+                    mode=mode,
+                    label=label,
+                )
+
+    return experiment.run(config, workdir, maker=Maker())
 
 
 def extend(
     pipeline: Pipeline,
-    detector: knn.KNN,
+    detector: Detector,
     added: data.Split,
     count: int,
     old: list[data.Split] | None,
@@ -141,8 +159,8 @@ def extend(
     *,
     mode: str,
     label: str,
-) -> tuple[knn.KNN, dict[str, float]]:
-    """A detector whose bank covers more images.
+) -> fit.Fitted:
+    """A detector that knows more images.
 
     Args:
       pipeline: of the detector's run.
@@ -153,67 +171,55 @@ def extend(
       passes: what is not finished is kept there.
       mode: one of `MODES`.
       label: what the progress bars say first.
-
-    Returns:
-      (the extended detector, seconds spent in each phase).
     """
-    config, params, bank = pipeline.config, detector.params, np.asarray(detector.bank)
-    places = {
-        "mesh": pipeline.mesh,
-        "max_device_bytes": config.detector.max_device_bytes or None,
-    }
+    params, scorer = detector.params, pipeline.scorer
     seconds: dict[str, float] = {}
     splits = [*(old or ()), added]
-    with fit.timed(seconds, "features"):
-        described = splits if mode == "exact" else [added]
-        parts = descriptors.patches(pipeline, params, described, passes, label=label)
-        new, kept = parts[-1], 0
-        if mode == "fast":
-            parts, kept = [bank, *parts], len(bank)
-        rows = Stack(parts)
-    patches = len(new) // len(added) * (count + len(added))
-    size = knn.coreset_size(config.coreset.ratio, patches)
-    size = min(max(size, kept), len(rows))
-    extended = fit.build(
-        pipeline, params, rows, size, splits, seconds, passes, label=label, kept=kept
-    )
-    with fit.timed(seconds, "coverage"):
-        coverage = {
-            f"{name}_before": radius
-            for name, radius in detector.coverage.items()
-            if name in _RADII
-        }
-        coverage["added_before"] = memory_bank.covering_radius(new, bank, **places)
-        radius = extended.coverage["radius"]
+
+    def describe(splits):
+        with fit.timed(seconds, "features"):
+            return descriptors.patches(pipeline, params, splits, passes, label=label)
+
+    *known, new = describe(splits if mode == "exact" else [added])
+    state = models.fingerprint({"state": detector.state}) if mode == "fast" else ""
+    normal = fit.normal_of(pipeline, params, new, splits, passes, label, kept=state)
+    everything = dataclasses.replace(normal, rows=Stack([*known, new]))
+    start = time.perf_counter()
+    if scorer.extend is None and mode == "fast":
+        raise InputError(
+            f"config.detector.name={pipeline.config.detector.name} cannot keep what it "
+            "has learnt and add to it; use --mode exact"
+        )
+    if scorer.extend is None:
+        fitted = scorer.fit(everything)
+    else:
+        of_old = None
         if mode == "exact":
-            coverage["radius"] = radius
-        else:
-            coverage["added"] = radius  # the bank's own entries are covered anyway
-            if old and all(
-                descriptors.is_cached(pipeline, params, split) for split in old
-            ):
-                parts = descriptors.patches(pipeline, params, old, passes, label=label)
-                of_old = memory_bank.covering_radius(
-                    Stack(parts), extended.bank, **places
-                )
-                coverage["radius"] = max(radius, of_old)
-            else:
-                (of_old,) = (
-                    detector.coverage[name]
-                    for name in _RADII & detector.coverage.keys()
-                )
-                coverage["radius_bound"] = max(radius, of_old)
-    _LOG.info(
-        "%s: %d images added, the bank grows from %d to %d patches; the new ones were "
-        "at most %.4g away from it, now %.4g",
-        label,
-        len(added),
-        len(bank),
-        len(extended.bank),
-        coverage["added_before"],
-        radius,
+            of_old = functools.partial(Stack, known)
+        elif old and all(
+            descriptors.is_cached(pipeline, params, split) for split in old
+        ):
+
+            def of_old():
+                return Stack(describe(old))
+
+        fitted = scorer.extend(
+            Extension(
+                state=detector.state,
+                report=detector.report,
+                new=normal,
+                images=count,
+                old=of_old,
+                fast=mode == "fast",
+            )
+        )
+    seconds["fit"] = time.perf_counter() - start
+    extended = fit.assemble(
+        pipeline, params, *fitted, splits, seconds, passes, label=label
     )
-    return extended.replace(coverage=coverage), seconds
+    if mode == "exact":
+        return fit.Fitted(extended, everything, seconds)
+    return fit.Fitted(extended, normal, seconds, first=count)
 
 
 def _category(config: ml_collections.ConfigDict, name: str | None) -> str:
@@ -232,20 +238,7 @@ def _load(config: ml_collections.ConfigDict, path: str, category: str) -> data.S
     """All normal training images in a folder or CSV, at the run's size."""
     if not pathlib.Path(path).expanduser().exists():
         raise InputError(f"images={path} does not exist; name a folder or a CSV")
-    source = config.copy_and_resolve_references()
-    source.update(name=own_images.NAME, path=str(path), category="all", test_share=0.0)
-    source.update(anomalous_path="", limit=0, shots=0, draw=0)
-    found = data.categories(source)
-    if category not in found and len(found) > 1:
-        raise InputError(
-            f"images={path} has the categories {', '.join(found)}, but not {category}; "
-            "name the folder of one"
-        )
-    name = category if category in found else found[0]
-    added = data.load(source, name, "train").normal()
-    if not len(added):
-        raise InputError(f"images={path} has no normal image")
-    return dataclasses.replace(added, name="added")
+    return dataclasses.replace(data.good(config, path, category), name="added")
 
 
 def _again(config, record: dict, category: str) -> data.Split:

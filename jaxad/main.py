@@ -1,9 +1,13 @@
-"""`python -m jaxad.main --config FILE --workdir DIR [--config.a.b=value]`.
+"""Trains, fits and evaluates a detector for every category of a config.
 
-On several hosts the same command in each, with `--coordinator`, `--num_processes` and
-`--process_id` where no cluster tells them; README.md has the details.
+  python -m jaxad.main --config configs/patchcore_elpv.py --workdir runs/demo
 
-Flags and process start-up only; `experiment.run` does the work.
+`--config FILE:category=poly,runlocal` gives the config file arguments, which its first
+lines name, and `--config.a.b=value` sets any field. A run that was interrupted goes on
+when the same command is given again.
+
+On several hosts it is the same command in each, with `--coordinator`, `--num_processes`
+and `--process_id` where no cluster tells them; README.md has the details.
 """
 
 import os
@@ -12,8 +16,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxad import command_line
-from jaxad.devices import processes
-from jaxad.run import experiment, results
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -29,6 +31,9 @@ _JOIN = command_line.define_processes()
 
 
 def main() -> None:
+    from jaxad.devices import processes
+    from jaxad.run import experiment, results
+
     config, workdir = _CONFIG.value, _WORKDIR.value
     command_line.use_compilation_cache(config)
     with _JOIN():

@@ -228,16 +228,18 @@ class PixelMetrics:
           limits: false-positive rates in (0, 1] up to which AUPRO is wanted.
 
         Returns:
-          {"pixel_auroc", "pixel_ap", "pixel_aupr", "pixel_f1_max", "aupro_<limit>"...}:
-          each what the function for it returns on all pixels at once ("pixel_aupr" is
-          `aupr_trapezoid`); NaN if there is no anomalous or no normal pixel.
+          {"pixel_auroc", "pixel_ap", "pixel_aupr", "pixel_f1_max",
+          "pixel_f1_threshold", "aupro_<limit>"...}: each what the function for it
+          returns on all pixels at once ("pixel_aupr" is `aupr_trapezoid`, the threshold
+          that of `f1_max`); NaN if there is no anomalous or no normal pixel.
 
         Raises:
           InputError: a limit is outside (0, 1].
         """
         for limit in limits:
             _check_limit(limit)
-        names = ["pixel_auroc", "pixel_ap", "pixel_aupr", "pixel_f1_max"]
+        names = ["pixel_auroc", "pixel_ap", "pixel_aupr"]
+        names += ["pixel_f1_max", "pixel_f1_threshold"]
         names += [f"aupro_{limit:g}" for limit in limits]
         count = sum(array.size for array in self._anomalous)
         if _undefined("pixel metrics", self._normal.size, count):
@@ -247,7 +249,9 @@ class PixelMetrics:
         sizes = self._anomalous[0][::-1] & np.uint64(0xFFFFFFFF)
         values = _auroc(curve), _average_precision(curve), _aupr_trapezoid(curve)
         areas = [_aupro(curve, sizes, limit) for limit in limits]
-        return dict(zip(names, [*values, _f1_max(curve)[0], *areas], strict=True))
+        best, key = _f1_max(curve)
+        values = [*values, best, _score(int(key)), *areas]
+        return dict(zip(names, values, strict=True))
 
     def _curve(self) -> _Curve:
         keys = (self._anomalous[0] >> np.uint64(32)).astype(np.int64)
@@ -400,6 +404,12 @@ def _keys(scores: np.ndarray) -> np.ndarray:
     bits = (scores + np.float32(0)).view(np.uint32)
     negative = (bits.view(np.int32) >> 31).view(np.uint32)  # all ones, or zero
     return bits ^ (negative | np.uint32(0x80000000))
+
+
+def _score(key: int) -> float:
+    """The score that a key is of."""
+    bits = key ^ (0x80000000 if key >= 0x80000000 else 0xFFFFFFFF)
+    return float(np.uint32(bits).view(np.float32))
 
 
 class _Histogram:

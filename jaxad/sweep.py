@@ -1,6 +1,7 @@
-"""An ablation study: the runs that a config's `sweep(add)` names, and their table.
+r"""An ablation study: the runs that a config's `sweep(add)` names, and their table.
 
-  python -m jaxad.sweep --config configs/ablations/FILE --workdir DIR [--seeds 0,1,2]
+  python -m jaxad.sweep --config configs/ablations/reconpatch_dim.py \
+      --workdir runs/dim --seeds 0,1,2
 
 `add(name, {"method.dim": 64, ...})` names a row and the fields that make it; all else
 is `get_config()` and the command's `--config.field=value`. Every row and seed is a run
@@ -18,9 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxad import command_line
-from jaxad.devices import processes
 from jaxad.errors import InputError
-from jaxad.run import experiment, results
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -73,6 +72,8 @@ def run(
     Raises:
       InputError: a field that does not exist, or whatever stops a run.
     """
+    from jaxad.run import experiment, results
+
     folder = pathlib.Path(workdir)
     outcomes = {}
     for name, fields in rows.items():
@@ -104,6 +105,8 @@ def _with(config, name, fields) -> ml_collections.ConfigDict:
 
 def table(outcomes: dict[str, list[dict]]) -> str:
     """Markdown: a line a row, a column for every metric that some row has."""
+    from jaxad.run import results
+
     means = {name: [o["mean"] for o in runs] for name, runs in outcomes.items()}
     columns = [
         metric
@@ -128,6 +131,8 @@ def _cell(values: list[float | None]) -> str:
 
 
 def main() -> None:
+    from jaxad.devices import processes
+
     config = _CONFIG.value
     command_line.use_compilation_cache(config)
     path = config_flags.get_config_filename(flags.FLAGS["config"])

@@ -13,7 +13,7 @@ import pytest
 import trees
 from PIL import Image
 
-from jaxad import arrays, extend, methods
+from jaxad import arrays, detectors, extend, methods
 from jaxad import config as config_lib
 from jaxad.bank import memory_bank
 from jaxad.errors import InputError
@@ -95,8 +95,12 @@ def no_networks():
         if key not in loaded:
             backbone = blocks(config.backbone.name)
             method = methods.build(config, backbone)
-            loaded[key] = Pipeline(config, backbone, {}, "ab" * 32, method, None)
-        return dataclasses.replace(loaded[key], config=config)
+            scorer = detectors.build(config)
+            sha256 = "ab" * 32
+            loaded[key] = Pipeline(config, backbone, {}, sha256, method, scorer, None)
+        return dataclasses.replace(
+            loaded[key], config=config, scorer=detectors.build(config)
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline_lib, "load", load)
@@ -125,8 +129,12 @@ def base(places):
     return workdir
 
 
-def tree(workdir, member=""):
-    return arrays.restore(workdir / "cap" / member / "detector")
+def tree(workdir, member="resnet18"):
+    return arrays.restore(workdir / "cap/detector" / member)
+
+
+def bank(workdir):
+    return tree(workdir)["state"]["memory_bank"]
 
 
 def contents(folder):
@@ -141,10 +149,11 @@ def test_exact_is_a_run_on_all_images(kind, places, tmp_path):
     experiment.run(config(places / "all/cap", kind), str(tmp_path / "all"))
 
     extend.run(str(tmp_path / "base"), str(places / "more"), str(tmp_path / "new"))
-    for member in some.ensemble.members or ("",):
+    for member in some.ensemble.members or ("resnet18",):
         old, new = tree(tmp_path / "all", member), tree(tmp_path / "new", member)
-        np.testing.assert_array_equal(new["memory_bank"], old["memory_bank"])
-        assert new["coverage"]["radius"] == old["coverage"]["radius"]
+        for name in ("memory_bank", "owners"):
+            np.testing.assert_array_equal(new["state"][name], old["state"][name])
+        assert new["report"]["radius"] == old["report"]["radius"]
         assert new.get("spread") == old.get("spread")
     scores = [
         (tmp_path / run / "cap/scores.csv").read_bytes() for run in ("all", "new")
@@ -164,8 +173,7 @@ def test_a_learnt_map_stays(places, tmp_path):
         jax.tree.map(
             np.testing.assert_array_equal, new["params"]["f"], old["params"]["f"]
         )
-        assert new["memory_bank"].shape[1] == 16
-        assert len(new["memory_bank"]) == int(0.2 * 8 * 64)
+        assert new["state"]["memory_bank"].shape == (int(0.2 * 8 * 64), 16)
 
 
 @pytest.mark.parametrize("with_cache", [True, False])
@@ -180,7 +188,7 @@ def test_fast_keeps_the_bank_and_says_how_well_it_covers(
     outcome = extend.run(
         str(workdir), str(places / "more"), str(tmp_path / "new"), mode="fast"
     )
-    before, after = tree(workdir)["memory_bank"], tree(tmp_path / "new")["memory_bank"]
+    before, after = bank(workdir), bank(tmp_path / "new")
     np.testing.assert_array_equal(after[: len(before)], before)
     assert len(after) == int(0.2 * 8 * 64)
 
@@ -189,16 +197,17 @@ def test_fast_keeps_the_bank_and_says_how_well_it_covers(
     (old,) = (x.reshape(-1, x.shape[-1]) for x in cached if len(x) == 5)
     every = config(places / "all/cap", **{"coreset.ratio": 1.0})
     experiment.run(every, str(tmp_path / "everything"))
-    rows = tree(tmp_path / "everything")["memory_bank"]
+    rows = bank(tmp_path / "everything")
     new = rows[~(rows[:, None] == old[None]).all(-1).any(1)]
     assert len(new) == 3 * 64
 
-    def radius(rows, bank):
-        gaps = rows[:, None].astype(np.float64) - bank[None]
+    def radius(rows, centres):
+        gaps = rows[:, None].astype(np.float64) - centres[None]
         return np.sqrt((gaps**2).sum(-1)).min(1).max()
 
-    coverage = outcome["categories"]["cap"]["coverage"]["resnet18"]
+    coverage = outcome["categories"]["cap"]["detector"]["resnet18"]
     want = {
+        "bank_patches": len(after),
         "radius_before": radius(old, before),
         "added_before": radius(new, before),
         "added": radius(new, after),
@@ -242,11 +251,9 @@ def test_an_extended_run_is_extended(base, places, tmp_path):
     outcome = extend.run(str(once), str(tmp_path / "second"), str(twice))
     assert [record["count"] for record in outcome["extensions"]] == [2, 1]
     experiment.run(config(places / "all/cap"), str(tmp_path / "all"))
-    np.testing.assert_array_equal(
-        tree(twice)["memory_bank"], tree(tmp_path / "all")["memory_bank"]
-    )
+    np.testing.assert_array_equal(bank(twice), bank(tmp_path / "all"))
     # The cache has all old images but those of the first extension.
-    coverage = outcome["categories"]["cap"]["coverage"]["resnet18"]
+    coverage = outcome["categories"]["cap"]["detector"]["resnet18"]
     assert "radius" in coverage and "radius_before" in coverage
 
     (tmp_path / "first/05.png").unlink()
@@ -278,7 +285,7 @@ def test_duplicates_are_counted_and_copies_of_test_images_refused(
         str(base), str(tmp_path / "same"), str(tmp_path / "new"), mode="fast"
     )
     assert outcome["extensions"][0]["duplicates"] == 2
-    coverage = outcome["categories"]["cap"]["coverage"]["resnet18"]
+    coverage = outcome["categories"]["cap"]["detector"]["resnet18"]
     assert coverage["added_before"] <= coverage["radius_before"] * (1 + 1e-6)
     picture(tmp_path / "leak/a.png", 21)
     with pytest.raises(InputError, match=r"a.png: image of test in added \(same as"):
@@ -297,15 +304,17 @@ def test_changed_training_images(places, tmp_path):
         str(workdir), str(places / "more"), str(tmp_path / "fast"), mode="fast"
     )
     # Its share is that of the three images that the bank has seen, and the new ones.
-    assert outcome["categories"]["cap"]["bank_patches"] == int(0.2 * 6 * 64)
+    assert outcome["categories"]["cap"]["detector"]["resnet18"]["bank_patches"] == int(
+        0.2 * 6 * 64
+    )
 
 
 def test_a_damaged_detector(places, tmp_path):
     category(tmp_path / "cap", range(3))
     experiment.run(config(tmp_path / "cap"), str(tmp_path / "base"))
-    path = tmp_path / "base/cap/detector/arrays.npz"
+    path = tmp_path / "base/cap/detector/resnet18/arrays.npz"
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(InputError, match="base/cap/detector/arrays.npz is damaged"):
+    with pytest.raises(InputError, match="resnet18/arrays.npz is damaged"):
         extend.run(str(tmp_path / "base"), str(places / "more"), str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
 

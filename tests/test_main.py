@@ -14,8 +14,9 @@ import pytest
 
 from jaxad import config as config_lib
 from jaxad import data
-from jaxad.detectors import knn
+from jaxad.detectors import base
 from jaxad.errors import InputError
+from jaxad.inference import folder
 from jaxad.run import experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -75,7 +76,7 @@ def test_results_have_every_promised_field(finished):
             assert row[name] is None  # ELPV has no masks
     aurocs = [row["image_auroc"] for row in outcome["categories"].values()]
     np.testing.assert_allclose(outcome["mean"]["image_auroc"], np.mean(aurocs))
-    phases = {"features", "coreset", "score", "total"}
+    phases = {"features", "fit", "score", "total"}
     assert phases <= outcome["seconds"].keys()
     assert {"jaxad", "jax", "python"} <= outcome["versions"].keys()
     table = (workdir / "results.md").read_text()
@@ -144,13 +145,13 @@ def test_eight_devices_give_the_bytes_of_one(finished, places, tmp_path):
 
 def test_a_restored_detector_gives_the_scores_of_the_run(finished, places):
     workdir, _ = finished
-    detector = experiment.restore(workdir / "mono")
+    members = folder.load(workdir / "mono").members
     stored = json.loads((workdir / "config.json").read_text())
     split = data.load(ml_collections.ConfigDict(stored["dataset"]), "mono", "test")
     with (workdir / "mono" / "scores.csv").open(newline="") as file:
         written = [float(row["score"]) for row in csv.DictReader(file)]
     for batch in data.eval_batches(split, 4):
-        scores, maps = knn.predict(detector, batch["image"])
+        scores, maps = base.predict(members, batch["image"])
         # Batches of another size, so the last bits may differ.
         np.testing.assert_allclose(scores, np.take(written, batch["index"]), rtol=1e-4)
         assert maps.shape == (4, 64, 64)
@@ -192,7 +193,7 @@ def test_a_file_is_no_workdir(tmp_path):
 def test_a_damaged_config_json_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": ')
     with pytest.raises(InputError, match="config.json is not valid JSON"):
-        experiment.restore(tmp_path / "mono")
+        experiment.stored(tmp_path)
 
 
 @pytest.mark.parametrize(

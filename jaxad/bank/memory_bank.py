@@ -24,6 +24,7 @@ from jaxad.errors import InputError
 
 _CANDIDATES = 1024  # rows that a coreset round looks at
 _BLOCK = 8192  # rows that pass over the host at a time
+_AGAIN = 1024  # queries that are searched again at a time, because of own entries
 _SCRATCH = 2**28  # bytes that the passes over blocks need on a device
 _LIMIT = 1e16  # squared distances of longer rows could overflow float32
 
@@ -326,6 +327,84 @@ def nearest(
     return jnp.sqrt(best[0]), best[1]
 
 
+def nearest_of_others(
+    queries: jax.Array | np.ndarray,
+    owners: np.ndarray,
+    bank: jax.Array | np.ndarray,
+    bank_owners: np.ndarray,
+    k: int,
+    *,
+    mesh: Mesh | None = None,
+    max_device_bytes: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The k nearest rows of the bank that do not have the query's owner.
+
+    What `nearest` would find in the bank without that owner's entries, bit by bit, with
+    indices into the whole bank: so an image that a bank was made from is scored as if
+    it had given nothing to it. Which entries the others then gave is left as it is. Not
+    under `jit`.
+
+    Args:
+      queries, bank, k, mesh, max_device_bytes: as `nearest` takes them.
+      owners: the image of every query, integers [m].
+      bank_owners: the image of every row of the bank, integers [n].
+
+    Returns:
+      Distances float32 [m, k], ascending, and indices int32 [m, k].
+
+    Raises:
+      InputError: as `nearest`; owners of another number; a query's owner has all of the
+        bank, or leaves less than k rows.
+    """
+    queries, bank = _matrix("queries", queries), _matrix("bank", bank)
+    owners, bank_owners = np.asarray(owners), np.asarray(bank_owners)
+    for name, rows, given in (
+        ("queries", queries, owners),
+        ("bank", bank, bank_owners),
+    ):
+        if given.shape != (len(rows),):
+            raise InputError(
+                f"owners of shape {given.shape} do not fit {name} of shape "
+                f"{rows.shape}; give one for every row"
+            )
+    images, counts = np.unique(bank_owners, return_counts=True)
+    asked = np.isin(images, owners)
+    n, most = len(bank), counts.max(where=asked, initial=0)
+    if n - most < k <= n:
+        worst = images[np.argmax(np.where(asked, counts, 0))]
+        raise InputError(
+            f"image {worst} owns {most} of the {n} entries of the bank, and without "
+            f"them {n - most} are left where k={k} are needed; make the bank of more "
+            "images, or larger"
+        )
+    spread = sharding.mesh_of(queries)
+    find = functools.partial(
+        nearest,
+        bank=bank,
+        mesh=mesh or sharding.mesh_of(bank) or spread,
+        max_device_bytes=max_device_bytes,
+    )
+    distance, index = (np.array(sharding.fetch(x)) for x in find(queries, k=k))
+    own = bank_owners[index] == owners[:, None]
+    # Among the k + c nearest, of which at most c are the owner's, are k others. One
+    # width and one height for all, so that one program serves all.
+    wider = min(k + counts.max(initial=0), n)
+    height = min(_AGAIN, len(queries))
+    again = np.flatnonzero(own.any(1))
+    for first in range(0, len(again), _AGAIN):
+        rows = again[first : first + _AGAIN]
+        part = sharding.fetch(queries[np.resize(rows, height)])
+        if spread:
+            part = sharding.split_rows(part, spread)
+        found = [sharding.fetch(x)[: len(rows)] for x in find(part, k=int(wider))]
+        own = bank_owners[found[1]] == owners[rows, None]
+        others = np.argsort(own, axis=1, kind="stable")[:, :k]
+        distance[rows], index[rows] = (
+            np.take_along_axis(x, others, axis=1) for x in found
+        )
+    return jnp.asarray(distance), jnp.asarray(index)
+
+
 def _search_bytes(m: int, n: int, d: int, k: int, devices: int) -> int:
     """What a search needs on a device beside its bank."""
     # Queries as they are, from the origin, and in bfloat16; a block of rows likewise.
@@ -376,7 +455,9 @@ def _place(name: str, x: Stack, mesh: Mesh, max_bytes: int | None, fixed: int):
 def _checked(name: str, x: jax.Array, shape: tuple[int, ...], first: int = 0):
     """x, rows of a matrix of that shape from the first-th on, if they are finite."""
     if not isinstance(x, jax.core.Tracer) and x.shape[0]:
-        bad = int(_first_bad(x))
+        # What a function under `jit` closes over has its values.
+        with jax.ensure_compile_time_eval():
+            bad = int(_first_bad(x))
         if bad < x.shape[0]:
             raise InputError(
                 f"{name} of shape {shape}: row {first + bad} holds NaN, infinity or is "

@@ -6,15 +6,28 @@ Example:
       batch["image"]  # float32 [16, H, W, 3] in [0, 1]
 
 Images are not normalised here: mean and standard deviation belong to the weights.
+
+A data set of your own is as good as ours: `config.dataset.name` takes the dotted path
+of a module that defines
+
+  categories(config) -> (those that "all" stands for, every one that can be named)
+  load(config, category, name, geometry) -> Split
+      Of the split that `name` names, "train" or "test".
+
+where `config` is `config.dataset`.
 """
 
 import dataclasses
+import os
+import pathlib
+from typing import Any
 
 import ml_collections
 import numpy as np
 
 from jaxad import config as config_lib
 from jaxad.data import builders, folder
+from jaxad.data import given as given_lib
 from jaxad.data.batches import (
     batches_of,
     eval_batches,
@@ -22,7 +35,7 @@ from jaxad.data.batches import (
     train_batches,
 )
 from jaxad.data.images import Geometry
-from jaxad.data.split import Split
+from jaxad.data.split import Split, joined
 from jaxad.data.textures import load as load_textures
 from jaxad.errors import InputError, did_you_mean
 
@@ -31,6 +44,8 @@ __all__ = (
     "categories",
     "batches_of",
     "eval_batches",
+    "good",
+    "joined",
     "load",
     "load_textures",
     "require_enough_textures",
@@ -75,12 +90,7 @@ def load(config: ml_collections.ConfigDict, category: str, split: str) -> Split:
       InputError: data or a package are missing, or the split is empty.
     """
     source = _source(config)
-    geometry = Geometry(tuple(config.image_size), config.resize, config.resize_to)
-    if min(geometry.size) < 1:
-        raise InputError(
-            f"config.dataset.image_size={geometry.size} must be two sizes in pixels, "
-            "(height, width)"
-        )
+    geometry = _geometry(config)
     loaded = source.load(config, category, split, geometry)
     loaded = dataclasses.replace(loaded, version=f"{loaded.version}/{geometry}")
     if config.limit:
@@ -88,6 +98,49 @@ def load(config: ml_collections.ConfigDict, category: str, split: str) -> Split:
     if not len(loaded):
         raise InputError(f"{config.name}/{category} has no image in its {split} split")
     return loaded
+
+
+def good(
+    config: ml_collections.ConfigDict, given: Any, category: str | None = None
+) -> Split:
+    """All normal training images that a user has given, at the config's size.
+
+    Args:
+      config: `config.dataset`; what says where its own images are does not count.
+      given: a folder or a CSV as `config.path` takes it, of which the training images
+        count; or whatever else `jaxad.data.given` takes.
+      category: which of several to take.
+
+    Raises:
+      InputError: there are none, or several categories.
+    """
+    is_path = isinstance(given, str | os.PathLike)
+    if not is_path or not pathlib.Path(given).expanduser().exists():
+        return given_lib.split(given_lib.items(given), _geometry(config))
+    source = config.copy_and_resolve_references()
+    source.update(name=folder.NAME, path=str(given), category="all", test_share=0.0)
+    source.update(anomalous_path="", limit=0, shots=0, draw=0)
+    found = categories(source)
+    if category not in found and len(found) > 1:
+        lacks = f", but not {category}" if category else ""
+        raise InputError(
+            f"images={given} has the categories {', '.join(found)}{lacks}; name the "
+            "folder of one"
+        )
+    split = load(source, category if category in found else found[0], "train").normal()
+    if not len(split):
+        raise InputError(f"images={given} has no normal image")
+    return split
+
+
+def _geometry(config: ml_collections.ConfigDict) -> Geometry:
+    geometry = Geometry(tuple(config.image_size), config.resize, config.resize_to)
+    if min(geometry.size) < 1:
+        raise InputError(
+            f"config.dataset.image_size={geometry.size} must be two sizes in pixels, "
+            "(height, width)"
+        )
+    return geometry
 
 
 def _limited(labels: np.ndarray, limit: int) -> list[int]:
@@ -103,9 +156,13 @@ def _limited(labels: np.ndarray, limit: int) -> list[int]:
 def _source(config: ml_collections.ConfigDict):
     """The module that knows a data set."""
     name, shots, draw = config.name, config.shots, config.draw
-    config_lib.choose("dataset.name", name, (*builders.NAMES, folder.NAME))
+    known = (*builders.NAMES, folder.NAME)
+    own = None
+    if name not in known:
+        needs = "categories(config)", "load(config, category, name, geometry)"
+        own = config_lib.find_module("dataset.name", name, __name__, known, needs)
     only_visa = f"0 with the data set {name}; only visa has few-shot draws"
     config_lib.require(name == "visa" or not shots, "dataset.shots", shots, only_visa)
     config_lib.require(shots in (0, 5, 10), "dataset.shots", shots, "0, 5 or 10")
     config_lib.require(draw in range(5), "dataset.draw", draw, "one of 0 to 4")
-    return folder if name == folder.NAME else builders
+    return own or (folder if name == folder.NAME else builders)

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-import grain
 import numpy as np
 
 from jaxad.data.split import Split
@@ -195,6 +194,8 @@ def _batches(
 
     if not len(rows):
         return iter(())
+    import grain  # late: it takes most of a second, and brings jax and orbax
+
     # Two batches ahead, so that decoding goes on while one is computed with.
     ahead = grain.ReadOptions(
         num_threads=_THREADS, prefetch_buffer_size=max(_THREADS, 2 * batch_size)

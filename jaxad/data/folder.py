@@ -14,10 +14,8 @@
 Listing reads no image, so that a folder of a million takes seconds.
 """
 
-import csv
 import dataclasses
 import hashlib
-import io
 import os
 import pathlib
 from typing import NamedTuple
@@ -25,7 +23,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from jaxad.data import images
+from jaxad.data import images, tables
 from jaxad.data.split import Split
 from jaxad.errors import InputError
 
@@ -202,22 +200,8 @@ def _from_table(table: pathlib.Path, category: str, split: str) -> _Listing:
 
 
 def _rows(table: pathlib.Path) -> list[dict[str, str]]:
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{table} is not in UTF-8; save it as CSV UTF-8") from None
-    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
-    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-    if missing:
-        raise InputError(
-            f"{table} has no column {', '.join(missing)}; its first line must name "
-            f"the columns {', '.join(_COLUMNS)} and may name mask, category and "
-            "defect_type"
-        )
-    rows = list(reader)
+    rows = tables.rows(table, _COLUMNS, "mask, category and defect_type")
     for line, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise InputError(f"{table}, line {line}: not as many cells as columns")
         # A category names a folder of the run, and stands in comma-separated lists.
         category = row.get("category", table.stem).strip()
         if category in ("", ".", "..") or set(category) & set("/\\,"):

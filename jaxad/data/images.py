@@ -15,14 +15,18 @@ Geometries, all with Pillow's antialiased bilinear filter:
 
 A mask is whatever is not zero. It goes through its image's geometry as values 0 and 1,
 and a pixel is anomalous where the result is above 0.5. Padding is normal.
+
+An anomaly map goes the other way, from `size` to the pixels of its image.
 """
 
 import contextlib
 import dataclasses
 import io
+import math
 import os
 import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -52,8 +56,15 @@ class Geometry:
     policy: str = "resize"
     resize_to: int = 0
 
-    def image(self, image: Image.Image) -> np.ndarray:
-        """float32 [H, W, 3] in [0, 1] of what `decode_image` gave."""
+    def image(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        """float32 [H, W, 3] in [0, 1] of what `decode_image` gave.
+
+        Colour that is float already, for which Pillow has no mode, comes as an array,
+        float32 [h, w, 3] in [0, 1].
+        """
+        if isinstance(image, np.ndarray):
+            bands = [self.image(Image.fromarray(image[..., c])) for c in range(3)]
+            return np.stack([band[..., c] for c, band in enumerate(bands)], axis=-1)
         pixels = np.asarray(self._fit(image))
         if pixels.dtype == np.uint8:
             pixels = pixels.astype(np.float32) / 255
@@ -66,22 +77,60 @@ class Geometry:
         soft = self._fit(Image.fromarray((mask != 0).astype(np.float32)))
         return self._pad((np.asarray(soft) > 0.5).astype(np.uint8), 0)
 
+    def undo(self, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """An anomaly map in the pixels of the image that it is of.
+
+        Args:
+          values: float32 [H, W], at this geometry's size.
+          size: (height, width) of the image before `image` resized it.
+
+        Returns:
+          float32 [height, width], bilinear. NaN where the crop of `resize_crop` leaves
+          out a pixel's centre: there nobody has looked.
+        """
+        resized, offset = self._place(size[::-1])
+        x = _Axis.of(size[1], resized[0], offset[0], self.size[1])
+        y = _Axis.of(size[0], resized[1], offset[1], self.size[0])
+        found = np.full(size, np.nan, np.float32)
+        if x.first < x.stop and y.first < y.stop:
+            seen = np.asarray(values, np.float32)[y.low : y.high, x.low : x.high]
+            box = np.array([x.left, y.left, x.right, y.right])
+            if self.policy == "resize_crop":
+                # The outermost pixels reach beyond it, by half of themselves at most.
+                margin = 1 + int(max(x.scale, y.scale) / 2)
+                seen, box = np.pad(seen, margin, "edge"), box + margin
+            shown = Image.fromarray(seen).resize(
+                (x.stop - x.first, y.stop - y.first),
+                Image.Resampling.BILINEAR,
+                tuple(np.minimum(box, seen.shape[::-1] * 2).tolist()),
+            )
+            found[y.first : y.stop, x.first : x.stop] = shown
+        return found
+
+    def _place(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """What (width, height) is resized to, and where in that `self.size` begins.
+
+        The second, (left, top), is negative where there is padding.
+        """
+        height, width = self.size
+        if self.policy == "resize":
+            return (width, height), (0, 0)
+        if self.policy == "resize_crop":
+            resized = tuple(side * self.resize_to // min(size) for side in size)
+            left = round((resized[0] - width) / 2)
+            return resized, (left, round((resized[1] - height) / 2))
+        scale = min(width / size[0], height / size[1])
+        inside = tuple(max(1, round(side * scale)) for side in size)
+        return inside, (-((width - inside[0]) // 2), -((height - inside[1]) // 2))
+
     def _fit(self, image: Image.Image) -> Image.Image:
         """Resized and cropped; with `pad`, not yet padded."""
-        height, width = self.size
-        bilinear = Image.Resampling.BILINEAR
-        if self.policy == "resize":
-            return image.resize((width, height), bilinear)
+        resized, (left, top) = self._place(image.size)
+        image = image.resize(resized, Image.Resampling.BILINEAR)
         if self.policy == "resize_crop":
-            shorter = min(image.size)
-            resized = [side * self.resize_to // shorter for side in image.size]
-            image = image.resize(resized, bilinear)
-            left = round((resized[0] - width) / 2)
-            top = round((resized[1] - height) / 2)
+            height, width = self.size
             return image.crop((left, top, left + width, top + height))
-        scale = min(width / image.width, height / image.height)
-        inside = [max(1, round(side * scale)) for side in image.size]
-        return image.resize(inside, bilinear)
+        return image
 
     def _pad(self, pixels: np.ndarray, fill) -> np.ndarray:
         if pixels.shape[:2] == self.size:
@@ -90,6 +139,35 @@ class Geometry:
         top, left = ((np.array(self.size) - pixels.shape[:2]) // 2).tolist()
         padded[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
         return padded
+
+
+class _Axis(NamedTuple):
+    """One axis of a map, in an image whose pixels were resized to `scale` each.
+
+    Attributes:
+      scale: map pixels an image pixel.
+      first, stop: the image's pixels whose centres lie in the map.
+      low, high: the map's pixels that show the image, and not padding.
+      left, right: where `first` and `stop` lie, counted from `low`.
+    """
+
+    scale: float
+    first: int
+    stop: int
+    low: int
+    high: int
+    left: float
+    right: float
+
+    @classmethod
+    def of(cls, pixels: int, resized: int, start: int, shown: int) -> "_Axis":
+        """Of so many pixels, resized and then shown from `start` on."""
+        scale = resized / pixels
+        first = max(0, math.ceil(start / scale - 0.5))
+        stop = min(pixels, math.ceil((start + shown) / scale - 0.5))
+        low, high = max(0, -start), min(shown, resized - start)
+        left, right = (edge * scale - start - low for edge in (first, stop))
+        return cls(scale, first, stop, low, high, left, right)
 
 
 def names(folder: str | os.PathLike) -> list[str]:
@@ -112,16 +190,23 @@ def names(folder: str | os.PathLike) -> list[str]:
 
 
 @contextlib.contextmanager
-def _opened(encoded: bytes) -> Iterator[Image.Image]:
+def _reading(encoded: bytes = b"?") -> Iterator[None]:
     """Raises Unreadable, whatever Pillow raises: on a broken file that may be a lot."""
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            yield image
+        yield
+    except Unreadable:
+        raise
     except UnidentifiedImageError:
         reason = "it is not an image file" if encoded else "the file is empty"
         raise Unreadable(reason) from None
     except Exception as error:
         raise Unreadable(str(error) or type(error).__name__) from error
+
+
+@contextlib.contextmanager
+def _opened(encoded: bytes) -> Iterator[Image.Image]:
+    with _reading(encoded), Image.open(io.BytesIO(encoded)) as image:
+        yield image
 
 
 def size(encoded: bytes) -> tuple[int, int]:
@@ -184,7 +269,27 @@ def decode_image(encoded: bytes) -> Image.Image:
     Raises:
       Unreadable: says why.
     """
-    image = _decoded(encoded)
+    return _standard(_decoded(encoded))
+
+
+def of_pillow(image: Image.Image) -> Image.Image:
+    """An image that Pillow has opened or made, as `decode_image` gives a file's.
+
+    The given one is left as it is.
+
+    Raises:
+      Unreadable: says why.
+    """
+    with _reading():
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    return _standard(upright)
+
+
+def _standard(image: Image.Image) -> Image.Image:
+    """In one of the modes of `decode_image`."""
+    if not all(image.size):
+        raise Unreadable("it has no pixels")
     if image.mode.startswith("I;16"):
         # Pillow's own conversion to 8 bits saturates at 255.
         return Image.fromarray(np.asarray(image).astype(np.float32) / 65535)
@@ -197,8 +302,10 @@ def decode_image(encoded: bytes) -> Image.Image:
         return image
     if image.mode in ("1", "LA"):
         return image.convert("L")
-    # By way of RGBA, because a palette may hold transparency.
-    return image.convert("RGBA" if image.mode == "P" else "RGB").convert("RGB")
+    with _reading():
+        # By way of RGBA, because a palette may hold transparency.
+        through = "RGBA" if image.mode == "P" else "RGB"
+        return image.convert(through).convert("RGB")
 
 
 def decode_mask(encoded: bytes) -> np.ndarray:

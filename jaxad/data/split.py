@@ -24,6 +24,7 @@ class Split:
       geometry: how images become the config's size.
       version: text that changes whenever an item does; for caches.
       read: `i -> (image, mask)`, encoded bytes; None where an image has no mask.
+      decode: from an encoded image to what `Geometry.image` takes.
       unused_masks: mask files that belong to no image.
     """
 
@@ -35,6 +36,7 @@ class Split:
     geometry: images.Geometry
     version: str
     read: Callable[[int], tuple[bytes, bytes | None]] = dataclasses.field(repr=False)
+    decode: Callable[[Any], Any] = images.decode_image
     unused_masks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -54,7 +56,7 @@ class Split:
             raise IndexError(f"{self.name} has {len(self)} images, not {i + 1}")
         try:
             encoded, encoded_mask = self.read(i)
-            image = images.decode_image(encoded)
+            image = self.decode(encoded)
             mask = None if encoded_mask is None else images.decode_mask(encoded_mask)
         except (OSError, images.Unreadable) as error:
             raise InputError(
@@ -95,3 +97,21 @@ class Split:
             version=f"{self.version}/{digest}",
             read=lambda i: self.read(int(rows[i])),
         )
+
+
+def joined(splits: Sequence[Split]) -> Split:
+    """Several splits, one after the other."""
+    ends = np.cumsum([len(split) for split in splits])
+
+    def read(i: int):
+        which = int(np.searchsorted(ends, i, "right"))
+        return splits[which].read(i - int(ends[which]) + len(splits[which]))
+
+    return dataclasses.replace(
+        splits[0],
+        filenames=[name for split in splits for name in split.filenames],
+        labels=np.concatenate([split.labels for split in splits]),
+        defect_types=[kind for split in splits for kind in split.defect_types],
+        version=" + ".join(split.version for split in splits),
+        read=read,
+    )

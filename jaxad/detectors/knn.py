@@ -8,42 +8,72 @@ References:
   equations 9 and 10.
 """
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+import logging
 
-import flax.struct
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from jaxad import scores
+from jaxad import rng, scores
 from jaxad.bank import memory_bank
-from jaxad.devices import sharding
+from jaxad.detectors.base import (
+    Extension,
+    Normal,
+    Report,
+    Scored,
+    Scorer,
+    State,
+    everywhere,
+    image_score,
+)
+from jaxad.devices.rows import Stack
 from jaxad.errors import InputError
-from jaxad.methods.base import Backbone, Method, Params
+
+_LOG = logging.getLogger(__name__)
+
+_RADII = ("radius", "radius_bound")  # a bank has one of them
 
 
-@flax.struct.dataclass
-class KNN:
-    """A fitted detector: the arrays it scores with, and how.
+def build(config) -> Scorer:
+    """The memory bank that `config.coreset` and `config.detector` describe.
 
-    Attributes:
-      params: what the method's `features` and `project` read.
-      bank: the memory bank, float32 [n, d]; on the host under a memory budget.
-      spread: of the scores of normal patches; a member of an ensemble has one.
-      coverage: distances that say how well the bank covers the normal patches.
-        `radius`: the largest of any training patch to the bank; in its place
-        `radius_bound`, which no distance exceeds. Of a bank that was extended also
-        `radius_before` or `radius_bound_before`, of the bank as it was and its own
-        patches; `added_before`, of the added patches to that bank; `added`, to this.
-      method, backbone, options: static; `options` are the fields of `config.detector`.
+    Its state: `memory_bank` float32 [n, d], on the host under a memory budget, and
+    `owners` int32 [n], the place of each entry's image among the training images. Its
+    report: `bank_patches`, and how well they cover the normal patches. `radius` is the
+    largest distance of any training patch to the bank; in its place `radius_bound`,
+    which no distance exceeds. Of a bank that was extended also `radius_before` or
+    `radius_bound_before`, of the bank as it was and its own patches; `added_before`, of
+    the added patches to that bank; `added`, to this.
     """
+    budget = config.detector.max_device_bytes or None
+    options = config.detector.to_dict()
+    approximate = options["search"] == "approximate"
+    search = functools.partial(
+        _search,
+        options=options,
+        budget=budget,
+        recall_target=options["recall_target"] if approximate else None,
+    )
 
-    params: Params
-    bank: jax.Array
-    method: Method = flax.struct.field(pytree_node=False)
-    backbone: Backbone = flax.struct.field(pytree_node=False)
-    options: tuple[tuple[str, object], ...] = flax.struct.field(pytree_node=False)
-    spread: scores.Spread | None = None
-    coverage: dict[str, float] = flax.struct.field(default_factory=dict)
+    def place(state: State, mesh) -> State:
+        return state if budget else everywhere(state, mesh)
+
+    def recall(state: State, described: jax.Array) -> jax.Array:
+        exact = functools.partial(_search, options=options, budget=budget)
+        found, best = search(state, described), exact(state, described)
+        return found.patches <= best.patches
+
+    return Scorer(
+        fit=functools.partial(_fit, config),
+        score=search,
+        check=functools.partial(_check, config),
+        place=place,
+        left_out=functools.partial(_left_out, options, budget),
+        extend=functools.partial(_extend, config),
+        recall=recall if approximate else None,
+    )
 
 
 def coreset_size(ratio: float, patches: int) -> int:
@@ -51,19 +81,10 @@ def coreset_size(ratio: float, patches: int) -> int:
     return max(1, int(ratio * patches))
 
 
-def fit(config, method: Method, backbone: Backbone, params: Params, bank) -> KNN:
-    """The detector on a memory bank [n, d] of projected normal patches.
-
-    Raises:
-      InputError: the re-weighting asks for more neighbours than the bank has entries.
-    """
+def _check(config, images: int, grid: tuple[int, int], width: int) -> None:
+    del width
     options = config.detector
-    check_neighbours(options, len(bank))
-    return KNN(params, bank, method, backbone, tuple(options.to_dict().items()))
-
-
-def check_neighbours(options, size: int) -> None:
-    """Raises InputError if the re-weighting wants more entries than a bank has."""
+    size = coreset_size(config.coreset.ratio, images * grid[0] * grid[1])
     if options.image_score == "reweighted" and options.reweight_neighbours > size:
         raise InputError(
             f"config.detector.reweight_neighbours={options.reweight_neighbours} is "
@@ -72,143 +93,177 @@ def check_neighbours(options, size: int) -> None:
         )
 
 
-def predict(
-    detector: KNN | Sequence[KNN], images: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Scores images.
+def _fit(config, normal: Normal) -> tuple[State, Report]:
+    """Chooses the bank from the rows."""
+    size = coreset_size(config.coreset.ratio, len(normal.rows))
+    chosen, radius = _coreset(config, normal, size)
+    return _state(normal.rows, chosen, chosen // _patches(normal)), {
+        "bank_patches": len(chosen),
+        "radius": radius,
+    }
+
+
+def _state(rows: Stack, chosen: np.ndarray, owners: np.ndarray) -> State:
+    return {"memory_bank": rows.take(chosen), "owners": owners.astype(np.int32)}
+
+
+def _patches(normal: Normal) -> int:
+    return normal.grid[0] * normal.grid[1]
+
+
+def _coreset(
+    config, normal: Normal, size: int, kept: int = 0
+) -> tuple[np.ndarray, float]:
+    """The chosen rows, and the covering radius.
 
     Args:
-      detector: as fitted; several are an ensemble, whose patches score the mean of the
-        members' modified z-scores (ReConPatch, eq. 11).
-      images: [b, H, W, 3] in [0, 1].
-
-    Returns:
-      (image scores [b], anomaly maps [b, H, W]): distances in descriptor space, or
-      z-scores of an ensemble.
-
-    Raises:
-      InputError: images of another shape, or an ensemble whose members have different
-        patch grids.
+      kept: so many of the first rows are in the bank from the start.
     """
-    if images.ndim != 4 or images.shape[-1] != 3:
-        raise InputError(
-            f"images have shape {images.shape}; predict takes [b, H, W, 3]"
+    keep = normal.keep
+    before = [found["chosen"] for _, _, found in keep.resume()]
+    start = range(kept) if kept else 0
+
+    def save(chosen):
+        keep.reached(
+            len(chosen), lambda first, stop: {"chosen": chosen[first:stop].copy()}
         )
-    if isinstance(detector, KNN):
-        described, patch_scores, nearest = _search(detector, images)
-        options = dict(detector.options)
-    else:
-        found = [patch_distances(member, images) for member in detector]
-        patch_scores = scores.ensemble(found, [member.spread for member in detector])
-        options = dict(detector[0].options)
-    if options["image_score"] == "top_fraction":
-        score = scores.top_fraction(patch_scores, fraction=options["top_fraction"])
-    elif options["image_score"] == "reweighted":
-        b, h, w, d = described.shape
-        score = _reweight(
-            described.reshape(b, h * w, d),
-            patch_scores.reshape(b, h * w),
-            nearest.reshape(b, h * w),
-            detector.bank,
-            options["reweight_neighbours"],
-            _budget(detector),
+
+    with normal.progress(total=size, unit="pick") as bar:
+        chosen, radius = memory_bank.covered_coreset(
+            normal.rows,
+            size,
+            start=np.concatenate(before) if before else start,
+            projection_dim=config.coreset.projection_dim or None,
+            key=rng.stream(config.seed, "coreset"),
+            progress=lambda done, _: bar.update(min(done, size) - bar.n),
+            each_round=save,
+            mesh=normal.mesh,
+            max_device_bytes=config.detector.max_device_bytes or None,
         )
+    # Once every row is covered there is nothing left to choose but the first one.
+    repeated = (chosen == 0) & (np.arange(size) >= max(kept, 1))
+    return chosen[~repeated], radius
+
+
+def _extend(config, extension: Extension) -> tuple[State, Report]:
+    """A bank that covers more images: chosen anew, or with entries of the new ones."""
+    new, bank = extension.new, np.asarray(extension.state["memory_bank"])
+    places = {
+        "mesh": new.mesh,
+        "max_device_bytes": config.detector.max_device_bytes or None,
+    }
+    report = {
+        f"{name}_before": radius
+        for name, radius in extension.report.items()
+        if name in _RADII
+    }
+    report["added_before"] = memory_bank.covering_radius(new.rows, bank, **places)
+    patches = _patches(new) * (extension.images + new.images)
+    size = coreset_size(config.coreset.ratio, patches)
+    if extension.fast:
+        rows = Stack([bank, new.rows])
+        size = min(max(size, len(bank)), len(rows))
+        grown = dataclasses.replace(new, rows=rows)
+        chosen, radius = _coreset(config, grown, size, kept=len(bank))
+        added = extension.images + (chosen[len(bank) :] - len(bank)) // _patches(new)
+        owners = np.concatenate([extension.state["owners"], added])
+        state = _state(rows, chosen, owners)
+        report["added"] = radius  # the bank's own entries are covered anyway
+        if extension.old is not None:
+            of_old = memory_bank.covering_radius(
+                extension.old(), state["memory_bank"], **places
+            )
+            report["radius"] = max(radius, of_old)
+        else:
+            (of_old,) = (extension.report[r] for r in _RADII if r in extension.report)
+            report["radius_bound"] = max(radius, of_old)
     else:
-        score = scores.maximum(patch_scores)
-    return score, _map(patch_scores, images.shape[1:3], options["blur_sigma"])
+        rows = Stack([extension.old(), new.rows])
+        chosen, radius = _coreset(config, dataclasses.replace(new, rows=rows), size)
+        state = _state(rows, chosen, chosen // _patches(new))
+        report["radius"] = radius
+    _LOG.info(
+        "%d images added, the bank grows from %d to %d patches; the new ones were at "
+        "most %.4g away from it, now %.4g",
+        new.images,
+        len(bank),
+        len(chosen),
+        report["added_before"],
+        radius,
+    )
+    return state, {"bank_patches": len(chosen), **report}
 
 
-def patch_distances(detector: KNN, images: jax.Array) -> jax.Array:
-    """Distance of every patch to its nearest memory, [b, h, w] from [b, H, W, 3]."""
-    return _search(detector, images)[1]
+# ---- Scoring
 
 
-def finds_nearest(detector: KNN, images: jax.Array) -> jax.Array:
-    """Whether the search finds an entry that is as near as any, bool [b, h, w]."""
-    exact = detector.replace(options=(*detector.options, ("search", "exact")))
-    return patch_distances(detector, images) <= patch_distances(exact, images)
-
-
-def _budget(detector: KNN) -> int | None:
-    return dict(detector.options)["max_device_bytes"] or None
-
-
-def _search(detector: KNN, images):
-    """Descriptors [b, h, w, d], their distances and nearest entries, both [b, h, w]."""
-    options = dict(detector.options)
-    approximate = options["search"] == "approximate"
-    described = describe(detector.method, detector.backbone, detector.params, images)
-    rows = described.reshape(-1, described.shape[-1])
+def _search(
+    state: State, described: jax.Array, *, options, budget, recall_target=None
+) -> Scored:
+    """Every patch's distance to its nearest memory, and what an image makes of them."""
     distances, nearest = memory_bank.nearest(
-        rows,
-        detector.bank,
+        described.reshape(-1, described.shape[-1]),
+        state["memory_bank"],
         1,
-        max_device_bytes=_budget(detector),
-        recall_target=options["recall_target"] if approximate else None,
+        max_device_bytes=budget,
+        recall_target=recall_target,
     )
-    grid = described.shape[:3]
-    return described, distances.reshape(grid), nearest.reshape(grid)
+    patch_scores = distances.reshape(described.shape[:3])
+    if options["image_score"] != "reweighted":
+        return Scored(patch_scores, image_score(options, patch_scores))
+
+    def around(entry):
+        neighbours = options["reweight_neighbours"]
+        bank = state["memory_bank"]
+        return memory_bank.nearest(
+            bank[entry], bank, neighbours, max_device_bytes=budget
+        )[1]
+
+    return Scored(
+        patch_scores,
+        _reweight(described, patch_scores, nearest, state["memory_bank"], around),
+    )
 
 
-def describe(method: Method, backbone: Backbone, params: Params, images: jax.Array):
-    """Projected patch descriptors of images.
+def _left_out(
+    options, budget, state: State, described: jax.Array, images: np.ndarray
+) -> Scored:
+    """As `_search`, every image without the entries that are its own."""
+    b, h, w, d = described.shape
+    bank, owners = state["memory_bank"], np.asarray(state["owners"])
+
+    def others(queries, query_owners, k):
+        return memory_bank.nearest_of_others(
+            queries, query_owners, bank, owners, k, max_device_bytes=budget
+        )
+
+    distances, nearest = others(
+        described.reshape(-1, d), np.repeat(np.asarray(images), h * w), 1
+    )
+    patch_scores = distances.reshape(b, h, w)
+    if options["image_score"] != "reweighted":
+        return Scored(patch_scores, image_score(options, patch_scores))
+
+    def around(entry):
+        return others(bank[entry], images, options["reweight_neighbours"])[1]
+
+    return Scored(
+        patch_scores, _reweight(described, patch_scores, nearest, bank, around)
+    )
+
+
+def _reweight(described, patch_scores, nearest, bank, around):
+    """ReConPatch eq. 10 for the most anomalous patch of every image, [b].
 
     Args:
-      method, backbone, params: as in `KNN`.
-      images: [b, H, W, 3] in [0, 1]. Where their rows are spread over devices, every
-        device describes its own with one and the same program, so that an image's
-        descriptors are the same bits on any number of devices.
-
-    Returns:
-      [b, h, w, d], spread as the images are.
+      nearest: entries that are nearest to each patch.
+      around: from entries [b] to those nearest to each, int32 [b, neighbours].
     """
-    return _program(_describe, method, backbone, sharding.mesh_of(images))(
-        params, images
-    )
-
-
-def features(method: Method, backbone: Backbone, params: Params, images: jax.Array):
-    """As `describe`, before the method's learnt map: [b, h, w, c]."""
-    return _program(_features, method, backbone, sharding.mesh_of(images))(
-        params, images
-    )
-
-
-def _describe(method, backbone, params, images):
-    return method.project(params, _features(method, backbone, params, images))
-
-
-def _features(method, backbone, params, images):
-    described = method.features(params, backbone.normalise(images))
-    return described.astype(jax.numpy.float32)  # distances are float32's
-
-
-@functools.lru_cache(maxsize=16)
-def _program(function, method, backbone, mesh):
-    apply = functools.partial(function, method, backbone)
-    if mesh is not None:
-        apply = sharding.per_device(
-            apply, mesh, (sharding.REPLICATED, sharding.ROWS), sharding.ROWS
-        )
-    return jax.jit(apply)
-
-
-_map = jax.jit(
-    lambda patch_scores, size, sigma: scores.anomaly_map(
-        patch_scores, size, sigma=sigma
-    ),
-    static_argnums=(1, 2),
-)
-
-
-def _reweight(patches, patch_scores, nearest, bank, neighbours, max_device_bytes):
-    """ReConPatch eq. 10 for the most anomalous patch of every image, [b]."""
-    rows = jax.numpy.arange(len(patches))
-    worst = patch_scores.argmax(-1)
-    entry = nearest[rows, worst]
-    _, around = memory_bank.nearest(
-        bank[entry], bank, neighbours, max_device_bytes=max_device_bytes
-    )
-    gaps = bank[around] - patches[rows, worst][:, None]
-    distances = jax.numpy.sqrt((gaps**2).sum(-1))
-    return scores.reweighted(patch_scores[rows, worst], distances)
+    b, h, w, d = described.shape
+    rows = jnp.arange(b)
+    worst = patch_scores.reshape(b, h * w).argmax(-1)
+    entry = nearest.reshape(b, h * w)[rows, worst]
+    patches = described.reshape(b, h * w, d)[rows, worst]
+    gaps = bank[around(entry)] - patches[:, None]
+    distances = jnp.sqrt((gaps**2).sum(-1))
+    return scores.reweighted(patch_scores.reshape(b, h * w)[rows, worst], distances)

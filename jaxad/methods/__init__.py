@@ -1,9 +1,13 @@
-"""One file a paper; `build` finds it by name."""
+"""One file a paper; `build` finds it by name.
 
-import importlib
+A method of your own is as good: `config.method.name` takes a dotted path, and
+`jaxad.methods.base` says what the file defines.
+"""
+
 from collections.abc import Callable
 
 from jaxad import config as config_lib
+from jaxad.fields import Table
 from jaxad.methods.base import Backbone, Method
 
 NAMES = ("patchcore", "reconpatch", "tocoad")
@@ -39,6 +43,16 @@ def build(config, backbone: Backbone) -> Method:
     return _module(config).build(config, backbone)
 
 
+def fields(config) -> Table:
+    """The table of `config.method`; of the name alone where the method has no other."""
+    return getattr(_module(config), "FIELDS", config_lib.FIELDS["method"])
+
+
 def _module(config):
-    config_lib.choose("method.name", config.method.name, NAMES)
-    return importlib.import_module(f"jaxad.methods.{config.method.name}")
+    return config_lib.find_module(
+        "method.name",
+        config.method.name,
+        __name__,
+        NAMES,
+        ("build(config, backbone)",),
+    )

@@ -1,16 +1,40 @@
 """What a paper hands to the shared machinery: pure functions, and nothing else.
 
+A method is one file, here or anywhere that `config.method.name` names by a dotted path.
+It defines
+
+  build(config, backbone) -> Method
+      Of a whole config, completed, and a `Backbone`. It checks `config.method`, raises
+      InputError for a field that cannot work, and computes nothing.
+
+and, where it has use for them,
+
+  fields() -> ConfigDict
+      `config.method` with the method's defaults, which config files start from; `name`
+      is one of them.
+  FIELDS
+      The table (`jaxad.fields`) that `fields` gives the defaults of and `build` checks,
+      `defaults(FIELDS)` and `check(FIELDS, config.method, "method")`. With it `--help`
+      lists the fields.
+  complete(options, *, textures) -> None
+      Fills in, before `build`, what `config.method` leaves to the data that are there.
+  pasted(options) -> str | None
+      What synthetic anomalies are made of; None where there are none.
+
 `params` is the dictionary that travels through a run. It starts as
 `{"backbone": variables}`; every stage adds to it or replaces a part, and what the last
 stage leaves is what the detector keeps.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from jaxad.errors import InputError
 
 Params = dict[str, Any]
 State = Any
@@ -44,6 +68,29 @@ class Backbone(NamedTuple):
         std = jnp.asarray(self.std, images.dtype).reshape(shape)
         return (images - mean) / std
 
+    def shapes(
+        self, image_size: tuple[int, int], levels: Sequence[str]
+    ) -> list[jax.ShapeDtypeStruct]:
+        """Of an image's feature maps [1, h, w, c]; computes none.
+
+        Raises:
+          InputError: there is no such level.
+        """
+
+        def run():
+            image = jnp.zeros((1, *image_size, 3))
+            return self.module.init_with_output(jax.random.key(0), image)[0][1]
+
+        shapes = jax.eval_shape(run)
+        for level in levels:
+            if level not in shapes:
+                raise InputError(
+                    f"config.backbone.name={self.name} has no level {level!r}, only "
+                    f"{', '.join(shapes)}; layer1 to layer4 are those of convolutional "
+                    "backbones"
+                )
+        return [shapes[level] for level in levels]
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -58,7 +105,8 @@ class Stage:
         are done, which is what schedules are functions of.
       batch_size: items in the global batch, whatever the device count.
       num_steps: training steps, from the number of training items.
-      init: `(key, params) -> state`, a pytree of arrays.
+      init: `(key, params, item) -> state`, a pytree of arrays; `item` is the shape of
+        what the stage trains on, (c,) of a patch or (H, W, 3) of an image.
       step: `(state, batch, key) -> (state, metrics)`, pure; the loop jits, shards and
         donates it. Metrics are scalars; training stops where one is not finite.
       finish: `(state, params) -> params`, what the stage hands on.
@@ -75,7 +123,7 @@ class Stage:
     inputs: Literal["images", "patches"]
     batch_size: int
     num_steps: Callable[[int], int]
-    init: Callable[[jax.Array, Params], State]
+    init: Callable[[jax.Array, Params, tuple[int, ...]], State]
     step: Callable[[State, dict[str, jax.Array], jax.Array], tuple[State, Metrics]]
     finish: Callable[[State, Params], Params]
     textures: bool = False
@@ -84,20 +132,34 @@ class Stage:
     together: int = 1
 
 
-class Method(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Method:
     """A paper: how its representation is learnt, and how it is applied.
 
+    Two are equal where they are the same object: jitted functions take one as a static
+    argument.
+
     Attributes:
-      stages: trained in this order; empty for a method that learns nothing.
       features: `(params, images [b, H, W, 3] normalised) -> [b, h, w, c]`, the patch
         descriptors that the backbone gives.
       project: `(params, [..., c]) -> [..., d]`, the learnt map on descriptors; the
         identity for most papers.
+      make_stages: gives the stages, in the order they are trained in; none for a method
+        that learns nothing. What they need is made here, and what cannot work raises
+        InputError: a fitted detector never asks.
+      check: `(shape) -> None`, of an image's descriptors, (h, w, c). Raises InputError
+        where they cannot work, before anything is trained.
     """
 
-    stages: tuple[Stage, ...]
     features: Callable[[Params, jax.Array], jax.Array]
     project: Callable[[Params, jax.Array], jax.Array]
+    make_stages: Callable[[], tuple[Stage, ...]] = tuple
+    check: Callable[[tuple[int, int, int]], None] = lambda shape: None
+
+    @functools.cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """Made when they are first asked for."""
+        return self.make_stages()
 
 
 def identity(params: Params, patches: jax.Array) -> jax.Array:

@@ -18,4 +18,4 @@ def build(config, backbone: Backbone) -> Method:
     def features(params, images):
         return describe(backbone.levels(params["backbone"], images))
 
-    return Method(stages=(), features=features, project=identity)
+    return Method(features, identity)

@@ -15,52 +15,58 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from jaxad import config as config_lib
 from jaxad import losses, optim, patches
+from jaxad.fields import (
+    ABOVE_0,
+    NOT_ALL,
+    NOT_NEGATIVE,
+    SHARE,
+    Field,
+    at_least,
+    check,
+    defaults,
+    require,
+)
 from jaxad.methods.base import Backbone, Method, Stage
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
+FIELDS = dict(
+    name=Field("reconpatch", "this method"),
+    dim=Field(
+        512, "width of f's output, the dimension of the memory bank", at_least(1)
+    ),
+    projection_dim=Field(128, "width of g's output (ours)", at_least(1)),
+    alpha=Field(
+        0.5,
+        "share of the pairwise similarity, the rest is contextual (inferred)",
+        SHARE,
+    ),
+    sigma=Field(0.5, "bandwidth of the pairwise similarity (ours)", ABOVE_0),
+    k=Field(5, "neighbours in the contextual similarity (inferred)", at_least(1)),
+    margin=Field(
+        1.0, "of the loss, in units of a patch's mean distance (inferred)", ABOVE_0
+    ),
+    ema=Field(0.999, "decay of the slow copies (ours); 0 keeps none", NOT_ALL),
+    normalise=Field(True, "slow embeddings to unit length before a comparison (ours)"),
+    learning_rate=Field(1e-5, "AdamP's, annealed by a cosine at every step", ABOVE_0),
+    weight_decay=Field(1e-2, "AdamP's", NOT_NEGATIVE),
+    epochs=Field(
+        120, "passes over the patches; 0 leaves f a random projection", NOT_NEGATIVE
+    ),
+    batch_size=Field(1024, "patches a batch (ours)", at_least(1)),
+    vectorize=Field(
+        1,
+        "heads of several categories or seeds that one program trains; 1 trains each "
+        "alone, 0 all at once; descriptors of that many categories lie on the device",
+        NOT_NEGATIVE,
+    ),
+)
+
 
 def fields() -> ml_collections.ConfigDict:
-    """`config.method` with the paper's values.
-
-    (ours) marks a default of this project where the paper is silent, (inferred) what
-    independent reproductions take to be the paper's.
-    """
-    return ml_collections.ConfigDict(
-        dict(
-            name="reconpatch",
-            # Width of f's output: the dimension of the memory bank.
-            dim=512,
-            # Width of g's output (ours).
-            projection_dim=128,
-            # Share of the pairwise similarity in the mix, the rest is contextual
-            # (inferred).
-            alpha=0.5,
-            # Bandwidth of the pairwise similarity (ours).
-            sigma=0.5,
-            # Neighbours in the contextual similarity (inferred).
-            k=5,
-            # Margin of the loss, in units of a patch's mean distance (inferred).
-            margin=1.0,
-            # Decay of the slow copies (ours); 0 keeps none.
-            ema=0.999,
-            # Slow embeddings to unit length before they are compared (ours).
-            normalise=True,
-            # AdamP's, annealed by a cosine at every step.
-            learning_rate=1e-5,
-            weight_decay=1e-2,
-            # Passes over the patches; 0 leaves f as it starts, a random projection.
-            epochs=120,
-            # Patches a batch (ours).
-            batch_size=1024,
-            # Heads of several categories or seeds that one program trains; 1 trains
-            # each alone, 0 all at once. Descriptors of that many categories lie on the
-            # device together.
-            vectorize=1,
-        )
-    )
+    """`config.method` with the paper's values."""
+    return defaults(FIELDS)
 
 
 def build(config, backbone: Backbone) -> Method:
@@ -70,29 +76,27 @@ def build(config, backbone: Backbone) -> Method:
       InputError: a field that cannot work.
     """
     options = config.method
-    _check(options)
+    check(FIELDS, options, "method")
+    below = f"below method.batch_size={options.batch_size}"
+    require(options.k < options.batch_size, "method.k", options.k, below)
     describe = patches.descriptor(config.patches)
 
     def features(params, images):
         return describe(backbone.levels(params["backbone"], images))
 
-    def width(params):
-        image = jax.ShapeDtypeStruct((1, *config.dataset.image_size, 3), jnp.float32)
-        return jax.eval_shape(features, params, image).shape[-1]
-
     def project(params, x):
         return linear(params["f"], x)
 
-    return Method((_stage(options, width),), features, project)
+    return Method(features, project, lambda: (_stage(options),))
 
 
-def _stage(options, width) -> Stage:
+def _stage(options) -> Stage:
     optimiser = optim.scale_by_adamp(weight_decay=options.weight_decay)
 
-    def init(key, params):
+    def init(key, params, item):
         key_f, key_g = jax.random.split(key)
         student = {
-            "f": _orthogonal(key_f, width(params), options.dim),
+            "f": _orthogonal(key_f, *item, options.dim),
             "g": _orthogonal(key_g, options.dim, options.projection_dim),
         }
         return {
@@ -187,19 +191,3 @@ def _orthogonal(key: jax.Array, inputs: int, outputs: int):
     """A linear map that starts as a random (semi-)orthogonal one (ours)."""
     kernel = jax.nn.initializers.orthogonal()(key, (inputs, outputs))
     return {"kernel": kernel, "bias": jnp.zeros(outputs)}
-
-
-def _check(options) -> None:
-    def require(holds, field, must_be):
-        config_lib.require(holds, f"method.{field}", options[field], must_be)
-
-    for field in ("dim", "projection_dim", "batch_size"):
-        require(options[field] >= 1, field, "at least 1")
-    for field in ("sigma", "margin", "learning_rate"):
-        require(options[field] > 0, field, "above 0")
-    for field in ("weight_decay", "epochs", "vectorize"):
-        require(options[field] >= 0, field, "0 or more")
-    require(0 <= options.alpha <= 1, "alpha", "between 0 and 1")
-    require(0 <= options.ema < 1, "ema", "0 or more and below 1")
-    below = f"at least 1 and below method.batch_size={options.batch_size}"
-    require(1 <= options.k < options.batch_size, "k", below)

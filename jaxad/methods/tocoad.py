@@ -6,7 +6,7 @@ normal images, while the frozen D keeps watch that anomalies stay visible. The m
 bank is then built on the fine-tuned F.
 
 The paper's modules, losses and best settings are known; its layouts, optimisers and
-schedules are a reconstruction. `fields` says which is which.
+schedules are a reconstruction. `FIELDS` says which is which.
 
 References:
   Liang et al., ToCoAD: Two-Stage Contrastive Learning for Industrial Anomaly Detection,
@@ -20,147 +20,180 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
-from flax import traverse_util
 
 from jaxad import config as config_lib
 from jaxad import losses, models, optim, patches, rng
 from jaxad.augment import anomalies, views
-from jaxad.errors import InputError
+from jaxad.augment import fields as augment
+from jaxad.fields import (
+    ABOVE_0,
+    NOT_NEGATIVE,
+    SHARE,
+    TEXTS,
+    Field,
+    at_least,
+    check,
+    defaults,
+    get,
+    numbers_of,
+    one_of,
+    require,
+    some_of,
+)
 from jaxad.methods.base import Backbone, Method, Stage, identity
 from jaxad.models import decoder, heads
 
 STAGES = ("dnp", "ncl")
-GENERATORS = ("perlin", "cutpaste", "cutpaste_patch", "cutpaste_scar", "nsa")
-TEXTURES = ("auto", "dtd", "images", "noise")
-STATISTICS = ("frozen", "batch")
-SCHEDULES = ("cosine", "constant")
-CONTRASTIVE = ("simsiam", "ntxent")
-GUIDES = ("gradient", "feature")
 # F's feature maps, shallowest first, under the names that every backbone knows.
 LEVELS = ("layer1", "layer2", "layer3", "layer4")
 
+GENERATORS = one_of("perlin", "cutpaste", "cutpaste_patch", "cutpaste_scar", "nsa")
+BETAS = numbers_of("two numbers of 0 or more, below 1", lambda x: 0 <= x < 1, 2)
+DEPTHS = numbers_of("three numbers of 1 or more", lambda x: x >= 1, 3)
+DROPS = numbers_of("shares of the steps between 0 and 1", lambda x: 0 < x < 1)
+
+
+def _training(batch_size, epochs, min_steps, weight_decay, **others):
+    """What the training of both stages has."""
+    return dict(
+        batch_size=Field(batch_size, "images a batch (ours)", at_least(1)),
+        epochs=Field(epochs, "passes over the images (ours)", NOT_NEGATIVE),
+        min_steps=Field(min_steps, "steps, where those are fewer (ours)", NOT_NEGATIVE),
+        optimiser=Field("adam", "see jaxad.optim (ours)", one_of(*optim.RULES)),
+        betas=Field((0.9, 0.999), "decay of the optimiser's moments (ours)", BETAS),
+        weight_decay=Field(weight_decay, "of all parameters (ours)", NOT_NEGATIVE),
+        statistics=Field(
+            "frozen",
+            'of batch normalisation in F (ours): "frozen" protects features where '
+            'images are few; "batch": of the batch, views and defects together',
+            one_of("frozen", "batch"),
+        ),
+        **others,
+    )
+
+
+FIELDS = dict(
+    name=Field("tocoad", "this method"),
+    stages=Field(
+        STAGES, '"ncl" alone needs lambda_neg=0; () is PatchCore', some_of(*STAGES)
+    ),
+    # Anomaly generator G
+    generator=Field(
+        "perlin", "the paper's best; constants (ours) as in each one's code", GENERATORS
+    ),
+    texture=Field(
+        "auto",
+        'what "perlin" pastes: pictures of config.dataset.textures (DRAEM\'s "dtd"), '
+        'other training "images", its "noise"; "auto" is the first that is there',
+        one_of("auto", "dtd", "images", "noise"),
+    ),
+    perlin=augment.PERLIN,
+    cutpaste=augment.CUTPASTE,
+    nsa=augment.NSA,
+    # Discriminative network D and its loss
+    decoder=dict(
+        depths=Field((3, 4, 6), "residual blocks a stage of D (ours)", DEPTHS),
+        skip=Field("none", "connections from F to D (ours)", one_of(*decoder.SKIPS)),
+        head_width=Field(64, "channels of D's head (ours)", at_least(1)),
+    ),
+    focal=dict(
+        alpha=Field(0.5, "weight of anomalous pixels; the paper's best", SHARE),
+        gamma=Field(2.0, "the paper's best; 0 is half the cross-entropy", NOT_NEGATIVE),
+    ),
+    # Stage I
+    dnp=_training(
+        batch_size=16,
+        epochs=100,
+        min_steps=2000,
+        weight_decay=0.0,
+        learning_rate=Field(1e-4, "of D (ours)", NOT_NEGATIVE),
+        drop=Field(0.2, "factor of the rate at each of drop_at, as DRAEM's (ours)"),
+        drop_at=Field((0.8, 0.9), "when the rate drops, as DRAEM's (ours)", DROPS),
+    ),
+    # Stage II
+    levels=Field(
+        ("layer3", "layer4"),
+        'of the contrastive loss; the paper\'s best is "3 and 4", read as these two '
+        "(ours); the other reading is layer2 and layer3",
+        TEXTS,
+    ),
+    contrastive=Field(
+        "simsiam",
+        'the paper\'s; "ntxent" contrasts with the images of the batch',
+        one_of("simsiam", "ntxent"),
+    ),
+    temperature=Field(0.5, 'of "ntxent" (ours)', ABOVE_0),
+    guide=Field(
+        "gradient",
+        "how the frozen D guides (ours): its loss on synthetic anomalies flows into F; "
+        '"feature": views are pushed from what it shows',
+        one_of("gradient", "feature"),
+    ),
+    lambda_neg=Field(
+        100.0,
+        "weight of the guide (ours); 0 is stage II without one; the focal loss is "
+        "small: at 1 it hardly guides (docs/tocoad.md has the measurements); for "
+        '"feature", a cosine, 1 is a start',
+        NOT_NEGATIVE,
+    ),
+    heads=dict(
+        width=Field(2048, "of a projection; SimSiam's", at_least(1)),
+        bottleneck=Field(512, "of a predictor; SimSiam's", at_least(1)),
+        norm=Field("batch", "their normalisation (ours)", one_of(*heads.NORMS)),
+    ),
+    views=augment.WEAK_VIEW,
+    ncl=_training(
+        batch_size=32,
+        epochs=20,
+        min_steps=500,
+        weight_decay=1e-5,
+        backbone_learning_rate=Field(1e-5, "of F (ours)", NOT_NEGATIVE),
+        heads_learning_rate=Field(1e-4, "of the heads (ours)", NOT_NEGATIVE),
+        schedule=Field(
+            "cosine", "of both rates, to 0 (ours)", one_of("cosine", "constant")
+        ),
+    ),
+)
+
+
+def _check(options) -> None:
+    check(FIELDS, options, "method")
+    pastes_images = options.generator == "nsa" or (
+        options.generator == "perlin" and options.texture in ("auto", "images")
+    )
+
+    def need(field, holds, must_be):
+        require(holds, f"method.{field}", get(options, field), must_be)
+
+    for stage in options.stages:
+        need(
+            f"{stage}.batch_size",
+            options[stage].batch_size > 1 or not pastes_images,
+            "at least 2: what is pasted comes from another image of the batch",
+        )
+    if "ncl" in options.stages:
+        need(
+            "ncl.batch_size",
+            options.ncl.batch_size > 1 or options.heads.norm != "batch",
+            'at least 2, or method.heads.norm "layer"',
+        )
+        need(
+            "lambda_neg",
+            options.lambda_neg == 0 or "dnp" in options.stages,
+            '0 where method.stages has no "dnp": nothing has taught the guide',
+        )
+        need("levels", len(options.levels) > 0, "at least one")
+    else:
+        need(
+            "dnp.statistics",
+            options.dnp.statistics == "frozen",
+            '"frozen" where method.stages has no "ncl": F is then an inference network',
+        )
+
 
 def fields() -> ml_collections.ConfigDict:
-    """`config.method` with its defaults; (ours) marks what no source of it says."""
-    return ml_collections.ConfigDict(
-        dict(
-            name="tocoad",
-            # Both; "ncl" alone needs lambda_neg = 0; none is PatchCore.
-            stages=STAGES,
-            # ---- Anomaly generator G
-            # "perlin" is the paper's best; the others are compared with it. Their
-            # constants (ours) are those of each generator's own code, and explained
-            # in jaxad.augment.
-            generator="perlin",
-            # What "perlin" pastes (DRAEM's "dtd"): pictures of the texture source, see
-            # config.dataset.textures; other training "images"; its "noise"; "auto" is
-            # the first of these that is there.
-            texture="auto",
-            perlin=dict(
-                lattices=6,
-                rotation=90.0,
-                threshold=0.5,
-                # Changes of a texture, and the bounds of each.
-                vary=dict(
-                    changes=3,
-                    gamma=(0.5, 2.0),
-                    gain=(0.8, 1.2),
-                    offset=(-30.0, 30.0),
-                    sharpness=(0.0, 3.0),
-                    hue=(-50.0, 50.0),
-                    saturation=(-50.0, 50.0),
-                    solarise=(32.0, 128.0),
-                    bits=(1, 8),
-                    cutoff=(0.0, 0.2),
-                    rotation=45.0,
-                ),
-                max_blend=0.8,
-                unchanged=0.5,
-                rotate_image=0.0,
-            ),
-            cutpaste=dict(
-                jitter=0.1,
-                patch=dict(area=(0.02, 0.15), aspect=(0.3, 1 / 0.3)),
-                scar=dict(width=(2.0, 16.0), height=(10.0, 25.0), rotation=45.0),
-            ),
-            nsa=dict(
-                half_height=(0.03, 0.4),
-                half_width=(0.03, 0.4),
-                half_offset=0.03,
-                half_scale=0.05,
-                resize=(0.7, 1.3),
-                resize_deviation=0.5,
-                patches=3,
-                further=0.5,
-                visible=1.0,
-                median=5,
-                # Brightness and tolerance of a background, (200, 60) or (20, 20) for
-                # eight objects of MVTec AD; () is none. See augment.nsa.
-                background=(),
-                object_median=7,
-                min_object=0.7,
-                min_overlap=0.25,
-            ),
-            # ---- Discriminative network D and its loss
-            # Residual blocks a stage, "none" or "unet" skip connections, channels of
-            # its head (ours).
-            decoder=dict(depths=(3, 4, 6), skip="none", head_width=64),
-            # The paper's best cell. gamma = 0 is half the cross-entropy.
-            focal=dict(alpha=0.5, gamma=2.0),
-            # ---- Stage I (all ours)
-            dnp=dict(
-                batch_size=16,
-                epochs=100,
-                min_steps=2000,
-                # One of jaxad.optim.RULES.
-                optimiser="adam",
-                betas=(0.9, 0.999),
-                weight_decay=0.0,
-                # Times `drop` at these shares of the steps, as DRAEM does.
-                learning_rate=1e-4,
-                drop=0.2,
-                drop_at=(0.8, 0.9),
-                # F's batch normalisation: "frozen" or of the "batch".
-                statistics="frozen",
-            ),
-            # ---- Stage II
-            # Levels of the contrastive loss. The paper's best is "3 and 4", read as
-            # these two (ours); the other reading is layer2 and layer3.
-            levels=("layer3", "layer4"),
-            # "simsiam" is the paper's; "ntxent" contrasts with the batch's images, at
-            # a temperature (ours).
-            contrastive="simsiam",
-            temperature=0.5,
-            # How the frozen D guides (ours): "gradient", its loss on synthetic
-            # anomalies flows into F; "feature", views are pushed from what it shows.
-            guide="gradient",
-            # Weight of the guide (ours); 0 is stage II without a guide. The focal loss
-            # is small beside the contrastive one: at 1 it hardly guides (docs/tocoad.md
-            # has the measurements). For "feature", a cosine, 1 is a start.
-            lambda_neg=100.0,
-            # Widths are SimSiam's; "batch" or "layer" normalisation (ours).
-            heads=dict(width=2048, bottleneck=512, norm="batch"),
-            # Weak views of a normal image (ours): a crop's share of the area and width
-            # over height, colours; flip only what is symmetric.
-            views=dict(scale=(0.8, 1.0), ratio=(3 / 4, 4 / 3), jitter=0.1, flip=False),
-            # All ours.
-            ncl=dict(
-                batch_size=32,
-                epochs=20,
-                min_steps=500,
-                optimiser="adam",
-                betas=(0.9, 0.999),
-                weight_decay=1e-5,
-                backbone_learning_rate=1e-5,
-                heads_learning_rate=1e-4,
-                # "cosine" to 0, or "constant".
-                schedule="cosine",
-                # F's batch normalisation: "frozen", which protects features where
-                # images are few; or of the "batch", views and defects together.
-                statistics="frozen",
-            ),
-        )
-    )
+    """`config.method` with its defaults."""
+    return defaults(FIELDS)
 
 
 def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -177,12 +210,7 @@ def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def complete(options, *, textures: Callable[[], object]) -> None:
-    """Settles what `texture="auto"` is.
-
-    Args:
-      options: `config.method`.
-      textures: gives the texture source, None where there is none.
-    """
+    """Settles what `texture="auto"` is."""
     if options.texture == "auto":
         alone = min(options.dnp.batch_size, options.ncl.batch_size) < 2
         there = options.generator == "perlin" and textures() is not None
@@ -190,13 +218,9 @@ def complete(options, *, textures: Callable[[], object]) -> None:
 
 
 def pasted(options) -> str | None:
-    """What G pastes, None where no stage draws from it.
+    """What G pastes: "dtd", "images", "noise" or, of the same image, "itself".
 
-    Args:
-      options: `config.method`, completed.
-
-    Returns:
-      "dtd", "images", "noise" or, of the image that it changes, "itself".
+    None where no stage draws from it.
     """
     if "dnp" not in options.stages:
         return None
@@ -209,7 +233,8 @@ def build(config, backbone: Backbone) -> Method:
     """The stages that `config.method.stages` names, and PatchCore's descriptors.
 
     Raises:
-      InputError: a field that cannot work, or levels that the backbone does not have.
+      InputError: a field that cannot work; from `stages`, levels that the backbone does
+        not have.
     """
     options = config.method
     _check(options)
@@ -219,12 +244,14 @@ def build(config, backbone: Backbone) -> Method:
     def features(params, images):
         return describe(backbone.levels(params["backbone"], images))
 
-    stages = tuple(
-        make[name](options, backbone, config.dataset.image_size)
-        for name in STAGES
-        if name in options.stages
-    )
-    return Method(stages=stages, features=features, project=identity)
+    def stages():
+        return tuple(
+            make[name](options, backbone, config.dataset.image_size)
+            for name in STAGES
+            if name in options.stages
+        )
+
+    return Method(features, identity, stages)
 
 
 # -----------------------------------------------------------------------------
@@ -238,13 +265,12 @@ def _discriminative_pretraining(options, backbone: Backbone, image_size) -> Stag
     generate, fields = _generator(options), options.dnp
     optimiser = _optimiser(fields)
 
-    def init(key, params):
+    def init(key, params, item):
         frozen = params["backbone"]
         if fields.statistics == "frozen":
             frozen = models.fold(backbone.module, frozen)
-        image = jnp.zeros((1, *image_size, 3))
-        maps = _levels(backbone.module.apply(frozen, image)[1])
-        variables = discriminator.init(key, maps, image_size)
+        maps = backbone.module.apply(frozen, jnp.zeros((1, *item)))[1]
+        variables = discriminator.init(key, _levels(maps), image_size)
         return {
             "discriminator": variables,
             "optimiser": optimiser.init(variables["params"]),
@@ -286,24 +312,16 @@ def _discriminative_pretraining(options, backbone: Backbone, image_size) -> Stag
         return params | {"discriminator": state["discriminator"]}
 
     return Stage(
-        name="dnp",
-        inputs="images",
+        "dnp",
+        "images",
+        fields.batch_size,
+        functools.partial(_num_steps, fields),
+        init,
+        step,
+        finish,
         textures=_pastes_textures(options),
-        batch_size=options.dnp.batch_size,
-        num_steps=functools.partial(_num_steps, options.dnp),
-        init=init,
-        step=step,
-        finish=finish,
-        fields=(
-            "generator",
-            "texture",
-            "perlin",
-            "cutpaste",
-            "nsa",
-            "decoder",
-            "focal",
-            "dnp",
-        ),
+        fields=("generator", "texture", "perlin", "cutpaste", "nsa")
+        + ("decoder", "focal", "dnp"),
     )
 
 
@@ -324,7 +342,7 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
     L_II = L_con + lambda_neg L_neg. BatchNorm in F keeps its statistics, unless the
     config says otherwise, and learns its scale and shift.
     """
-    _check_levels(options, backbone, image_size)
+    backbone.shapes(image_size, options.levels)  # which refuses what there is not
     guided = options.lambda_neg > 0
     discriminator = _discriminator(options, backbone, image_size) if guided else None
     generate, weaken = _generator(options), _weak_views(options)
@@ -335,9 +353,9 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
         "heads": fields.heads_learning_rate,
     }
 
-    def init(key, params):
+    def init(key, params, item):
         variables = params["backbone"]
-        maps = backbone.module.apply(variables, jnp.zeros((2, *image_size, 3)))[1]
+        maps = backbone.module.apply(variables, jnp.zeros((2, *item)))[1]
         learnt = {
             "backbone": variables["params"],
             "heads": siamese.init(key, _pooled(maps, options.levels))["params"],
@@ -353,13 +371,7 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
     def loss_of(learnt, statistics, discriminator_variables, images, mask):
         variables = {"params": learnt["backbone"], "batch_stats": statistics}
 
-        def embed(pooled):
-            return siamese.apply({"params": learnt["heads"]}, pooled)
-
-        def project(pooled):
-            return siamese.apply(
-                {"params": learnt["heads"]}, pooled, method=siamese.project
-            )
+        embed = functools.partial(siamese.apply, {"params": learnt["heads"]})
 
         # One pass for all: the program is a third as long to compile.
         stacked = backbone.normalise(_interleave(list(images.values())))
@@ -382,7 +394,8 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
             push = losses.focal_loss(logits, mask, **options.focal)
         else:
             shown = jax.nn.softmax(logits)[..., 1]
-            n = project(_pooled_where(maps, options.levels, shown))
+            n = _pooled_where(maps, options.levels, shown)
+            n = embed(n, method=siamese.project)
             push = _repel(p1, p2, n, there=mask.any((1, 2)))
         loss = pull + options.lambda_neg * push
         metrics |= {"guide": push, "loss": loss} | _watch_guide(logits, mask)
@@ -397,22 +410,19 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
         grads, (metrics, statistics) = jax.grad(loss_of, has_aux=True)(
             state["learnt"], state["statistics"], state["discriminator"], images, mask
         )
-        updates, optimiser_state = optimiser.update(
-            grads, state["optimiser"], state["learnt"]
-        )
+        learnt, moments = state["learnt"], state["optimiser"]
+        updates, moments = optimiser.update(grads, moments, learnt)
         fall = optim.cosine(batch["progress"]) if fields.schedule == "cosine" else 1.0
         learnt = {
             part: jax.tree.map(
-                lambda p, u, rate=rate: p - rate * fall * u,
-                state["learnt"][part],
-                updates[part],
+                lambda p, u, rate=rate: p - rate * fall * u, learnt[part], updates[part]
             )
             for part, rate in rates.items()
         }
         if guided:
             metrics["empty_masks"] = empty
         state = state | {"learnt": learnt, "statistics": statistics}
-        return state | {"optimiser": optimiser_state, "empty_masks": empty}, metrics
+        return state | {"optimiser": moments, "empty_masks": empty}, metrics
 
     def finish(state, params):
         """Hands on F alone: D and the heads have done their work."""
@@ -424,15 +434,15 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
         return kept | {"backbone": tuned}
 
     return Stage(
-        name="ncl",
-        inputs="images",
+        "ncl",
+        "images",
+        fields.batch_size,
+        functools.partial(_num_steps, fields),
+        init,
+        step,
+        finish,
         textures=guided and _pastes_textures(options),
         tunes=True,
-        batch_size=options.ncl.batch_size,
-        num_steps=functools.partial(_num_steps, options.ncl),
-        init=init,
-        step=step,
-        finish=finish,
     )
 
 
@@ -536,14 +546,7 @@ def _weak_views(options) -> Callable:
 
 
 def _discriminator(options, backbone: Backbone, image_size) -> decoder.InverseNetwork:
-    maps = _shapes(backbone, image_size)
-    missing = [level for level in LEVELS if level not in maps]
-    if missing:
-        raise InputError(
-            f"config.backbone.name={backbone.name} has no {', '.join(missing)}, which "
-            "ToCoAD's discriminative network inverts; choose a convolutional backbone"
-        )
-    return decoder.build([maps[level] for level in LEVELS], **options.decoder)
+    return decoder.build(backbone.shapes(image_size, LEVELS), **options.decoder)
 
 
 def _optimiser(fields) -> optax.GradientTransformation:
@@ -565,16 +568,6 @@ def _run(backbone: Backbone, variables, images, statistics: str):
 
 def _levels(maps):
     return [maps[level] for level in LEVELS]
-
-
-def _shapes(backbone: Backbone, image_size):
-    """Shapes of all feature maps, without computing any."""
-
-    def run():
-        module, image = backbone.module, jnp.zeros((1, *image_size, 3))
-        return module.init_with_output(jax.random.key(0), image)[0][1]
-
-    return jax.eval_shape(run)
 
 
 def _watch_guide(logits, mask):
@@ -599,155 +592,3 @@ def _mean(loss, *levels):
     """Mean over levels of `loss(*one of each)`."""
     values = [loss(*one) for one in zip(*levels, strict=True)]
     return sum(values) / len(values)
-
-
-# -----------------------------------------------------------------------------
-# Checks
-# -----------------------------------------------------------------------------
-
-
-_CHOICES = {
-    "generator": GENERATORS,
-    "texture": TEXTURES,
-    "contrastive": CONTRASTIVE,
-    "guide": GUIDES,
-    "decoder.skip": decoder.SKIPS,
-    "heads.norm": heads.NORMS,
-    "dnp.optimiser": optim.RULES,
-    "ncl.optimiser": optim.RULES,
-    "dnp.statistics": STATISTICS,
-    "ncl.statistics": STATISTICS,
-    "ncl.schedule": SCHEDULES,
-}
-_SHARES = (
-    "focal.alpha",
-    "perlin.max_blend",
-    "perlin.unchanged",
-    "perlin.rotate_image",
-    "nsa.further",
-    "nsa.min_object",
-    "nsa.min_overlap",
-)
-_NOT_NEGATIVE = (
-    "lambda_neg",
-    "focal.gamma",
-    "perlin.threshold",
-    "cutpaste.jitter",
-    "nsa.half_offset",
-    "nsa.half_scale",
-    "nsa.resize_deviation",
-    "nsa.visible",
-    "views.jitter",
-    "dnp.learning_rate",
-    "dnp.weight_decay",
-    "ncl.backbone_learning_rate",
-    "ncl.heads_learning_rate",
-    "ncl.weight_decay",
-)
-# Where two numbers are a lower and an upper bound.
-_WITH_BOUNDS = ("perlin", "cutpaste", "nsa", "views")
-
-
-def _check(options) -> None:
-    def value_of(field):
-        value = config_lib.get(options, field)
-        return tuple(value) if isinstance(value, (tuple, list)) else value
-
-    def require(field, holds, must_be):
-        value = value_of(field)
-        config_lib.require(holds(value), f"method.{field}", value, must_be)
-
-    for stage in options.stages:
-        config_lib.choose("method.stages", stage, STAGES)
-    for field, allowed in _CHOICES.items():
-        config_lib.choose(f"method.{field}", value_of(field), allowed)
-    for field in _SHARES:
-        require(field, lambda x: 0 <= x <= 1, "between 0 and 1")
-    for field in _NOT_NEGATIVE:
-        require(field, lambda x: x >= 0, "0 or more")
-    require("temperature", lambda x: x > 0, "above 0")
-    require("perlin.lattices", lambda x: 1 <= x <= 10, "1 to 10")
-    require("perlin.vary.changes", lambda x: 0 <= x <= 10, "0 to 10")
-    require("nsa.patches", lambda x: x >= 1, "at least 1")
-    for field in ("nsa.median", "nsa.object_median"):
-        require(field, lambda x: x >= 1 and x % 2 == 1, "odd")
-    for field, default in traverse_util.flatten_dict(
-        {group: fields()[group].to_dict() for group in _WITH_BOUNDS}, sep="."
-    ).items():
-        if isinstance(default, tuple) and default:
-            require(field, _are_ascending, "a lower and an upper bound")
-    require("perlin.vary.bits", lambda x: 1 <= x[0] and x[1] <= 8, "within 1 and 8")
-    require(
-        "nsa.background",
-        lambda x: len(x) in (0, 2) and _are_numbers(x),
-        "a brightness and a tolerance, or ()",
-    )
-    require(
-        "decoder.depths",
-        lambda x: len(x) == 3 and _are_numbers(x) and min(x) >= 1,
-        "three numbers of 1 or more",
-    )
-    require(
-        "dnp.drop_at",
-        lambda x: _are_numbers(x) and all(0 < share < 1 for share in x),
-        "shares of the steps between 0 and 1",
-    )
-    for stage in STAGES:
-        require(
-            f"{stage}.betas",
-            lambda x: len(x) == 2 and _are_numbers(x) and 0 <= min(x) <= max(x) < 1,
-            "two numbers of 0 or more, below 1",
-        )
-    pastes = options.generator == "nsa" or (
-        options.generator == "perlin" and options.texture in ("auto", "images")
-    )
-    for stage in options.stages:
-        require(
-            f"{stage}.batch_size",
-            lambda x: x >= 1 + pastes,
-            "at least 2: what is pasted comes from another image of the batch"
-            if pastes
-            else "at least 1",
-        )
-    if "ncl" in options.stages:
-        require(
-            "ncl.batch_size",
-            lambda x: x >= 2 or options.heads.norm != "batch",
-            'at least 2, or method.heads.norm "layer"',
-        )
-        require(
-            "lambda_neg",
-            lambda x: "dnp" in options.stages or x == 0,
-            '0 where method.stages has no "dnp": nothing has taught the guide',
-        )
-        require("levels", len, "at least one")
-    else:
-        require(
-            "dnp.statistics",
-            lambda x: x == "frozen",
-            '"frozen" where method.stages has no "ncl": F is then an inference network',
-        )
-
-
-def _are_ascending(values) -> bool:
-    return len(values) == 2 and _are_numbers(values) and values[0] <= values[1]
-
-
-def _are_numbers(values) -> bool:
-    return all(isinstance(value, (int, float)) for value in values)
-
-
-def _check_levels(options, backbone: Backbone, image_size) -> None:
-    shapes = _shapes(backbone, image_size)
-    known = [level for level in LEVELS if level in shapes]
-    if not known:
-        raise InputError(
-            f"config.backbone.name={backbone.name} has no {', '.join(LEVELS)}, which "
-            "ToCoAD fine-tunes; choose a convolutional backbone"
-        )
-    for level in options.levels:
-        if level not in known:
-            raise InputError(
-                f"config.method.levels: {backbone.name} has no level {level!r}; it has "
-                f"{', '.join(known)}"
-            )

@@ -1,5 +1,8 @@
 """Backbones, and the pretrained weights that come with them.
 
+A backbone of your own is as good as one of these: `config.backbone.name` takes the
+dotted path of a module that defines `spec() -> Spec`.
+
 Example:
   module, variables = models.load("efficientnet_lite0")
   logits, features = module.apply(variables, images)  # [b, H, W, 3], normalised
@@ -16,11 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxad.config import find_module
 from jaxad.errors import InputError, did_you_mean
 from jaxad.models import densenet, efficientnet, pretrained, resnet, vit
-from jaxad.models.folding import fold, frozen
+from jaxad.models.folding import extractor, fold
 
-__all__ = ["Spec", "fingerprint", "fold", "frozen", "load", "names", "spec"]
+__all__ = ["Spec", "extractor", "fingerprint", "fold", "load", "names", "spec"]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -128,13 +132,20 @@ def names() -> tuple[str, ...]:
 def spec(name: str) -> Spec:
     """A backbone's default taps, weights and preprocessing.
 
+    Args:
+      name: one of `names()`, or the dotted path of a module of one's own, which defines
+        `spec() -> Spec`.
+
     Raises:
       InputError: there is no such backbone.
     """
+    if "." in name:
+        module = find_module("backbone.name", name, __name__, (), ("spec()",))
+        return module.spec()
     if name not in _SPECS:
         raise InputError(
             f"backbone {name!r} is not known{did_you_mean(name, _SPECS)}; choose one "
-            f"of {', '.join(_SPECS)}"
+            f"of {', '.join(_SPECS)} or, of your own, a dotted path"
         )
     return _SPECS[name]
 
@@ -165,9 +176,10 @@ def load(
     init = functools.partial(
         module.init, jax.random.key(seed), jnp.zeros((1, *chosen.image_size, 3))
     )
-    if weights == "random":
+    origin = source(name, weights)
+    if origin == "random":
         return module, jax.jit(init)()
-    path, state = pretrained.read(source(name, weights))
+    path, state = pretrained.read(origin)
     shapes = jax.eval_shape(init)
     state = chosen.prepare(state)
     return module, pretrained.assign(path, state, shapes, chosen.rename, chosen.ignore)

@@ -11,28 +11,18 @@ from jaxad.errors import InputError
 Features = Callable[[dict, jax.Array], dict[str, jax.Array]]
 
 
-def frozen(
-    module: nn.Module, variables: dict, taps: Sequence[str]
-) -> tuple[Features, dict]:
-    """A backbone's inference path, for feature extraction.
-
-    Args:
-      module, variables: of `jaxad.models.load`.
-      taps: names of the feature maps to give.
+def extractor(module: nn.Module, taps: Sequence[str]) -> Features:
+    """Feature maps by the name of their tap, in inference mode.
 
     Returns:
-      (features, params): `features(params, images [b, H, W, 3] normalised)` gives
-      {tap: [b, h, w, c]} for `taps`, equal to the module's in inference mode up to
-      rounding. `params` is a pytree of arrays. Under `jit` nothing behind the deepest
-      tap is computed.
-
-    Raises:
-      InputError: the module has no such tap.
+      `(variables, images [b, H, W, 3] normalised) -> {tap: [b, h, w, c]}`. Under `jit`
+      nothing behind the deepest tap is computed. It raises InputError where the module
+      has no such tap.
     """
     taps = tuple(taps)
 
-    def features(params, images):
-        _, known = module.apply(params, images)
+    def features(variables, images):
+        _, known = module.apply(variables, images)
         for tap in taps:
             if tap not in known:
                 raise InputError(
@@ -41,7 +31,7 @@ def frozen(
                 )
         return {tap: known[tap] for tap in taps}
 
-    return features, fold(module, variables)
+    return features
 
 
 def fold(module: nn.Module, variables: dict) -> dict:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jaxad import models
-from jaxad.detectors import knn
+from jaxad.detectors import base
 from jaxad.devices.rows import Sharded, Stack
 from jaxad.methods.base import Method, Params, identity
 from jaxad.run import features, results
@@ -40,7 +40,7 @@ def describe(
 
     def features_of(images):
         images = pipeline.place(images)
-        return knn.features(pipeline.method, pipeline.backbone, params, images)
+        return base.features(pipeline.method, pipeline.backbone, params, images)
 
     arguments = features_of, split, pipeline.images_a_call
     options = {"label": f"{label}: features", "keep": keep}
@@ -77,6 +77,14 @@ def project(method: Method, params: Params, patches: np.ndarray | Sharded) -> St
     """Patches [n, c] through the learnt map, where they are: [n, d]."""
     stack = Stack([patches])
     return stack if method.project is identity else stack.map(method.project, params)
+
+
+def grid(pipeline: Pipeline) -> tuple[int, int, int]:
+    """(h, w, c) of an image's descriptors, before a map is learnt."""
+    config = pipeline.config
+    image = jax.ShapeDtypeStruct((1, *config.dataset.image_size, 3), np.float32)
+    params = {"backbone": pipeline.variables}
+    return jax.eval_shape(pipeline.method.features, params, image).shape[1:]
 
 
 def key_of(pipeline: Pipeline, params: Params, *splits) -> str:

@@ -2,10 +2,13 @@
 
 import dataclasses
 import functools
+import types
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 
+from jaxad import config as config_lib
 from jaxad import data, metrics, rng
 from jaxad.augment.disturbance import disturb
 from jaxad.devices import processes, sharding
@@ -13,6 +16,7 @@ from jaxad.errors import InputError
 from jaxad.metrics import PixelMetrics
 from jaxad.run import passes
 from jaxad.run.passes import Pass
+from jaxad.run.results import COLUMNS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +33,13 @@ class Evaluation:
 
 
 def evaluate(
-    predict, split, batch_size: int, *, label: str, keep: Pass | None = None
+    predict,
+    split,
+    batch_size: int,
+    *,
+    label: str,
+    keep: Pass | None = None,
+    own: Mapping[str, Callable] = types.MappingProxyType({}),
 ) -> Evaluation:
     """Scores every image of a split.
 
@@ -40,6 +50,7 @@ def evaluate(
       batch_size: images a batch; the last one is padded and masked.
       label: what the progress bar says.
       keep: where what is found is kept while the pass is not finished.
+      own: further metrics of image scores, of `own_metrics`.
 
     Raises:
       InputError: an image gets a score that is not finite.
@@ -85,7 +96,34 @@ def evaluate(
             bar.update(len(image_scores))
     merged()
     of_pixels = _named(pixels if split.has_masks else None)
-    return Evaluation(scores, {**_image_metrics(scores, split.labels), **of_pixels})
+    further = {
+        name: float(compute(scores, split.labels)) for name, compute in own.items()
+    }
+    of_images = _image_metrics(scores, split.labels)
+    return Evaluation(scores, {**of_images, **of_pixels, **further})
+
+
+def own_metrics(config) -> dict[str, Callable]:
+    """The metrics that `config.metrics` names, by the last part of their path.
+
+    Each is a module with `compute(scores float32 [n], labels int32 [n]) -> float`, NaN
+    where it is undefined.
+
+    Raises:
+      InputError: there is no such module, or it has another's name.
+    """
+    found = {}
+    for path in config.metrics:
+        needs = ("compute(scores, labels)",)
+        module = config_lib.find_module("metrics", path, __name__, (), needs)
+        name = path.rpartition(".")[2]
+        if name in found or name in COLUMNS:
+            raise InputError(
+                f"config.metrics: {path} has the name of another metric, {name}; "
+                "rename the module"
+            )
+        found[name] = module.compute
+    return found
 
 
 class Disturbed:
@@ -121,11 +159,23 @@ def _image_metrics(scores, labels):
     return {
         "image_auroc": metrics.auroc(scores, labels),
         "image_ap": metrics.average_precision(scores, labels),
-        "image_f1_max": metrics.f1_max(scores, labels)[0],
+        **dict(
+            zip(
+                ("image_f1_max", "image_f1_threshold"),
+                metrics.f1_max(scores, labels),
+                strict=True,
+            )
+        ),
     }
 
 
-PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro_0.3")
+PIXEL_METRICS = (
+    "pixel_auroc",
+    "pixel_ap",
+    "pixel_f1_max",
+    "pixel_f1_threshold",
+    "aupro_0.3",
+)
 
 
 def _named(pixels):

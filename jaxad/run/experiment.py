@@ -12,10 +12,13 @@ import ml_collections
 
 from jaxad import config as config_lib
 from jaxad import data, methods, models
-from jaxad.detectors import knn
+from jaxad.detectors import base
 from jaxad.devices import processes, sharding
 from jaxad.errors import InputError
+from jaxad.inference import decisions
+from jaxad.inference import folder as detector_folder
 from jaxad.run import (
+    calibrate,
     descriptors,
     doctor,
     evaluate,
@@ -42,9 +45,9 @@ _PLACES = (
     "compilation_cache",
     "save_seconds",
 )
-_PHASES = ("features", "coreset", "score", "total")
+_PHASES = ("features", "fit", "score", "total")
 
-# By phase, spent on the detector that lies below a folder.
+# By phase, spent on what is trained in a folder.
 Seconds = dict[pathlib.Path, dict[str, float]]
 
 
@@ -65,7 +68,30 @@ class _Run:
     outcome: dict | None = None
 
 
-def run(config: ml_collections.ConfigDict, workdir: str, *, make=None) -> dict:
+class Maker:
+    """How a category's detector comes about; unless somebody says else, by a fit."""
+
+    def images(self, train: data.Split) -> tuple[data.Split, int]:
+        """What it learns from, as far as that is at hand.
+
+        Args:
+          train: the training images that nothing else is to be done with.
+
+        Returns:
+          (the images, the place of the first of them among all that it learns from).
+        """
+        return train, 0
+
+    def make(
+        self, pipeline: Pipeline, train: data.Split, folder: pathlib.Path, *, label: str
+    ) -> fit.Fitted:
+        """A member of the detector, as `fit.fit`."""
+        return fit.fit(pipeline, train, folder, label=label)
+
+
+def run(
+    config: ml_collections.ConfigDict, workdir: str, *, maker: Maker | None = None
+) -> dict:
     """Trains, fits and evaluates every category of the config.
 
     A finished category is never done twice: an interrupted run goes on where it was,
@@ -74,7 +100,7 @@ def run(config: ml_collections.ConfigDict, workdir: str, *, make=None) -> dict:
     Args:
       config: `config.base()`, completed by a config file.
       workdir: folder of the run; made if need be.
-      make: gives a category's detector and the seconds spent, as `fit.fit` does.
+      maker: makes the detectors of the categories.
 
     Returns:
       What `results.json` holds.
@@ -82,8 +108,8 @@ def run(config: ml_collections.ConfigDict, workdir: str, *, make=None) -> dict:
     Raises:
       InputError: a field, file or shape that cannot work.
     """
-    if make is not None:
-        return _finish(_open(config, workdir), {}, make)
+    if maker is not None:
+        return _finish(_open(config, workdir), {}, maker)
     return run_together([(config, workdir)])[0]
 
 
@@ -108,7 +134,7 @@ def run_together(runs: Sequence[tuple[ml_collections.ConfigDict, str]]) -> list[
             )
     opened = [_open(config, workdir) for config, workdir in runs]
     seconds = _train_together([run for run in opened if run.outcome is None])
-    return [_finish(run, seconds) for run in opened]
+    return [_finish(run, seconds, Maker()) for run in opened]
 
 
 def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
@@ -130,6 +156,7 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
             processes.require_shared(pathlib.Path(place).expanduser(), name)
     categories = data.categories(config.dataset)
     members = pipeline_lib.members(config)
+    evaluate.own_metrics(config)
     # Each host has looked for textures on its own disk.
     processes.require_same({"method.texture": members[0].method.get("texture")})
     _require_same_run(folder, members[0])
@@ -150,7 +177,7 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     processes.require_same({"the textures": textures and textures.version})
     for category in categories:
         if not (folder / category / "result.json").exists():
-            train = _normal(members[0], category)
+            train, _ = calibrate.divide(pipelines, _normal(members[0], category))
             for pipeline in pipelines:
                 fit.check(pipeline, train, label=category)
     # Not before all this has worked: a folder with a config belongs to that run.
@@ -177,16 +204,18 @@ def _train_together(runs: list[_Run]) -> Seconds:
         for category in runs[0].categories:
             for run, pipeline in zip(runs, pipelines, strict=True):
                 folder = run.folder / category
-                place = detector_folder(pipeline, folder)
+                place = member_folder(pipeline, folder)
                 if not place.exists() and not (folder / "result.json").exists():
                     split = _normal(pipeline.config, category)
-                    tasks.append(fit.Task(pipeline, split, place.parent, category))
+                    split, _ = calibrate.divide([pipeline], split)
+                    work = work_folder(pipeline, folder)
+                    tasks.append(fit.Task(pipeline, split, work, category))
         for task, spent in zip(tasks, fit.train_together(tasks, size), strict=True):
             seconds[task.folder] = spent
     return seconds
 
 
-def _finish(run: _Run, seconds: Seconds, make=fit.fit) -> dict:
+def _finish(run: _Run, seconds: Seconds, maker: Maker) -> dict:
     """What is left of a run; `seconds` of what has been done for its detectors."""
     if run.outcome is not None:
         return run.outcome
@@ -194,33 +223,12 @@ def _finish(run: _Run, seconds: Seconds, make=fit.fit) -> dict:
     for i, category in enumerate(run.categories, start=1):
         _LOG.info("%s (%d of %d)", category, i, len(run.categories))
         place = folder / category
-        rows[category] = _category(run.pipelines, category, place, seconds, make)
+        rows[category] = _category(run.pipelines, category, place, seconds, maker)
     outcome = results.finite(_outcome(run.pipelines, rows))
     results.write_text(folder / "results.md", results.table(outcome))
     # Last: its presence says that the run is finished.
     results.write_json(folder / "results.json", outcome)
     return outcome
-
-
-def restore(folder: str) -> knn.KNN | tuple[knn.KNN, ...]:
-    """The fitted detector of a category of a run, from `<workdir>/<category>`.
-
-    Returns:
-      What `knn.predict` takes: a detector, or the members of an ensemble.
-
-    Raises:
-      InputError: there is none, it is damaged, or the backbone's weights have changed.
-    """
-    folder = pathlib.Path(folder)
-    pipelines = [
-        pipeline_lib.load(member)
-        for member in pipeline_lib.members(stored(folder.parent))
-    ]
-    members = tuple(
-        fit.restore(pipeline, detector_folder(pipeline, folder))
-        for pipeline in pipelines
-    )
-    return members if len(members) > 1 else members[0]
 
 
 def stored(workdir: pathlib.Path) -> ml_collections.ConfigDict:
@@ -238,11 +246,15 @@ def stored(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(config)
 
 
-def detector_folder(pipeline: Pipeline, folder: pathlib.Path) -> pathlib.Path:
-    """Where a detector lies in its category's folder."""
-    if pipeline.config.ensemble.members:
-        return folder / pipeline.backbone.name / "detector"
-    return folder / "detector"
+def member_folder(pipeline: Pipeline, folder: pathlib.Path) -> pathlib.Path:
+    """Where a member of the detector lies in its category's folder."""
+    return folder / "detector" / pipeline.backbone.name
+
+
+def work_folder(pipeline: Pipeline, folder: pathlib.Path) -> pathlib.Path:
+    """Where the stages of a member lie in its category's folder."""
+    ensemble = pipeline.config.ensemble.members
+    return folder / pipeline.backbone.name if ensemble else folder
 
 
 def _category(
@@ -250,7 +262,7 @@ def _category(
     category: str,
     folder: pathlib.Path,
     earlier: Seconds,
-    make,
+    maker: Maker,
 ) -> dict:
     """One row of the results, from `result.json` where the category is finished."""
     row = read_json(folder / "result.json")
@@ -258,19 +270,17 @@ def _category(
         return row
     config, start = pipelines[0].config, time.perf_counter()
     seconds = dict.fromkeys(_PHASES, 0.0)
-    train = _normal(config, category)
-    members = tuple(
-        _member(pipeline, train, category, folder, make, seconds, earlier)
-        for pipeline in pipelines
+    train, held_out = calibrate.divide(pipelines, _normal(config, category))
+    members, decision, calibration = _detector(
+        pipelines, train, held_out, category, folder, maker, seconds, earlier
     )
-    detector = members if len(members) > 1 else members[0]
 
     def predict(images):
-        return knn.predict(detector, pipelines[0].place(images))
+        return base.predict(members, pipelines[0].place(images))
 
     test = _load(config, category, "test")
     recall = {}
-    if config.detector.search == "approximate":
+    if pipelines[0].scorer.recall:
         with fit.timed(seconds, "recall"):
             recall["recall_at_1"] = {
                 member.backbone.name: fit.recall(pipeline, member, test, label=category)
@@ -289,8 +299,17 @@ def _category(
             pipelines[0].images_a_call,
             label=f"{category}: score",
             keep=kept.start("score", _scores_key(pipelines, members, test)),
+            own=evaluate.own_metrics(config),
         )
     results.write_scores(folder / "scores.csv", test, evaluation.scores)
+    if decision:
+        results.write_verdicts(
+            folder / "verdicts.csv", test, evaluation.scores, decision.images
+        )
+    if calibration:
+        results.write_suspects(
+            folder / "suspects.csv", calibration.split, calibration.scores
+        )
 
     def predict_all(images):
         return [sharding.fetch(x) for x in predict(sharding.share_of(images))]
@@ -302,16 +321,18 @@ def _category(
         evaluation.scores,
         config.overlays,
         pipelines[0].images_a_call,
+        decision=decision,
     )
     seconds["total"] += time.perf_counter() - start
     row = {
         **evaluation.metrics,
         "train_normal": len(train),
+        "held_out_normal": len(held_out or ()),
         "train_version": train.version,
         "test_normal": int((test.labels == 0).sum()),
         "test_anomalous": int((test.labels == 1).sum()),
-        "bank_patches": sum(len(member.bank) for member in members),
-        "coverage": {member.backbone.name: member.coverage for member in members},
+        "detector": {member.backbone.name: member.report for member in members},
+        "threshold": decision and decision.results(evaluation.scores, test.labels),
         **recall,
         "seconds": seconds,
     }
@@ -320,34 +341,125 @@ def _category(
     return row
 
 
+def _detector(pipelines, train, held_out, category, folder, maker, seconds, earlier):
+    """The fitted members and the decision, and the scores that it rests on.
+
+    They come from disk where they are there; the scores do not.
+    """
+    place = folder / "detector"
+    if (place / detector_folder.CARD).exists():
+        members = tuple(
+            restored(pipeline, member_folder(pipeline, folder))
+            for pipeline in pipelines
+        )
+        decision = decisions.Decision.from_card(detector_folder.read_card(place))
+        return members, decision, None
+    members, decision, calibration = calibrate.decided(
+        pipelines,
+        (
+            _member(pipeline, train, category, folder, maker, seconds, earlier)
+            for pipeline in pipelines
+        ),
+        maker.images(train)[0] if held_out is None else held_out,
+        lambda pipeline: work_folder(pipeline, folder),
+        seconds,
+        label=category,
+    )
+    detector_folder.save_card(
+        place, card(pipelines, members, category, train, decision)
+    )
+    for pipeline in pipelines:
+        _forget(pipeline, work_folder(pipeline, folder))
+    return members, decision, calibration
+
+
+def card(
+    pipelines: Sequence[Pipeline],
+    members: Sequence[base.Detector],
+    category: str,
+    train: data.Split,
+    decision: decisions.Decision | None,
+) -> dict:
+    """What a detector's folder says of it."""
+    return {
+        "category": category,
+        "dataset": pipelines[0].config.dataset.name,
+        "members": [
+            {
+                "name": pipeline.backbone.name,
+                "config": pipeline.config.to_dict(),
+                "backbone": {
+                    "sha256": pipeline.fingerprint,
+                    "weights": _weights(pipeline),
+                    "learnt": _learnt(pipeline, member),
+                },
+            }
+            for pipeline, member in zip(pipelines, members, strict=True)
+        ],
+        **(decision.to_card() if decision else decisions.NO_DECISION),
+        "train": {"images": len(train), "version": train.version},
+        "versions": results.versions(),
+    }
+
+
+def _weights(pipeline: Pipeline) -> str:
+    return models.source(pipeline.backbone.name, pipeline.config.backbone.weights)
+
+
+def _learnt(pipeline: Pipeline, member: base.Detector) -> bool:
+    return member.params["backbone"] is not pipeline.variables
+
+
 def _scores_key(pipelines: list[Pipeline], members, test) -> str:
     """Names all that scores depend on and the config does not say."""
     return features.digest(
         {
             pipeline.backbone.name: (
                 descriptors.key_of(pipeline, member.params, test),
-                models.fingerprint({"bank": member.bank}),
+                models.fingerprint({"state": member.state}),
             )
             for pipeline, member in zip(pipelines, members, strict=True)
         }
     )
 
 
-def _member(pipeline, train, category, folder, make, seconds, earlier) -> knn.KNN:
-    """A fitted detector, from disk where it is there."""
-    place = detector_folder(pipeline, folder)
+def _member(pipeline, train, category, folder, maker, seconds, earlier) -> fit.Fitted:
+    """A fitted member of the detector, from disk where it is there."""
+    place, work = member_folder(pipeline, folder), work_folder(pipeline, folder)
     if place.exists():
-        _forget(pipeline, place.parent)
-        return fit.restore(pipeline, place)
-    detector, spent = make(pipeline, train, place.parent, label=category)
-    for phase, value in spent.items():
+        detector = restored(pipeline, place)
+        return fit.Fitted(detector, None, {}, first=maker.images(train)[1])
+    fitted = maker.make(pipeline, train, work, label=category)
+    for phase, value in fitted.seconds.items():
         seconds[phase] = seconds.get(phase, 0.0) + value
-    for phase, value in earlier.get(place.parent, {}).items():
+    for phase, value in earlier.get(work, {}).items():
         seconds[phase] = seconds.get(phase, 0.0) + value
         seconds["total"] += value
-    fit.save(pipeline, detector, place)
-    _forget(pipeline, place.parent)
-    return detector
+    if not _learnt(pipeline, fitted.detector):
+        name = pipeline.backbone.name
+        detector_folder.save_backbone(
+            folder.parent / "backbone" / name, pipeline.variables, pipeline.fingerprint
+        )
+    detector_folder.save_member(
+        place, fitted.detector, pipeline.variables, pipeline.fingerprint
+    )
+    return fitted
+
+
+def restored(pipeline: Pipeline, place: pathlib.Path) -> base.Detector:
+    """A fitted member, from the folder that `member_folder` names.
+
+    Raises:
+      InputError: as `inference.folder.restore_member`.
+    """
+    return detector_folder.restore_member(
+        place,
+        pipeline.config,
+        pipeline.networks,
+        pipeline.variables,
+        pipeline.fingerprint,
+        pipeline.mesh,
+    )
 
 
 def _forget(pipeline: Pipeline, folder: pathlib.Path) -> None:
@@ -384,15 +496,14 @@ def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
         "backbones": [
             {
                 "name": pipeline.backbone.name,
-                "weights": models.source(
-                    pipeline.backbone.name, pipeline.config.backbone.weights
-                ),
+                "weights": _weights(pipeline),
                 "sha256": pipeline.fingerprint,
             }
             for pipeline in pipelines
         ],
+        "metrics": list(evaluate.own_metrics(config)),
         "categories": rows,
-        "mean": results.mean(rows),
+        "mean": results.mean(rows, tuple(evaluate.own_metrics(config))),
         "seconds": seconds,
         "versions": results.versions(),
     }

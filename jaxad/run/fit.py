@@ -1,4 +1,4 @@
-"""From a pipeline and normal images to a fitted detector; to disk and back."""
+"""From a pipeline and normal images to a fitted detector."""
 
 import contextlib
 import dataclasses
@@ -11,16 +11,16 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from jaxad import arrays, data, models, rng, scores
-from jaxad.bank import memory_bank
-from jaxad.detectors import knn
+from jaxad import data, models, rng, scores
+from jaxad.detectors import base
+from jaxad.detectors.base import Detector, Normal, Report, State
 from jaxad.devices import processes, sharding
 from jaxad.devices.rows import Stack
 from jaxad.errors import InputError
-from jaxad.methods.base import Params
+from jaxad.methods.base import Params, identity
 from jaxad.run import features, stages
-from jaxad.run.descriptors import describe, key_of, project
-from jaxad.run.passes import Pass, Passes
+from jaxad.run.descriptors import describe, grid, key_of, project
+from jaxad.run.passes import Passes
 from jaxad.run.pipeline import Pipeline
 from jaxad.training import feed, loop
 
@@ -95,10 +95,27 @@ def _train_chunk(tasks: Sequence[Task]) -> dict[str, float]:
     return seconds
 
 
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A fitted detector, and what it was fitted on.
+
+    Attributes:
+      detector: fitted.
+      normal: the descriptors of the images `first`, `first + 1`, ... of all that it has
+        learnt from; None where they are not at hand.
+      seconds: spent in each phase.
+    """
+
+    detector: Detector
+    normal: Normal | None
+    seconds: dict[str, float]
+    first: int = 0
+
+
 def fit(
-    pipeline: Pipeline, split, folder: pathlib.Path, *, label: str
-) -> tuple[knn.KNN, dict[str, float]]:
-    """Trains the method's stages on a split and fits the memory bank.
+    pipeline: Pipeline, split: data.Split, folder: pathlib.Path, *, label: str
+) -> Fitted:
+    """Trains the method's stages on a split and fits the scorer.
 
     Args:
       pipeline: of `jaxad.run.pipeline.load`.
@@ -106,9 +123,6 @@ def fit(
       folder: where the stages keep their checkpoints, and `unfinished` what can be
         removed once the detector is saved.
       label: what the progress bars say first.
-
-    Returns:
-      (the fitted detector, seconds spent in each phase).
 
     Raises:
       InputError: too few images or patches, or features that are not finite.
@@ -143,7 +157,8 @@ def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label:
                 textures=textures if stage.textures else None,
                 **(processes.share() if shared else {}),
             )
-            items = feed.Images(len(split), batches)
+            shape = (*config.dataset.image_size, 3)
+            items = feed.Images(len(split), batches, shape)
         kept = stages.kept(
             pipeline, stage, split, folder, textures=textures, waiting=passes.point
         )
@@ -167,45 +182,74 @@ def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label:
     if descriptors is None:
         descriptors = describe_now()
     rows = project(method, params, descriptors)
-    size = knn.coreset_size(config.coreset.ratio, len(rows))
-    detector = build(
-        pipeline, params, rows, size, [split], seconds, passes, label=label
+    normal = normal_of(pipeline, params, rows, [split], passes, label)
+    with timed(seconds, "fit"):
+        state, report = pipeline.scorer.fit(normal)
+    detector = assemble(
+        pipeline, params, state, report, [split], seconds, passes, label=label
     )
-    return detector, seconds
+    return Fitted(detector, normal, seconds)
 
 
-def build(
+def normal_of(
     pipeline: Pipeline,
     params: Params,
     rows: Stack,
-    size: int,
-    splits,
+    splits: Sequence[data.Split],
+    passes: Passes,
+    label: str,
+    kept: str = "",
+) -> Normal:
+    """What a scorer is fitted on.
+
+    Args:
+      params: as the stages left them.
+      rows: projected patches [n, d].
+      splits: the images that they, and what the scorer knows already, are from.
+      passes: what is not finished is kept there.
+      label: what the progress bar says first.
+      kept: names what the scorer knows already.
+    """
+    return Normal(
+        rows=rows,
+        grid=grid(pipeline)[:2],
+        mesh=pipeline.mesh,
+        keep=passes.start("fit", key_of(pipeline, params, *splits) + kept),
+        progress=functools.partial(processes.progress, desc=f"{label}: fit"),
+    )
+
+
+def assemble(
+    pipeline: Pipeline,
+    params: Params,
+    state: State,
+    report: Report,
+    splits: Sequence[data.Split],
     seconds: dict[str, float],
     passes: Passes,
     *,
     label: str,
-    kept: int = 0,
-) -> knn.KNN:
-    """The detector on a coreset of patches.
+) -> Detector:
+    """The detector with what a scorer has fitted.
 
     Args:
       params: as the stages left them.
-      rows: projected patches [n, d] to choose from.
-      size: patches that the bank keeps.
+      state, report: of the scorer.
       splits: all that the detector learns from, for an ensemble's spread.
       seconds: what the phases take is added here.
       passes: what is not finished is kept there.
       label: what the progress bars say first.
-      kept: so many of the first rows are in the bank from the start.
     """
     config = pipeline.config
-    with timed(seconds, "coreset"):
-        start = models.fingerprint({"kept": rows.take(range(kept))}) if kept else ""
-        keep = passes.start("coreset", key_of(pipeline, params, *splits) + start)
-        chosen, radius = _coreset(pipeline, rows, size, label, kept, keep)
-        bank = _bank(pipeline, rows.take(chosen))
-    detector = knn.fit(config, pipeline.method, pipeline.backbone, params, bank)
-    detector = detector.replace(coverage={"radius": radius})
+    detector = Detector(
+        params=params,
+        state=pipeline.scorer.place(state, pipeline.mesh),
+        method=pipeline.method,
+        backbone=pipeline.backbone,
+        scorer=pipeline.scorer,
+        options=tuple(config.detector.to_dict().items()),
+        report=report,
+    )
     if config.ensemble.members:
         with timed(seconds, "spread"):
             spread = _spread(pipeline, detector, splits, label, passes)
@@ -224,18 +268,23 @@ def _options(pipeline: Pipeline) -> loop.Options:
 
 
 def _spread(
-    pipeline: Pipeline, detector: knn.KNN, splits, label: str, passes: Passes
+    pipeline: Pipeline, detector: Detector, splits, label: str, passes: Passes
 ) -> scores.Spread:
     """Of the scores that the training images' own patches get."""
-    bank = models.fingerprint({"bank": detector.bank})
+    fitted = models.fingerprint({"state": detector.state})
+
+    def patch_scores(images):
+        described = base.describe_with(detector, pipeline.place(images))
+        return detector.scorer.score(detector.state, described).patches[..., None]
+
     normal = [
         features.extract(
-            lambda x: knn.patch_distances(detector, pipeline.place(x))[..., None],
+            patch_scores,
             split,
             pipeline.images_a_call,
             label=f"{label}: spread",
             keep=passes.start(
-                f"spread-{i}", key_of(pipeline, detector.params, split) + bank
+                f"spread-{i}", key_of(pipeline, detector.params, split) + fitted
             ),
         )
         for i, split in enumerate(splits)
@@ -245,17 +294,22 @@ def _spread(
 
 
 def recall(
-    pipeline: Pipeline, detector: knn.KNN, split, *, label: str
+    pipeline: Pipeline, detector: Detector, split, *, label: str
 ) -> dict[str, float | int]:
-    """How often an approximate search finds a patch's nearest entry.
+    """How often an approximate search finds what an exact one does.
 
     Returns:
       `recall`, the share of the `patches` of `images` images, which are at most 32 and
       spread evenly over the split.
     """
     rows = np.linspace(0, len(split) - 1, min(_RECALL_IMAGES, len(split)))
+
+    def finds(images):
+        described = base.describe_with(detector, pipeline.place(images))
+        return detector.scorer.recall(detector.state, described)[..., None]
+
     found = features.extract(
-        lambda x: knn.finds_nearest(detector, pipeline.place(x))[..., None],
+        finds,
         split.take(rows.astype(int)),
         pipeline.images_a_call,
         label=f"{label}: recall",
@@ -268,18 +322,35 @@ def check(pipeline: Pipeline, split, *, label: str) -> None:
     """Looks before anything is trained whether a split has enough images.
 
     Raises:
-      InputError: for a stage's batch, or for the neighbours in the memory bank.
+      InputError: for a stage's batch, or for the scorer.
     """
-    config = pipeline.config
-    image = jax.ShapeDtypeStruct((1, *config.dataset.image_size, 3), np.float32)
-    params = {"backbone": pipeline.variables}
-    grid = jax.eval_shape(pipeline.method.features, params, image).shape[1:3]
-    rows = len(split) * grid[0] * grid[1]
+    height, width, channels = grid(pipeline)
     for stage in pipeline.method.stages:
-        count = len(split) if stage.inputs == "images" else rows
+        count = len(split)
+        if stage.inputs == "patches":
+            count *= height * width
         feed.require_enough(stage, count, f"the {split.name} split of {label}")
-    size = knn.coreset_size(config.coreset.ratio, rows)
-    knn.check_neighbours(config.detector, size)
+    pipeline.scorer.check(len(split), (height, width), _projected(pipeline, channels))
+
+
+def _projected(pipeline: Pipeline, channels: int) -> int:
+    """The width of descriptors after the learnt map, before it is learnt."""
+    method, config = pipeline.method, pipeline.config
+    if method.project is identity:
+        return channels
+    items = {
+        "patches": (channels,),
+        "images": (*config.dataset.image_size, 3),
+    }
+
+    def width(params):
+        for stage in method.stages:
+            key = rng.stream(config.seed, stage.name)
+            state = stage.init(key, params, items[stage.inputs])
+            params = stage.finish(state, params)
+        return method.project(params, jax.numpy.zeros((1, channels)))
+
+    return jax.eval_shape(width, {"backbone": pipeline.variables}).shape[-1]
 
 
 def textures_of(pipeline: Pipeline) -> data.Split | None:
@@ -309,96 +380,3 @@ def timed(seconds: dict[str, float], phase: str):
     start = time.perf_counter()
     yield
     seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
-
-
-def _bank(pipeline: Pipeline, rows: np.ndarray):
-    """The memory bank where it is searched: on every device, unless it is too large."""
-    if pipeline.config.detector.max_device_bytes:
-        return np.asarray(rows)
-    if pipeline.mesh:
-        return sharding.replicate(rows, pipeline.mesh)
-    return jax.numpy.asarray(rows)
-
-
-def _coreset(
-    pipeline: Pipeline, rows: Stack, size: int, label: str, kept: int, keep: Pass
-) -> tuple[np.ndarray, float]:
-    """The chosen rows, and the covering radius."""
-    config = pipeline.config
-    before = [found["chosen"] for _, _, found in keep.resume()]
-    start = range(kept) if kept else 0
-
-    def save(chosen):
-        keep.reached(
-            len(chosen), lambda first, stop: {"chosen": chosen[first:stop].copy()}
-        )
-
-    with processes.progress(total=size, desc=f"{label}: coreset", unit="pick") as bar:
-        chosen, radius = memory_bank.covered_coreset(
-            rows,
-            size,
-            start=np.concatenate(before) if before else start,
-            projection_dim=config.coreset.projection_dim or None,
-            key=rng.stream(config.seed, "coreset"),
-            progress=lambda done, _: bar.update(min(done, size) - bar.n),
-            each_round=save,
-            mesh=pipeline.mesh,
-            max_device_bytes=config.detector.max_device_bytes or None,
-        )
-        # Once every row is covered there is nothing left to choose but the first one.
-        repeated = (chosen == 0) & (np.arange(size) >= max(kept, 1))
-        return chosen[~repeated], radius
-
-
-# ---- On disk
-
-
-def save(pipeline: Pipeline, detector: knn.KNN, folder: pathlib.Path) -> None:
-    """Writes the detector's arrays.
-
-    A backbone that no stage has changed is kept by its fingerprint alone, not copied
-    into every category.
-    """
-    if not processes.first():
-        return
-    learnt = dict(detector.params)
-    frozen = learnt["backbone"] is pipeline.variables
-    if frozen:
-        del learnt["backbone"]
-    tree = {
-        "memory_bank": detector.bank,
-        "params": learnt,
-        "backbone_sha256": np.frombuffer(bytes.fromhex(pipeline.fingerprint), np.uint8),
-    }
-    if detector.spread is not None:
-        tree["spread"] = dataclasses.asdict(detector.spread)
-    if detector.coverage:
-        tree["coverage"] = dict(detector.coverage)
-    arrays.save(folder, tree)
-
-
-def restore(pipeline: Pipeline, folder: pathlib.Path) -> knn.KNN:
-    """The detector that `save` wrote.
-
-    Raises:
-      InputError: it is missing or damaged, or belongs to other backbone weights.
-    """
-    tree = arrays.restore(folder)
-    if bytes(tree["backbone_sha256"]).hex() != pipeline.fingerprint:
-        raise InputError(
-            f"{folder} was fitted with other weights of {pipeline.backbone.name} than "
-            "config.backbone.weights gives now; restore those weights, or fit again in "
-            "another --workdir"
-        )
-    learnt = tree.get("params", {})
-    if pipeline.mesh:
-        learnt = jax.tree.map(lambda x: sharding.replicate(x, pipeline.mesh), learnt)
-    params = {"backbone": pipeline.variables, **learnt}
-    bank = _bank(pipeline, tree["memory_bank"])
-    detector = knn.fit(
-        pipeline.config, pipeline.method, pipeline.backbone, params, bank
-    )
-    if "spread" in tree:
-        detector = detector.replace(spread=scores.Spread(**tree["spread"]))
-    coverage = {name: float(r) for name, r in tree.get("coverage", {}).items()}
-    return detector.replace(coverage=coverage)

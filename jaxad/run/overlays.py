@@ -1,22 +1,15 @@
-"""Pictures for people: an image, its anomaly map, and the true mask's outline."""
+"""Pictures of a run's most telling test images, with their anomaly maps."""
 
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
-from scipy import ndimage
 
+from jaxad.data import Split, given, images
 from jaxad.devices import processes
-from jaxad.errors import writing
-
-# Stops of the heat map, cold to hot, evenly spaced; alpha grows with the score so that
-# what is normal stays visible.
-_COLOURS = np.array(
-    [(30, 40, 160), (0, 150, 200), (60, 190, 90), (250, 200, 30), (215, 25, 28)], float
-)
-_CAPTION = 18
-_MINIMUM_SIDE = 224
+from jaxad.inference import pictures
+from jaxad.inference.decisions import Decision
 
 
 def choose(scores: np.ndarray, labels: np.ndarray, count: int) -> dict[str, np.ndarray]:
@@ -44,11 +37,14 @@ def write(
     scores: np.ndarray,
     count: int,
     batch_size: int,
+    *,
+    decision: Decision | None = None,
 ) -> None:
-    """Writes one PNG an image: left the image, right its map, the mask outlined.
+    """Writes one PNG an image, see `inference.pictures.render`.
 
     All pictures of a category share one colour scale, so a cold picture is a normal
-    image and not a rescaled one.
+    image and not a rescaled one. Images that were disturbed are shown as they were
+    scored, at the detector's size, all others in their own shape.
 
     Args:
       folder: where the pictures go; files are named by kind, rank and image.
@@ -57,6 +53,7 @@ def write(
       split, scores: the images, and their image scores [n].
       count: pictures a kind.
       batch_size: images a call of `predict`.
+      decision: gives the verdicts, and the regions that are outlined.
     """
     chosen = choose(scores, split.labels, count)
     index = np.concatenate(list(chosen.values())).astype(int)
@@ -66,59 +63,56 @@ def write(
     maps = _maps(predict, [e["image"] for e in examples], batch_size)
     if not processes.first():
         return
-    low, high = float(np.median(maps)), float(maps.max())
-    pictures = iter(zip(examples, maps, strict=True))
+    threshold = None if decision is None else decision.pixels.value
+    scale = pictures.Scale.of(maps, threshold)
+    shown = iter(zip(examples, maps, strict=True))
     for kind, indices in chosen.items():
         for rank, i in enumerate(indices, start=1):
-            example, anomaly_map = next(pictures)
-            caption = f"{kind.replace('_', ', ')} {rank}: score {scores[i]:.4g}"
-            picture = render(
-                example["image"], anomaly_map, example["mask"], low, high, caption
+            example, anomaly_map = next(shown)
+            name = split.filenames[i]
+            picture = pictures.render(
+                **_panels(split, int(i), example, anomaly_map),
+                scale=scale,
+                title=name,
+                **_caption(split, i, scores[i], decision, kind, rank),
             )
-            stem = re.sub(r"[^\w.-]+", "_", str(pathlib.PurePath(split.filenames[i])))
-            path = folder / f"{kind}_{rank}_{pathlib.PurePath(stem).stem}.png"
-            with writing(path):
-                folder.mkdir(parents=True, exist_ok=True)
-                picture.save(path)
+            stem = re.sub(r"[^\w.-]+", "_", str(pathlib.PurePath(name)))
+            file = f"{kind}_{rank}_{pathlib.PurePath(stem).stem}.png"
+            pictures.save(picture, folder / file)
 
 
-def _maps(predict, images, batch_size):
+def _panels(split, i: int, example: dict, anomaly_map: np.ndarray) -> dict[str, Any]:
+    """Image, map and mask of one size: the image's own, where the split has it."""
+    if not isinstance(split, Split):
+        image, mask = example["image"], example["mask"]
+        return {"image": image, "anomaly_map": anomaly_map, "mask": mask}
+    encoded, mask = split.read(i)
+    image = split.decode(encoded)
+    return {
+        "image": image,
+        "anomaly_map": split.geometry.undo(anomaly_map, given.size(image)),
+        "mask": None if mask is None else images.decode_mask(mask),
+    }
+
+
+def _caption(split, i: int, score, decision, kind: str, rank: int) -> dict[str, Any]:
+    kind = kind.replace("_", ", ")
+    verdict, judged = None, pictures.score_details(score)
+    if decision is not None:
+        threshold = decision.images
+        verdict = "anomalous" if threshold.verdicts(score) else "normal"
+        p_value = float(threshold.p_values(score))
+        judged = pictures.score_details(score, threshold.value, p_value)
+    details = [split.defect_types[i], *judged, f"{kind} {rank}"]
+    return {"verdict": verdict, "details": details}
+
+
+def _maps(predict, pixels, batch_size):
     """Anomaly maps [n, H, W]; batches keep the shape that is already compiled."""
     out = []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
+    for start in range(0, len(pixels), batch_size):
+        batch = pixels[start : start + batch_size]
         padding = [batch[-1]] * (batch_size - len(batch))
         maps = predict(np.stack(batch + padding))[1]
         out.extend(maps[: len(batch)])
     return np.stack(out)
-
-
-def render(image, anomaly_map, mask, low, high, caption) -> Image.Image:
-    """One picture.
-
-    Args:
-      image: float [H, W, 3] in [0, 1].
-      anomaly_map: float [H, W]; `low` is the coldest colour, `high` the hottest.
-      mask: uint8 [H, W] in {0, 1}; its outline is drawn in white.
-      caption: a line of text.
-    """
-    heat = np.clip((anomaly_map - low) / max(high - low, 1e-12), 0, 1)[..., None]
-    stops = np.linspace(0, 1, len(_COLOURS))
-    colour = np.stack(
-        [np.interp(heat[..., 0], stops, channel) for channel in _COLOURS.T], axis=-1
-    )
-    plain = np.clip(image, 0, 1) * 255
-    alpha = 0.15 + 0.55 * heat
-    blended = (1 - alpha) * plain + alpha * colour
-    outline = mask.astype(bool) & ~ndimage.binary_erosion(mask, iterations=2)
-    blended[outline] = 255
-    pair = np.concatenate([plain, blended], axis=1).round().astype(np.uint8)
-    picture = Image.fromarray(pair)
-    scale = -(-_MINIMUM_SIDE // min(image.shape[:2]))
-    if scale > 1:
-        size = (picture.width * scale, picture.height * scale)
-        picture = picture.resize(size, Image.Resampling.NEAREST)
-    framed = Image.new("RGB", (picture.width, picture.height + _CAPTION), "white")
-    framed.paste(picture, (0, _CAPTION))
-    ImageDraw.Draw(framed).text((4, 3), caption, fill="black")
-    return framed

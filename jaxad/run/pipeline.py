@@ -8,8 +8,10 @@ import numpy as np
 
 from jaxad import config as config_lib
 from jaxad import data, methods, models
+from jaxad.detectors.base import Scorer
 from jaxad.devices import processes, sharding
 from jaxad.errors import InputError
+from jaxad.inference import folder
 from jaxad.methods.base import Backbone, Method
 
 
@@ -22,6 +24,7 @@ class Pipeline:
       backbone, variables: the pretrained network, folded unless a stage trains it.
       fingerprint: sha256 of the variables as loaded.
       method: how the representation is learnt.
+      scorer: what scores it.
       mesh: the devices that share the images; None where there is but one.
     """
 
@@ -30,12 +33,18 @@ class Pipeline:
     variables: dict
     fingerprint: str
     method: Method
+    scorer: Scorer
     mesh: sharding.Mesh | None
 
     @property
     def images_a_call(self) -> int:
         """`config.batch_size` images for every device."""
         return self.config.batch_size * (self.mesh.size if self.mesh else 1)
+
+    @property
+    def networks(self) -> folder.Networks:
+        """What of it does not depend on the images."""
+        return folder.Networks(self.backbone, self.method, self.scorer)
 
     def place(self, images: np.ndarray):
         """Spreads over the devices a batch, of which each process gives its share."""
@@ -87,8 +96,7 @@ def load(config) -> Pipeline:
     Raises:
       InputError: an unknown tap or method, or weights that cannot be had.
     """
-    name, taps = config.backbone.name, tuple(config.backbone.taps)
-    spec = models.spec(name)
+    name = config.backbone.name
     with processes.one_after_first():  # which downloads them
         module, variables = models.load(
             name,
@@ -96,20 +104,15 @@ def load(config) -> Pipeline:
             seed=config.seed,
             dtype=jax.numpy.dtype(config.backbone.dtype),
         )
-    extract, folded = models.frozen(module, variables, taps)
+    backbone, method, scorer = folder.networks(config)
+    folded = models.fold(module, variables)
     image = jax.ShapeDtypeStruct((1, *config.dataset.image_size, 3), np.float32)
-    jax.eval_shape(extract, folded, image)  # names a tap that does not exist
-
-    def levels(variables, images):
-        return list(extract(variables, images).values())
-
-    backbone = Backbone(name, module, taps, tuple(spec.mean), tuple(spec.std), levels)
+    jax.eval_shape(backbone.levels, folded, image)  # names a tap that does not exist
     fingerprint = models.fingerprint(variables)
     processes.require_same({f"the weights of {name}": fingerprint})
-    method = methods.build(config, backbone)
     if not any(stage.tunes for stage in method.stages):
         variables = folded
     mesh = sharding.make_mesh() if jax.device_count() > 1 else None
     if mesh:
         variables = jax.tree.map(lambda x: sharding.replicate(x, mesh), variables)
-    return Pipeline(config, backbone, variables, fingerprint, method, mesh)
+    return Pipeline(config, backbone, variables, fingerprint, method, scorer, mesh)

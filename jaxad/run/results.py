@@ -8,12 +8,16 @@ import math
 import os
 import pathlib
 import platform
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
 
+from jaxad.detectors.threshold import Threshold
 from jaxad.devices import processes
 from jaxad.errors import writing
+
+VERDICTS = {False: "normal", True: "anomalous"}
 
 # Columns of the table, in per cent.
 COLUMNS = (
@@ -69,25 +73,81 @@ def write_scores(path: pathlib.Path, split, scores: np.ndarray) -> None:
 
     Scores have nine significant digits, enough to give back the float32.
     """
+    _write_csv(
+        path,
+        ("file", "label", "score"),
+        (
+            (name, int(label), f"{float(score):.9g}")
+            for name, label, score in zip(
+                split.filenames, split.labels, scores, strict=True
+            )
+        ),
+    )
+
+
+def write_verdicts(
+    path: pathlib.Path, split, scores: np.ndarray, threshold: Threshold
+) -> None:
+    """`verdicts.csv`: file, label, score, conformal p-value, and the verdict."""
+    _write_csv(
+        path,
+        ("file", "label", "score", "p_value", "verdict"),
+        (
+            (name, int(label), f"{float(score):.9g}", f"{p:.6g}", VERDICTS[bool(above)])
+            for name, label, score, p, above in zip(
+                split.filenames,
+                split.labels,
+                scores,
+                threshold.p_values(scores),
+                threshold.verdicts(scores),
+                strict=True,
+            )
+        ),
+    )
+
+
+def write_suspects(path: pathlib.Path, split, scores: np.ndarray) -> None:
+    """`suspects.csv`: good images by how unlike the others they are, worst first.
+
+    Args:
+      split: the images.
+      scores: of each, by what was not fitted on it, [n].
+    """
+    order = np.argsort(-scores, kind="stable")
+    _write_csv(
+        path,
+        ("rank", "file", "score"),
+        (
+            (rank, split.filenames[i], f"{float(scores[i]):.9g}")
+            for rank, i in enumerate(order, start=1)
+        ),
+    )
+
+
+def _write_csv(path: pathlib.Path, header: Sequence[str], rows: Iterable) -> None:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("file", "label", "score"))
-    for filename, label, score in zip(
-        split.filenames, split.labels, scores, strict=True
-    ):
-        writer.writerow((filename, int(label), f"{float(score):.9g}"))
+    writer.writerow(header)
+    writer.writerows(rows)
     write_text(path, out.getvalue())
 
 
-def mean(categories: dict[str, dict]) -> dict[str, float | None]:
-    """Unweighted mean over categories of every metric that all of them have."""
+def mean(
+    categories: dict[str, dict], further: Sequence[str] = ()
+) -> dict[str, float | None]:
+    """Unweighted mean over categories of every metric that all of them have.
+
+    Args:
+      categories: rows of the results.
+      further: metrics beside `COLUMNS`.
+    """
     return {
         name: (
             float(np.mean([values[name] for values in categories.values()]))
             if all(values.get(name) is not None for values in categories.values())
             else None
         )
-        for name in COLUMNS
+        for name in (*COLUMNS, *further)
     }
 
 
@@ -95,7 +155,7 @@ def table(results: dict) -> str:
     """The results as a Markdown table, in per cent; a dash where there is none."""
     columns = [
         name
-        for name in COLUMNS
+        for name in (*COLUMNS, *results.get("metrics", ()))
         if name.startswith("image_")
         or any(row.get(name) is not None for row in results["categories"].values())
     ]

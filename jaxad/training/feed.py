@@ -1,7 +1,8 @@
 """Where the training loop's batches come from: a table on the device, or an iterator.
 
-Each has the same few parts: `table`, what lies on the device; `draw`, on the host, what
-the steps of one call need; `batch`, inside `jit`, a step's batch from both.
+Each has the same few parts: `item`, the shape of one of the `count` items; `table`,
+what lies on the device; `draw`, on the host, what the steps of one call need; `batch`,
+inside `jit`, a step's batch from both.
 """
 
 import copy
@@ -37,10 +38,12 @@ class Images:
       batches: `start_step -> iterator` over the batches of that step and all later
         ones, dictionaries of numpy arrays; with several processes over this process's
         share of each, where the devices share a batch.
+      shape: of an image, (H, W, 3).
     """
 
     count: int
     batches: Callable[[int], Iterator[Batch]]
+    shape: tuple[int, ...]
 
 
 class Table:
@@ -60,6 +63,7 @@ class Table:
         else:
             rows = items.reshape(-1, items.shape[-1])
             self.count = len(rows)
+        self.item = rows.shape[1:]
         self._batch_size, self._seed = stage.batch_size, seed
         require_enough(stage, self.count)
         self.mesh, self._shared = mesh, _is_shared(stage, mesh)
@@ -137,7 +141,7 @@ class Stream:
         self, stage: Stage, items: Images, seed: int, mesh: sharding.Mesh | None
     ):
         del seed  # the order of images is the iterator's
-        self.count, self._items = items.count, items
+        self.count, self.item, self._items = items.count, items.shape, items
         self._iterator, self._at = None, None
         require_enough(stage, self.count)
         self.mesh, self._shared = mesh, _is_shared(stage, mesh)

@@ -100,7 +100,7 @@ def train(
     (state,) = _loop(
         stage.name,
         source,
-        _starts(stage, [_init_arguments(stage, params, seed)], mesh),
+        _starts([_init(stage, params, seed, source.item)], mesh),
         lambda starts: steps,
         [total],
         [workdir],
@@ -150,13 +150,16 @@ def train_together(
     source = feed.Tables(stage, items, seeds, mesh)
     totals = np.array([stage.num_steps(t.count) for t in source.tables], np.int32)
     keys = jnp.stack([rng.stream(run.seed, stage.name) for run in runs])
-    arguments = [_init_arguments(stage, run.params, run.seed) for run in runs]
-    _require_same_shapes(stage, arguments)
+    inits = [
+        _init(stage, run.params, run.seed, table.item)
+        for run, table in zip(runs, source.tables, strict=True)
+    ]
+    _require_same_shapes(stage, inits)
     steps = _stacked(_compile(_together(stage, len(runs)), source), mesh)
     states = _loop(
         stage.name,
         source,
-        _starts(stage, arguments, mesh),
+        _starts(inits, mesh),
         lambda starts: functools.partial(steps, key=keys, total=(starts, totals)),
         totals.tolist(),
         [run.workdir for run in runs],
@@ -167,8 +170,8 @@ def train_together(
     ]
 
 
-def _require_same_shapes(stage: Stage, arguments) -> None:
-    first, *others = (jax.eval_shape(stage.init, *each) for each in arguments)
+def _require_same_shapes(stage: Stage, inits) -> None:
+    first, *others = (jax.eval_shape(*init) for init in inits)
     for i, other in enumerate(others, start=1):
         if other != first:
             ours, theirs = (jax.tree.map(lambda x: x.shape, s) for s in (first, other))
@@ -178,18 +181,24 @@ def _require_same_shapes(stage: Stage, arguments) -> None:
             )
 
 
-def _init_arguments(stage: Stage, params: Params, seed: int):
-    return rng.stream(seed, f"{stage.name}.init"), params
+def _init(stage: Stage, params: Params, seed: int, item: tuple[int, ...]):
+    """A function that makes a run's state as it starts, and its arguments."""
+    return (
+        lambda key, params: stage.init(key, params, item),
+        rng.stream(seed, f"{stage.name}.init"),
+        params,
+    )
 
 
-def _starts(stage: Stage, arguments, mesh: sharding.Mesh | None):
+def _starts(inits, mesh: sharding.Mesh | None):
     """A function that makes the runs' states as they start."""
+    functions = [function for function, *_ in inits]
 
     def init(arguments):
-        return [stage.init(*each) for each in arguments]
+        return [f(*each) for f, each in zip(functions, arguments, strict=True)]
 
     program = jax.jit(init, out_shardings=sharding.everywhere(mesh))
-    return functools.partial(program, arguments)
+    return functools.partial(program, [arguments for _, *arguments in inits])
 
 
 def _loop(name, source, init, steps, totals, workdirs, options: Options):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxad.bank import coreset, distances, memory_bank
-from jaxad.bank.memory_bank import greedy_coreset, nearest
+from jaxad.bank.memory_bank import greedy_coreset, nearest, nearest_of_others
 from jaxad.devices import sharding
 from jaxad.errors import InputError
 
@@ -61,6 +61,7 @@ def small_blocks():
     """Several blocks and rounds of everything, the last ones not full."""
     sizes = {
         (memory_bank, "_CANDIDATES"): 100,
+        (memory_bank, "_AGAIN"): 24,
         (coreset, "PICKS"): 48,
         (distances, "ROWS"): 640,
         (distances, "_CENTRES"): 32,
@@ -136,6 +137,21 @@ class TestManyBlocks:
         np.testing.assert_array_equal(
             np.where(clear, index, 0), np.where(clear, where[:, :k], 0)
         )
+
+    @pytest.mark.parametrize("k", [1, 4])
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_nearest_of_others_is_a_bank_without_them(self, kind, k):
+        """Bit by bit; queries are of the bank, equal to rows of it, or of nobody."""
+        x = cloud(kind, n=700)
+        bank, bank_owners = x[:600], np.arange(600) % 7 // 2
+        queries = np.concatenate([x[:90], x[600:650]])
+        owners = np.concatenate([bank_owners[:90], np.arange(50) % 5])
+        distance, index = nearest_of_others(queries, owners, bank, bank_owners, k)
+        for owner in range(5):
+            mine, others = owners == owner, np.flatnonzero(bank_owners != owner)
+            want, where = nearest(queries[mine], bank[others], k)
+            np.testing.assert_array_equal(distance[mine], want)
+            np.testing.assert_array_equal(index[mine], others[where])
 
     @pytest.mark.parametrize("half", [False, True])
     @pytest.mark.parametrize("kind", [*KINDS, "halfway"])
@@ -295,6 +311,59 @@ def test_nearest_takes_the_whole_bank():
     bank = cloud("normal", n=20)
     _, index = nearest(bank, bank, 20)
     assert (np.sort(index, axis=1) == np.arange(20)).all()
+
+
+def test_nearest_of_others_by_hand():
+    bank = np.array([[0.0], [1], [1], [5], [6]])
+    owners = [3, 3, 8, 8, 9]
+    queries = np.array([[1.0], [1.0], [1.0], [6.0]])
+    distance, index = nearest_of_others(queries, [3, 8, 0, 9], bank, owners, 2)
+    assert index.tolist() == [[2, 3], [1, 0], [1, 2], [3, 1]]
+    assert distance.tolist() == [[0, 4], [0, 1], [0, 0], [1, 5]]
+    assert distance.dtype == jnp.float32 and index.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("place", ["spread queries", "spread bank", "passing through"])
+def test_nearest_of_others_does_not_depend_on_the_place(place):
+    x = cloud("duplicates", n=700)
+    bank, queries = x[:500], x[400:656]
+    bank_owners, owners = np.arange(500) // 9, np.arange(400, 656) // 9
+    want = nearest_of_others(queries, owners, bank, bank_owners, 3)
+    mesh, options = sharding.make_mesh(), {}
+    if place == "spread queries":
+        queries = sharding.split_rows(queries, mesh)
+        bank = sharding.replicate(bank, mesh)
+    elif place == "spread bank":
+        options["mesh"] = mesh
+    else:
+        least = memory_bank._search_bytes(256, 500, 8, 12, 1)
+        options["max_device_bytes"] = least + 8 * 8 * 200
+    got = nearest_of_others(queries, owners, bank, bank_owners, 3, **options)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_bank_of_one_image_has_no_others():
+    x = cloud("normal", n=30)
+    alone = np.full(30, 4)
+    with pytest.raises(InputError, match="image 4 owns 30 of the 30 entries .* k=1"):
+        nearest_of_others(x, alone, x, alone, 1)
+    # Images that have given nothing to it can be scored.
+    distance, _ = nearest_of_others(x, alone + 1, x, alone, 1)
+    assert not np.asarray(distance).any()
+    few = np.repeat([1, 2], [26, 4])
+    with pytest.raises(InputError, match="image 1 owns 26 .* 4 are left where k=5"):
+        nearest_of_others(x, few, x, few, 5)
+
+
+def test_owners_that_do_not_fit():
+    x = cloud("normal", n=30)
+    with pytest.raises(InputError, match=r"\(29,\) do not fit queries .*\(30, 8\)"):
+        nearest_of_others(x, np.zeros(29), x, np.zeros(30), 1)
+    with pytest.raises(InputError, match=r"\(29,\) do not fit bank .*\(30, 8\)"):
+        nearest_of_others(x, np.zeros(30), x, np.zeros(29), 1)
+    with pytest.raises(InputError, match="k=31"):
+        nearest_of_others(x, np.zeros(30), x, np.ones(30), 31)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e20])

@@ -131,6 +131,32 @@ def test_names_leave_out_what_is_no_image(tmp_path):
     assert images.names(tmp_path / "missing") == []
 
 
+def test_what_pillow_holds_is_decoded_as_its_file():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey = np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000
+    made = [
+        Image.fromarray(grey),
+        Image.fromarray((grey // 256).astype(np.uint8)),
+        Image.new("RGBA", (4, 3), (10, 20, 30, 40)),
+        Image.new("CMYK", (4, 3), (0, 255, 255, 0)),
+        Image.new("1", (4, 3), 1),
+    ]
+    for image in made:
+        encoded = trees.encoded(image, "TIFF", exif=exif)
+        with Image.open(io.BytesIO(encoded)) as opened:
+            got = images.of_pillow(opened)
+        expected = images.decode_image(encoded)
+        assert (got.mode, got.size) == (expected.mode, (3, 4))
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(expected))
+
+
+def test_what_pillow_cannot_turn_into_colour():
+    for image in (Image.new("La", (2, 2)), Image.new("L", (0, 2))):
+        with pytest.raises(images.Unreadable):
+            images.of_pillow(image)
+
+
 # --------------------------------------------------------------------------------------
 # Masks
 # --------------------------------------------------------------------------------------
@@ -234,3 +260,91 @@ def test_mask_and_image_go_through_the_same_geometry(policy):
     geometry = Geometry((16, 20), policy, 20)
     image = geometry.image(Image.fromarray(mask))
     np.testing.assert_array_equal(geometry.mask(mask), image[..., 0] > 0.5)
+
+
+@pytest.mark.parametrize("policy", ["resize", "resize_crop", "pad"])
+def test_colour_floats_go_the_way_of_their_channels(policy):
+    pixels = np.random.default_rng(0).random((9, 14, 3)).astype(np.float32)
+    geometry = Geometry((6, 8), policy, 8)
+    got = geometry.image(pixels)
+    for c in range(3):
+        one = geometry.image(Image.fromarray(pixels[..., c]))
+        np.testing.assert_array_equal(got[..., c], one[..., c])
+    np.testing.assert_array_equal(Geometry((9, 14)).image(pixels), pixels)
+
+
+# --------------------------------------------------------------------------------------
+# And back
+# --------------------------------------------------------------------------------------
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("geometry", "values", "size", "expected"),
+    [
+        (Geometry((1, 2)), [[0, 1]], (2, 4), [[0, 0.25, 0.75, 1]] * 2),
+        (Geometry((2, 4)), [[0, 4, 0, 8]] * 2, (1, 2), [[12 / 7, 4]]),
+        # 2 x 4 is 4 x 8 when resized; the map shows columns 2 to 5 of that.
+        (
+            Geometry((4, 4), "resize_crop", 4),
+            [[1, 3, 5, 7]] * 4,
+            (2, 4),
+            [[NAN, 2.25, 5.75, NAN]] * 2,
+        ),
+        # Shorter side 4 to 2: the middle two of four columns, each two pixels wide.
+        (
+            Geometry((2, 2), "resize_crop", 2),
+            [[0, 4]] * 2,
+            (4, 8),
+            [[NAN, NAN, 0, 1, 3, 4, NAN, NAN]] * 4,
+        ),
+        # 1 x 2 in 4 x 4 lies in rows 1 and 2; what the padding scored does not count.
+        (
+            Geometry((4, 4), "pad"),
+            [[99] * 4, [2, 2, 6, 6], [2, 2, 6, 6], [99] * 4],
+            (1, 2),
+            [[18 / 7, 38 / 7]],
+        ),
+    ],
+)
+def test_a_map_in_the_pixels_of_its_image(geometry, values, size, expected):
+    got = geometry.undo(np.array(values, np.float32), size)
+    assert got.dtype == np.float32 and got.shape == size
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["resize", "resize_crop", "pad"])
+@pytest.mark.parametrize("size", [(300, 1600), (1600, 300), (31, 17)])
+def test_a_smooth_picture_comes_back(policy, size):
+    y, x = (np.linspace(0, 3, side, dtype=np.float32) for side in size)
+    smooth = 0.5 + 0.25 * np.sin(x) + 0.25 * np.cos(y)[:, None]
+    geometry = Geometry((96, 128), policy, 128)
+    got = geometry.undo(geometry.image(Image.fromarray(smooth))[..., 0], size)
+    seen = np.isfinite(got)
+    np.testing.assert_allclose(got[seen], smooth[seen], atol=0.03)
+    if policy != "resize_crop":
+        assert seen.all()
+        return
+    # As much as the crop is of the picture resized, in one piece in the middle.
+    shorter = min(size)
+    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+    assert seen.sum() == len(rows) * len(columns)
+    for found, side, shown in ((rows, size[0], 96), (columns, size[1], 128)):
+        assert len(found) == pytest.approx(min(side, shown * shorter / 128), abs=1)
+        assert found.mean() == pytest.approx((side - 1) / 2, abs=2)
+
+
+@pytest.mark.parametrize("policy", ["resize", "resize_crop", "pad"])
+def test_any_map_comes_back_whole(policy):
+    """Of whatever sizes: no NaN inside, and nothing but the values of the map."""
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        size = tuple(generator.integers(1, 40, 2).tolist())
+        to = tuple(generator.integers(1, 20, 2).tolist())
+        geometry = Geometry(to, policy, max(to) + int(generator.integers(8)))
+        picture = geometry.image(Image.fromarray(np.full(size, 0.5, np.float32)))
+        got = geometry.undo(picture[..., 0], size)
+        assert got.shape == size
+        np.testing.assert_allclose(got[np.isfinite(got)], 0.5, rtol=1e-6)
+        assert policy == "resize_crop" or np.isfinite(got).all()

@@ -51,7 +51,7 @@ def patches(n=40, seed=0):
 
 def test_starts_orthogonal_and_with_exact_copies():
     _, method = make()
-    state = method.stages[0].init(jax.random.key(0), params())
+    state = method.stages[0].init(jax.random.key(0), params(), (WIDTH,))
     kernel = state["student"]["f"]["kernel"]
     assert kernel.shape == (WIDTH, 4)  # two levels of three channels
     np.testing.assert_allclose(kernel.T @ kernel, np.eye(4), atol=1e-6)
@@ -89,7 +89,7 @@ def test_a_step_from_the_equations():
     """Labels from the slow copies, the first AdamP step, then eq. 8."""
     config, method = make(ema=0.9, learning_rate=0.01, weight_decay=0.0)
     stage = method.stages[0]
-    state = stage.init(jax.random.key(0), params())
+    state = stage.init(jax.random.key(0), params(), (WIDTH,))
     state["teacher"] = jax.tree.map(lambda x: x * 0.8, state["teacher"])
     x = patches(8)
     batch = {"patches": x, "index": np.arange(8), "progress": jnp.float32(0.5)}
@@ -140,7 +140,7 @@ def test_embedding_is_g_after_f():
 def test_no_ema_keeps_no_copy():
     _, method = make(ema=0.0)
     stage = method.stages[0]
-    state = stage.init(jax.random.key(0), params())
+    state = stage.init(jax.random.key(0), params(), (WIDTH,))
     batch = {"patches": patches(8), "progress": jnp.float32(0)}
     state, _ = jax.jit(stage.step)(state, batch, jax.random.key(0))
     jax.tree.map(
@@ -164,7 +164,7 @@ def test_steps_and_what_is_handed_on():
     _, method = make(epochs=3)
     stage = method.stages[0]
     assert stage.num_steps(41) == 15  # five whole batches of eight, three times
-    state = stage.init(jax.random.key(0), params())
+    state = stage.init(jax.random.key(0), params(), (WIDTH,))
     out = stage.finish(state, params())
     assert set(out) == {"backbone", "f"}
     projected = method.project(out, patches(10).reshape(2, 5, WIDTH))
@@ -188,7 +188,8 @@ def test_no_epochs_is_a_random_projection(tmp_path):
     _, method = make(epochs=0)
     stage = method.stages[0]
     out = loop.train(stage, params(), patches(), seed=3, workdir=tmp_path)
-    want = stage.init(rng.stream(3, f"{stage.name}.init"), params())["student"]["f"]
+    want = stage.init(rng.stream(3, f"{stage.name}.init"), params(), (WIDTH,))
+    want = want["student"]["f"]
     jax.tree.map(np.testing.assert_array_equal, out["f"], want)
 
 

@@ -99,7 +99,7 @@ def test_a_run_stopped_in_stage_two_ends_in_the_same_bytes(
     kept = tmp_path / "run/things/ncl"
     assert any(path.name.isdigit() for path in kept.iterdir())
     experiment.run(make_config(places), str(tmp_path / "run"))
-    for name in ("scores.csv", "detector/arrays.npz"):
+    for name in ("scores.csv", "detector/efficientnet_lite0/arrays.npz"):
         content = (tmp_path / "run/things" / name).read_bytes()
         assert content == (whole[0] / "things" / name).read_bytes(), name
 

@@ -57,7 +57,8 @@ def test_every_backbone_has_the_reference_s_parameters_and_its_default_taps(name
 def test_frozen_equals_the_module(networks, name):
     module, variables = networks(name)
     images = goldens.seeded("image", (2, 64, 96, 3))
-    features, params = models.frozen(module, variables, ("layer2", "layer3"))
+    features = models.extractor(module, ("layer2", "layer3"))
+    params = models.fold(module, variables)
     assert params.keys() == {"params"}
     got = jax.jit(features)(params, images)
     _, want = jax.jit(module.apply)(variables, images)
@@ -98,7 +99,8 @@ def test_nothing_behind_the_deepest_tap_is_computed(networks):
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
 
     def flops(*taps):
-        features, params = models.frozen(module, variables, taps)
+        features = models.extractor(module, taps)
+        params = models.fold(module, variables)
         compiled = jax.jit(features).lower(params, images).compile()
         return compiled.cost_analysis()["flops"]
 
@@ -122,7 +124,9 @@ def test_a_folded_backbone_does_not_train(networks):
 
 
 def test_frozen_names_an_unknown_tap(networks):
-    features, params = models.frozen(*networks("tiny_basic"), ["layer5"])
+    module, variables = networks("tiny_basic")
+    features = models.extractor(module, ["layer5"])
+    params = models.fold(module, variables)
     with pytest.raises(InputError, match="no tap 'layer5'; it has stem"):
         jax.eval_shape(features, params, jnp.zeros((1, 32, 32, 3)))
 

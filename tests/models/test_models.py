@@ -180,7 +180,8 @@ def test_fold_of_a_depthwise_layer(tiny):
     module, variables = models.load(tiny, "random")
     images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
     _, variables = module.apply(variables, images, True, mutable=list(variables))
-    features, params = models.frozen(module, variables, ["stem"])
+    features = models.extractor(module, ["stem"])
+    params = models.fold(module, variables)
     want = module.apply(variables, images)[1]["stem"]
     np.testing.assert_allclose(features(params, images)["stem"], want, atol=1e-5)
 

@@ -1,8 +1,13 @@
 import numpy as np
 import pytest
+import trees
 from PIL import Image
 
-from jaxad.run import overlays
+from jaxad import data
+from jaxad.data.images import Geometry
+from jaxad.detectors import threshold
+from jaxad.inference import decisions, pictures
+from jaxad.run import evaluate, overlays
 
 
 def test_choose_by_hand():
@@ -31,41 +36,94 @@ def test_choose_without_anomalous_images():
     assert len(chosen["anomalous_highest"]) == 0
 
 
-def test_render_colours_by_hand():
-    """Hottest is red, coldest keeps the image; the mask's outline is white."""
-    image = np.zeros((224, 224, 3), np.float32)
-    heat = np.zeros((224, 224), np.float32)
-    heat[:, 112:] = 2.0
-    mask = np.zeros((224, 224), np.uint8)
-    mask[50:100, 20:80] = 1
-    picture = np.asarray(overlays.render(image, heat, mask, 0.0, 2.0, "caption"))
-    assert picture.shape == (224 + 18, 448, 3)
-    left, right = picture[18:, :224], picture[18:, 224:]
-    assert (left == 0).all()
-    # 0.7 and 0.15 of the last and the first colour, rounded to eight bits.
-    np.testing.assert_allclose(right[200, 200], [150.5, 17.5, 19.6], atol=0.51)
-    np.testing.assert_allclose(right[200, 10], [4.5, 6.0, 24.0], atol=0.51)
-    assert (right[50, 20:80] == 255).all()
-    assert not (right[75, 50] == 255).all()
+SIZE = (30, 90)  # of the files; the detector sees 8 x 8
 
 
-def test_write_names_files_by_kind_rank_and_image(tmp_path):
-    class Split:
-        filenames = ["good/0 1.png", "bad/ü.png"]
-        labels = np.array([0, 1])
+def split(**fields):
+    def read(i):
+        image = trees.encoded(Image.new("L", SIZE[::-1], 100 + i))
+        mask = np.zeros(SIZE, np.uint8)
+        mask[10:20, 20:50] = 255
+        return image, trees.encoded(Image.fromarray(mask)) if i else None
 
-        def __getitem__(self, i):
-            image = np.full((8, 8, 3), 0.5, np.float32)
-            return {"image": image, "mask": np.zeros((8, 8), np.uint8)}
+    return data.Split(
+        name="test",
+        filenames=["good/0 1.png", "bad/ü.png"],
+        labels=np.array([0, 1], np.int32),
+        defect_types=["good", "bent"],
+        has_masks=True,
+        geometry=Geometry((8, 8)),
+        version="1",
+        read=read,
+        **fields,
+    )
 
-    def predict(images):
-        assert images.shape == (4, 8, 8, 3)  # always the compiled batch
-        return images.mean((1, 2, 3)), images[..., 0]
 
-    overlays.write(tmp_path, predict, Split(), np.array([0.1, 0.2]), 1, 4)
+def predict(images):
+    assert images.shape == (4, 8, 8, 3)  # always the compiled batch
+    return images.mean((1, 2, 3)), images[..., 0]
+
+
+@pytest.fixture
+def rendered(monkeypatch):
+    """What every picture was made of."""
+    calls, render = [], pictures.render
+
+    def noting(**options):
+        calls.append(options)
+        return render(**options)
+
+    monkeypatch.setattr(pictures, "render", noting)
+    return calls
+
+
+def test_write_names_files_by_kind_rank_and_image(tmp_path, rendered):
+    overlays.write(tmp_path, predict, split(), np.array([0.1, 0.2]), 1, 4)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "anomalous_highest_1_bad_ü.png",
         "normal_highest_1_good_0_1.png",
     ]
-    with Image.open(tmp_path / "normal_highest_1_good_0_1.png") as picture:
-        assert picture.size == (2 * 224, 224 + 18)
+    anomalous, normal = rendered
+    assert anomalous["title"] == "bad/ü.png" and anomalous["verdict"] is None
+    assert anomalous["details"] == ["bent", "score 0.2", "anomalous, highest 1"]
+    # In the image's own shape.
+    for panel in (anomalous["anomaly_map"], anomalous["mask"]):
+        assert panel.shape == SIZE
+    assert anomalous["mask"].sum() == 10 * 30 * 255 and normal["mask"] is None
+    np.testing.assert_allclose(normal["anomaly_map"], 100 / 255, rtol=1e-6)
+    # One scale for both: from the median to the maximum.
+    assert normal["scale"] == anomalous["scale"]
+    assert normal["scale"][:2] == pytest.approx((100.5 / 255, 101 / 255), rel=1e-6)
+
+
+def test_write_shows_decisions(tmp_path, rendered):
+    scores = np.arange(20) / 100
+    decision = decisions.Decision(
+        threshold.calibrate(scores, method="split", rate=0.1),
+        threshold.calibrate(scores, method="split", rate=0.1),
+    )
+    overlays.write(
+        tmp_path, predict, split(), np.array([0.1, 0.25]), 1, 4, decision=decision
+    )
+    anomalous, normal = rendered
+    assert (anomalous["verdict"], normal["verdict"]) == ("anomalous", "normal")
+    assert anomalous["details"] == [
+        "bent", "score 0.25 (threshold 0.18)", "p = 0.048", "anomalous, highest 1",
+    ]  # fmt: skip
+    assert normal["scale"] == pytest.approx((0.09, 0.27, 0.18))
+
+
+def test_write_shows_disturbed_images_as_they_were_scored(tmp_path, rendered):
+    disturbed = evaluate.Disturbed(
+        split(),
+        0,
+        rotation=0.0,
+        translation=0.0,
+        brightness=0.9,
+        contrast=0.0,
+        blur=0.0,
+    )
+    overlays.write(tmp_path, predict, disturbed, np.array([0.1, 0.2]), 1, 4)
+    for call in rendered:
+        assert call["anomaly_map"].shape == (8, 8) == call["mask"].shape
+        np.testing.assert_array_equal(call["image"][..., 0], call["anomaly_map"])

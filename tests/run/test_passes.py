@@ -277,7 +277,7 @@ def stops_in(name, at, act, monkeypatch):
 
 
 def same_run(one, other):
-    for name in ("scores.csv", "detector/arrays.npz"):
+    for name in ("scores.csv", "detector/efficientnet_lite0/arrays.npz"):
         content = (one / "things" / name).read_bytes()
         assert content == (other / "things" / name).read_bytes(), name
     results = [json.loads((run / "results.json").read_text()) for run in (one, other)]
@@ -292,7 +292,7 @@ def same_run(one, other):
     [
         ("features", 2, kill),
         ("features", 1, terminate),
-        ("coreset", 1, terminate),
+        ("fit", 1, terminate),
         ("score", 1, terminate),
     ],
 )

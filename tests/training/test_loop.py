@@ -25,7 +25,8 @@ from jaxad.training.loop import Options, Preempted
 def make_stage(inputs="patches", batch_size=4, steps=10, breaks_at=None, name="toy"):
     """A mean that follows the batches, pushed about by the step's own noise."""
 
-    def init(key, params):
+    def init(key, params, item):
+        assert item == (3,)
         return {"mean": params["start"], "noise": jax.random.normal(key, (3,))}
 
     def step(state, batch, key):
@@ -82,13 +83,13 @@ def images(stop_at=None, act=None):
                 act()
             yield {"image": np.random.default_rng(step).normal(size=(4, 3))}
 
-    return Images(11, batches)
+    return Images(11, batches, (3,))
 
 
 def test_against_a_plain_loop(tmp_path):
     """What the documentation promises, one step at a time, without jit."""
     stage, state = make_stage(), None
-    state = stage.init(rng.stream(7, "toy.init"), params())
+    state = stage.init(rng.stream(7, "toy.init"), params(), (3,))
     losses = []
     for step in range(10):
         epoch, within = divmod(step, 11 // 4)
@@ -168,7 +169,7 @@ def test_finished_stage_is_restored_not_run(tmp_path):
     def never(start):
         raise AssertionError("a finished stage drew a batch")
 
-    same_bytes(run(tmp_path, stage, Images(11, never)), whole)
+    same_bytes(run(tmp_path, stage, Images(11, never, (3,))), whole)
 
 
 def test_params_survive_donation(tmp_path):
@@ -221,7 +222,7 @@ def test_state_that_is_not_finite_is_never_saved(tmp_path):
         "patches",
         4,
         lambda n: 1,
-        lambda k, p: {"w": p["start"]},
+        lambda k, p, item: {"w": p["start"]},
         step,
         lambda s, p: p,
     )
@@ -397,7 +398,7 @@ def test_one_of_the_runs_together_diverges(tmp_path):
         bad = (batch["progress"] > 0.85) & (state["noise"] == noise).all()
         return state, {**metrics, "loss": jnp.where(bad, jnp.nan, metrics["loss"])}
 
-    noise = stage.init(rng.stream(8, "toy.init"), params())["noise"]
+    noise = stage.init(rng.stream(8, "toy.init"), params(), (3,))["noise"]
     message = r"diverged in .*parts/2: loss not finite at step 11 .*step 8 is kept"
     with pytest.raises(InputError, match=message):
         loop.train_together(

@@ -1,0 +1,39 @@
+"""Writes docs/fields.md: every field of a config.
+
+python docs/fields.py
+"""
+
+import importlib
+import pathlib
+
+from jaxad import config, methods
+from jaxad.fields import markdown
+
+INTRODUCTION = """# Fields of a config
+
+Every field, its default, what it may be and what it means. A config file sets fields \
+in `get_config`, a command line with `--config.a.b=value`; what cannot work is told in \
+one sentence before anything is computed. `python -m jaxad.main --config FILE --help` \
+lists them with FILE's values.
+
+(ours) marks a default of this project where the paper is silent, (inferred) what \
+independent reproductions take to be the paper's.
+
+This page is written by `python docs/fields.py`.
+"""
+
+
+def text() -> str:
+    """The page."""
+    parts = [INTRODUCTION, "## Every run\n", markdown(config.FIELDS)]
+    for name in methods.NAMES:
+        module = importlib.import_module(f"jaxad.methods.{name}")
+        title = module.__doc__.partition(":")[0]
+        table = getattr(module, "FIELDS", None)
+        parts.append(f'## {title}: `config.method` of "{name}"\n')
+        parts.append(markdown(table, "method") if table else "It has no more fields.\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    pathlib.Path(__file__).with_suffix(".md").write_text(text(), encoding="utf-8")

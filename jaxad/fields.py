@@ -1,0 +1,250 @@
+"""Fields of a config: a default, what it means, and what it may be.
+
+A table is a dictionary of `Field`s, in which a group of fields is a dictionary again:
+
+  FIELDS = dict(
+      sigma=Field(0.5, "bandwidth of the similarity (ours)", ABOVE_0),
+      decoder=dict(skip=Field("none", "connections to F", one_of("none", "unet"))),
+  )
+
+It is all there is to write: the config of defaults, the checks that name the field, and
+the lists that `--help` and docs/fields.md print come from it.
+"""
+
+import dataclasses
+import numbers
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import ml_collections
+
+from jaxad.errors import InputError, did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """What a field may be.
+
+    Attributes:
+      words: what follows "must be".
+      holds: of a value that is of the default's kind.
+      names: all that there are, where it is one of them, or a tuple of some.
+    """
+
+    words: str
+    holds: Callable[[Any], bool] = lambda value: True
+    names: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field.
+
+    Attributes:
+      default: also says of which kind a value is.
+      meaning: one line. (ours) marks a default of this project where a paper is silent,
+        (inferred) what independent reproductions take to be the paper's.
+      bound: None where every value of the kind works.
+    """
+
+    default: Any
+    meaning: str
+    bound: Bound | None = None
+
+    @property
+    def may_be(self) -> str:
+        return (self.bound or _KINDS[type(self.default)]).words
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises InputError, naming the field, for a value that cannot work."""
+        # JSON, in which a run keeps its config, has no tuples.
+        value = tuple(value) if isinstance(value, list) else value
+        kind = _KINDS[type(self.default)]
+        words = self.may_be if isinstance(self.default, tuple) else kind.words
+        require(kind.holds(value), name, repr(value), words)
+        if self.bound is None:
+            return
+        if self.bound.names:
+            for one in value if isinstance(value, tuple) else (value,):
+                choose(name, one, self.bound.names)
+        require(self.bound.holds(value), name, value, self.bound.words)
+
+
+Table = Mapping[str, "Field | Table"]
+
+
+# ---- Bounds
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+_KINDS = {
+    bool: Bound("true or false", lambda x: isinstance(x, bool)),
+    int: Bound("a whole number", _is_whole),
+    float: Bound("a number", _is_number),
+    str: Bound("text", lambda x: isinstance(x, str)),
+    tuple: Bound("a tuple", lambda x: isinstance(x, tuple)),
+}
+
+ABOVE_0 = Bound("above 0", lambda x: x > 0)
+NOT_NEGATIVE = Bound("0 or more", lambda x: x >= 0)
+SHARE = Bound("between 0 and 1", lambda x: 0 <= x <= 1)
+SOME = Bound("above 0 and at most 1", lambda x: 0 < x <= 1)
+NOT_ALL = Bound("0 or more and below 1", lambda x: 0 <= x < 1)
+PART = Bound("above 0 and below 1", lambda x: 0 < x < 1)
+ODD = Bound("an odd number", lambda x: x >= 1 and x % 2 == 1)
+TEXTS = Bound("a tuple of names", lambda x: all(isinstance(one, str) for one in x))
+
+
+def at_least(least: float) -> Bound:
+    return Bound(f"at least {least}", lambda x: x >= least)
+
+
+def between(low: float, high: float) -> Bound:
+    return Bound(f"{low} to {high}", lambda x: low <= x <= high)
+
+
+def one_of(*names: str) -> Bound:
+    return Bound(f"one of {', '.join(names)}", names=names)
+
+
+def some_of(*names: str) -> Bound:
+    return Bound(f"any of {', '.join(names)}", names=names)
+
+
+def numbers_of(words: str, each: Callable[[float], bool], *lengths: int) -> Bound:
+    """A tuple of numbers that `each` holds for, of one of the lengths, or of any."""
+
+    def holds(values):
+        fits = not lengths or len(values) in lengths
+        return fits and all(_is_number(x) and each(x) for x in values)
+
+    return Bound(words, holds)
+
+
+_TWO = numbers_of("", lambda x: x == x, 2)
+RANGE = Bound("a lower and an upper bound", lambda x: _TWO.holds(x) and x[0] <= x[1])
+
+
+def range_within(low: float, high: float) -> Bound:
+    return Bound(
+        f"{RANGE.words} within {low} and {high}",
+        lambda x: RANGE.holds(x) and low <= x[0] and x[1] <= high,
+    )
+
+
+def choose(field: str, value: str, allowed: tuple[str, ...], or_else: str = "") -> None:
+    """Raises InputError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise InputError(
+            f"config.{field}={value!r} is not known{did_you_mean(value, allowed)}; "
+            f"choose one of {', '.join(allowed)}{or_else}"
+        )
+
+
+def require(holds: bool, field: str, value: Any, must_be: str) -> None:
+    """Raises InputError naming the field unless `holds`."""
+    if not holds:
+        raise InputError(f"config.{field}={value} must be {must_be}")
+
+
+# ---- Tables
+
+
+def flat(table: Table, group: str = "") -> Iterator[tuple[str, Field]]:
+    """Every field with its name in dots, after that of the group."""
+    for name, entry in table.items():
+        name = f"{group}.{name}" if group else name
+        if isinstance(entry, Field):
+            yield name, entry
+        else:
+            yield from flat(entry, name)
+
+
+def defaults(table: Table) -> ml_collections.ConfigDict:
+    """The config in which every field has its default."""
+
+    def values(table):
+        return {
+            name: entry.default if isinstance(entry, Field) else values(entry)
+            for name, entry in table.items()
+        }
+
+    return ml_collections.ConfigDict(values(table))
+
+
+def check(table: Table, config: Mapping, group: str = "") -> None:
+    """Checks every field of a table by itself.
+
+    Args:
+      table: of the fields.
+      config: of this table; what else it holds is not looked at.
+      group: where it lies, for messages: "method" for `config.method`.
+
+    Raises:
+      InputError: names the first field that is missing, or whose value cannot work.
+    """
+    for name, field in flat(table):
+        place = f"{group}.{name}" if group else name
+        try:
+            value = get(config, name)
+        except (KeyError, TypeError):
+            raise InputError(
+                f"config.{place} is missing; its default is {_shown(field.default)}"
+            ) from None
+        field.check(place, value)
+
+
+def get(config: Mapping, name: str) -> Any:
+    """The value of a field that is named with dots."""
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def text(table: Table, config: Mapping) -> str:
+    """The list of a config's fields for a terminal: values, bounds and meanings."""
+    lines = []
+    for name, field in flat(table):
+        try:
+            value = _shown(get(config, name))
+        except (KeyError, TypeError):
+            value = "missing"
+        default = _shown(field.default)
+        other = "" if value == default else f"; {default} by default"
+        lines.append(f"  --config.{name}={value}  ({field.may_be}{other})")
+        lines += textwrap.wrap(
+            field.meaning, 88, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    return "\n".join(lines) + "\n"
+
+
+def markdown(table: Table, group: str = "") -> str:
+    """The same as a table of Markdown, at the defaults."""
+    lines = ["| Field | Default | May be | Meaning |", "| --- | --- | --- | --- |"]
+    for name, field in flat(table, group):
+        cells = f"`{name}`", f"`{_shown(field.default)}`", field.may_be, field.meaning
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells))
+        lines[-1] += " |"
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: Any) -> str:
+    """As a command line takes it."""
+    if isinstance(value, str):
+        return value or '""'
+    if isinstance(value, float):
+        return repr(float(f"{value:.6g}"))
+    if isinstance(value, tuple | list):
+        inner = ", ".join(
+            repr(one) if isinstance(one, str) else _shown(one) for one in value
+        )
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    return repr(value)
