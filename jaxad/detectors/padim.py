@@ -6,7 +6,7 @@ n images' own differences divided by sqrt(n - 1),
 
   D² = r^T S^-1 r,   S = C^T C + λI,   λ = config.detector.regularisation
 
-(equations 1 and 2, where λ is ε = 0.01). What is kept of S is W = L^-1, S = L L^T, and
+(equations 1 and 2, where λ is ε = 0.01). What is kept of S is a W with W S W^T = I, and
 D = |W r|. Where images are few the same lies in n dimensions:
 
   C C^T + λI = L L^T,   B = L^-1 C,   t = B r,   z = r - B^T t
@@ -244,13 +244,24 @@ def _gaussian(rows: jax.Array, regularisation: float) -> State:
         beyond = reduced * (without**2).sum(0)  # 1 - h, but for what was added
         q = (n * beyond - reduced / (reduced + added)) / (n - 1)
     else:
-        state = {"mean": mean, "whitening": inverse}
-        h = (_product(centred, without.T) ** 2).sum(1)
+        state = {"mean": mean, "whitening": _refined(inverse, centred, regularisation)}
+        without = _refined(without, centred, reduced)
+        h = (_product(without, centred.T) ** 2).sum(0)
         q = 1 - h * n / (n - 1)
     if n > 2:
         q = jnp.clip(q, np.finfo(np.float32).eps, 1)
         state["left_out"] = jnp.sqrt(n * (n - 2) / (n - 1) * (1 - q) / q)
     return state
+
+
+def _refined(whitening: jax.Array, centred: jax.Array, diagonal: float) -> jax.Array:
+    """A step of Newton's method towards W (C^T C + diagonal I) W^T = I.
+
+    By products of C itself: its square has kept half of the digits in float32.
+    """
+    whitened = _product(whitening, centred.T)
+    known = _product(whitened, whitened.T) + diagonal * _product(whitening, whitening.T)
+    return whitening + _product(jnp.eye(len(known)) - known, whitening) / 2
 
 
 def _inverse_factor(square: jax.Array) -> jax.Array:
