@@ -19,6 +19,7 @@ Prints Markdown tables; --out is the figure.
 """
 
 import argparse
+import collections
 import itertools
 import pathlib
 import runpy
@@ -39,15 +40,15 @@ ROOT = pathlib.Path(__file__).parents[1]
 RATES = (0.02, 0.05, 0.1)
 CURVE = np.arange(10, 201, 5) / 1000
 FOLDS = 5
+BRIGHTNESS = (1.0, 1.1, 1.25)
 _IMAGES = 60  # of a call of the search
 
 
-def described(limit: int, brightness):
+def described(limit: int):
     """All cells, float32 [n, patches, d].
 
     Returns:
-      (normal ones in the order of their files, which of them are the training split,
-      that split by factor of its brightness, anomalous ones).
+      (normal ones in the order of their files by factor of brightness, anomalous ones).
     """
     config = runpy.run_path(str(ROOT / "configs/patchcore_elpv.py"))["get_config"]()
     config.dataset.limit = limit
@@ -68,14 +69,13 @@ def described(limit: int, brightness):
 
     train, test = (data.load(config.dataset, "mono", x) for x in ("train", "test"))
     labels = np.asarray(test.labels)
-    on_test = of(test)
-    order = np.argsort(
-        [*train.filenames, *np.asarray(test.filenames)[labels == 0].tolist()]
-    )
-    normal = np.concatenate([of(train), on_test[labels == 0]])[order]
-    at = np.flatnonzero(order < len(train))
-    brighter = {factor: of(train, factor) for factor in brightness}
-    return normal, at, brighter, on_test[labels == 1]
+    normal = train, test.take(np.flatnonzero(labels == 0))
+    order = np.argsort([name for split in normal for name in split.filenames])
+    by_factor = {
+        factor: np.concatenate([of(split, factor) for split in normal])[order]
+        for factor in BRIGHTNESS
+    }
+    return by_factor, of(test.take(np.flatnonzero(labels)))
 
 
 def fit(images: np.ndarray, ratio: float = 0.01):
@@ -228,30 +228,62 @@ def of_confidence(parts, draws: int, rng) -> None:
     print(threshold.shortage(n - 1, rate, confidence) + ".\n")
 
 
-def of_change(normal, in_train, brighter, repeats: int, rng) -> None:
+def of_batches(parts, batches: int, rng) -> None:
+    """What is reported of batches at a false discovery rate, split calibration."""
+    rows = [("normal", "anomalous", "rate", "false share of reported", "found")]
+    normal = 90
+    for anomalous, rate in itertools.product((5, 10, 30), (0.1, 0.2)):
+        false, found = np.zeros(batches), np.zeros(batches)
+        for i in range(batches):
+            part = parts[i % len(parts)]["split"]
+            drawn = [
+                rng.permutation(part["held_out"])[:normal],
+                rng.permutation(part["anomalous"])[:anomalous],
+            ]
+            batch = np.concatenate(drawn)
+            values = threshold.p_values(batch, part["calibration"])
+            reported = threshold.discoveries(values, rate)
+            is_normal = np.arange(len(batch)) < len(drawn[0])
+            false[i] = reported[is_normal].sum() / max(reported.sum(), 1)
+            found[i] = reported[~is_normal].mean()
+        rows.append(
+            (normal, anomalous, percent(rate), percent(false.mean()))
+            + (percent(found.mean()),)
+        )
+    n = len(part["calibration"])
+    print(f"{batches:,} batches each, {n} calibration cells.")
+    table(*rows)
+    for anomalous, rate in itertools.product((5, 10), (0.1, 0.2)):
+        missing = threshold.batch_shortage(n, normal + anomalous, anomalous, rate)
+        if missing:
+            print(f"{missing}.\n")
+
+
+def of_change(normal, repeats: int, rng) -> None:
     """What becomes of a promise where new images come from somewhere else."""
-    half = len(normal) // 2
-    earlier, later = normal[:half], normal[half:]
-    other = np.delete(normal, in_train, 0)
-    shone = {f"training split, x {x:g}": images for x, images in brighter.items()}
+    cells = np.arange(len(normal[1.0]))
+    earlier, later = np.array_split(cells, 2)
+    alarms = collections.defaultdict(list)
+    for _ in range(repeats):
+        chosen, others = np.array_split(rng.permutation(cells), 2)
+        shone = {f"other half, x {factor:g}": factor for factor in BRIGHTNESS}
+        for name, there, away, kinds in (
+            ("random half", chosen, others, shone),
+            ("earlier half of the files", earlier, later, {"later half": 1.0}),
+            ("later half of the files", later, earlier, {"earlier half": 1.0}),
+        ):
+            fitted, rest = np.array_split(rng.permutation(there), 2)
+            bank, _ = fit(normal[1.0][fitted])
+            part = {"calibration": score(normal[1.0][rest], bank)}
+            for kind, factor in kinds.items():
+                part["new"] = score(normal[factor][away], bank)
+                found = [share_above(part, rate, "new") for rate in RATES]
+                alarms[name, kind].append(found)
     rows = [("calibrated on", "new cells", *(f"asked {100 * r:g} %" for r in RATES))]
-    for name, there, new in (
-        ("earlier half of the files", earlier, {"later half": later}),
-        ("later half of the files", later, {"earlier half": earlier}),
-        ("test split", other, shone),
-    ):
-        alarms = {kind: [] for kind in new}
-        for _ in range(repeats):
-            fitted, rest = np.array_split(rng.permutation(len(there)), 2)
-            bank, _ = fit(there[fitted])
-            part = {"calibration": score(there[rest], bank)}
-            for kind, images in new.items():
-                part["new"] = score(images, bank)
-                alarms[kind].append([share_above(part, rate, "new") for rate in RATES])
-        for kind, found in alarms.items():
-            rows.append((name, kind, *map(percent, np.mean(found, 0))))
+    for names, found in alarms.items():
+        rows.append((*names, *map(percent, np.mean(found, 0))))
     print(f"Split calibration, new normal cells of another kind: false alarms, mean of "
-          f"{repeats} random halves.")  # fmt: skip
+          f"{repeats} draws.")  # fmt: skip
     table(*rows)
 
 
@@ -318,15 +350,14 @@ def main() -> None:
         flags.partitions, flags.splits, flags.draws = 2, 40, 200
     start = time.perf_counter()
     rng = np.random.default_rng(0)
-    normal, in_train, brighter, anomalous = described(
-        24 if flags.smoke else 0, (1.0, 1.1, 1.25)
-    )
-    parts = [partition(normal, anomalous, rng) for _ in range(flags.partitions)]
-    print(f"\n{len(normal)} normal and {len(anomalous)} anomalous cells.\n")
+    normal, anomalous = described(24 if flags.smoke else 0)
+    parts = [partition(normal[1.0], anomalous, rng) for _ in range(flags.partitions)]
+    print(f"\n{len(normal[1.0])} normal and {len(anomalous)} anomalous cells.\n")
     found = of_splits(parts, flags.splits, rng)
     of_ways(parts)
     of_confidence(parts, flags.draws, rng)
-    of_change(normal, in_train, brighter, min(5, flags.partitions), rng)
+    of_batches(parts, flags.splits, rng)
+    of_change(normal, min(5, flags.partitions), rng)
     if flags.out:
         plot(parts, *found, flags.out)
     print(f"{time.perf_counter() - start:.0f} s in all")

@@ -20,11 +20,11 @@ All is float64. Scores of a detector are float32, and so is a threshold that is 
 them: comparing in either precision is the same.
 
 References:
-  Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005, chapter 4;
-  Vovk, Conditional validity of inductive conformal predictors, ACML 2012
-  (arXiv:1209.2673), proposition 2a; Bates et al., Testing for outliers with conformal
-  p-values, Annals of Statistics 2023 (arXiv:2104.08279); Barber et al., Predictive
-  inference with the jackknife+, Annals of Statistics 2021 (arXiv:1905.02928).
+  Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005; Vovk,
+  Conditional validity of inductive conformal predictors, Machine Learning 2013
+  (arXiv:1209.2673); Bates et al., Testing for outliers with conformal p-values, Annals
+  of Statistics 2023 (arXiv:2104.08279); Barber et al., Predictive inference with the
+  jackknife+, Annals of Statistics 2021 (arXiv:1905.02928).
 """
 
 import dataclasses
@@ -293,9 +293,8 @@ def discoveries(p_values: ArrayLike, rate: float) -> np.ndarray:
     """The images of a batch to report at a false discovery rate.
 
     On average at most that share of what is reported is normal, for p-values of split
-    calibration (Bates et al. 2023, theorem 2: conformal p-values that share their
-    calibration set are positively dependent). The step-up procedure of Benjamini and
-    Hochberg (1995).
+    calibration: they share their calibration set, which makes them positively dependent
+    (Bates et al. 2023). The step-up procedure of Benjamini and Hochberg (1995).
 
     Args:
       p_values: of all images of the batch, [m].

@@ -431,5 +431,7 @@ def test_exact_interval_of_a_proportion():
     assert scipy.stats.binom.cdf(3, 10, high) == pytest.approx(0.025)
     assert (low, high) == pytest.approx((0.0667395, 0.6524529), abs=1e-7)
     assert threshold.proportion_interval(0, 59)[1] == pytest.approx(0.0606, abs=1e-4)
+    interval = threshold.proportion_interval(12, 236)
+    assert interval == pytest.approx((0.0265, 0.0871), abs=1e-4)
     assert threshold.proportion_interval(0, 0) == (0.0, 1.0)
     assert threshold.proportion_interval(10, 10)[1] == 1.0
