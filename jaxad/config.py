@@ -20,6 +20,8 @@ checks; a method has its own (`jaxad.methods.base`). docs/fields.md lists them a
 """
 
 import importlib
+import importlib.util
+import pathlib
 import types
 from collections.abc import Sequence
 from typing import Any
@@ -45,6 +47,7 @@ from jaxad.fields import (
 from jaxad.fields import choose as choose
 from jaxad.fields import require as require
 
+_STUDIED = ("mvtec", "visa", "btad", "elpv")
 _RUNLOCAL_CATEGORY = {
     "elpv": "mono",
     "mvtec_ad": "bottle",
@@ -59,9 +62,15 @@ _DATASET = dict(
         "", 'where prepared data goes; "" is the default of tensorflow-datasets'
     ),
     manual_dir=Field("", "folder of a downloaded archive, or of one extracted"),
+    download=Field(False, "fetches an archive of gigabytes that is not here"),
     path=Field("", 'only "folder": own images, or a CSV; see docs/data.md'),
     anomalous_path=Field(
-        "", "of anomalous images, where path is a plain folder of normal ones"
+        "", "folder of anomalous images, where path is one of normal images"
+    ),
+    normal_names=Field(
+        (),
+        "names of folders and labels of normal images, beside good, ok and normal",
+        TEXTS,
     ),
     textures=Field(
         "",
@@ -69,7 +78,10 @@ _DATASET = dict(
         'images; "" is DTD where tensorflow-datasets has prepared it',
     ),
     test_share=Field(
-        0.2, "share of a plain folder's images that is held out for test", NOT_ALL
+        0.2,
+        "share of the normal images that is held out for test where path is a plain "
+        "folder, or has good and bad side by side",
+        NOT_ALL,
     ),
     protocol=Field("1cls", 'only "visa": 1cls, 2cls_highshot or 2cls_fewshot'),
     shots=Field(
@@ -91,6 +103,12 @@ _DATASET = dict(
         one_of("resize", "resize_crop", "pad"),
     ),
     resize_to=Field(0, 'shorter side in pixels for "resize_crop"', NOT_NEGATIVE),
+    max_pixels=Field(
+        500_000_000,
+        "an image of more pixels is refused, since it takes gigabytes or is broken; 0 "
+        "is no limit",
+        NOT_NEGATIVE,
+    ),
     check=Field(True, "look through all images before a run, and stop at errors"),
     limit=Field(
         0, "at most so many images of each label in a split; 0 takes all", NOT_NEGATIVE
@@ -161,7 +179,7 @@ _DETECTOR = dict(
     image_score=Field(
         "max",
         'from the patches\' scores; "reweighted" is eq. 7 of PatchCore, eq. 10 of '
-        "ReConPatch",
+        "ReConPatch, of the highest patch alone",
         one_of("max", "reweighted", "top_fraction"),
     ),
     reweight_neighbours=Field(9, "bank entries in the re-weighting", at_least(1)),
@@ -261,6 +279,76 @@ FIELDS = dict(
 def base() -> ml_collections.ConfigDict:
     """The fields that every run has, at their defaults."""
     return defaults(FIELDS)
+
+
+# Ours, as installed with the package or beside it in a clone.
+_PACKAGED = pathlib.Path(__file__).parent / "configs"
+_FOLDER = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "configs"
+
+
+def names() -> tuple[str, ...]:
+    """The configs that can be named from anywhere: "tocoad_mvtec" and so on."""
+    paths = sorted(_FOLDER.rglob("*.py"), key=lambda path: (path.parent, path.name))
+    return tuple(path.relative_to(_FOLDER).with_suffix("").as_posix() for path in paths)
+
+
+def find(given: str) -> str:
+    """The path of a config file that is given by its path, or by the name of ours.
+
+    Raises:
+      InputError: there is no such file, or it is no Python file.
+    """
+    path = pathlib.Path(given).expanduser()
+    if path.is_dir():
+        raise InputError(f"the config file {given} is a folder; name a file in it")
+    if path.exists():
+        if path.suffix != ".py":
+            raise InputError(
+                f"the config file {given} is not a Python file, NAME.py, which defines "
+                "get_config()"
+            )
+        return str(path)
+    name, known = given.removeprefix("configs/").removesuffix(".py"), names()
+    if name not in known:
+        ours = ", ".join(one for one in known if "/" not in one)
+        hint = did_you_mean(name, known) or f"; ours are {ours} and ablations/..."
+        raise InputError(f"the config file {given} does not exist{hint}")
+    return str(_FOLDER / f"{name}.py")
+
+
+def is_ours(path: str) -> bool:
+    """Whether a config file is one that can be named."""
+    return pathlib.Path(path).resolve().is_relative_to(_FOLDER.resolve())
+
+
+def study(method: str, arg: str | None) -> ml_collections.ConfigDict:
+    """What an ablation study of ours starts from.
+
+    It is `<method>_<data>` of `data=<mvtec, visa, btad or elpv>` in the argument, MVTec
+    AD by default; the other arguments are that config's own.
+    """
+    given = [item for item in (arg or "").split(",") if item]
+    data = [item.removeprefix("data=") for item in given if item.startswith("data=")]
+    rest = [item for item in given if not item.startswith("data=")]
+    name = data[-1] if data else "mvtec"
+    if name not in _STUDIED:
+        raise InputError(
+            f"config argument data={name} must be one of {', '.join(_STUDIED)}"
+        )
+    path = _FOLDER / f"{method}_{name}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(",".join(rest))
+
+
+def completed(stored: dict) -> ml_collections.ConfigDict:
+    """A config as a run has stored it, with the defaults of fields that came later."""
+    config = base()
+    with config.unlocked():
+        config.method = {}
+        config.update(ml_collections.ConfigDict(stored))
+    return config
 
 
 def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -153,6 +153,41 @@ def png16(pixels):
     )
 
 
+def tiff(pixels, samples, planar=False):
+    """A TIFF of any array, uncompressed, as Pillow cannot write it.
+
+    [h, w, samples], or [samples, h, w] where a channel is a plane of its own.
+    """
+    height, width = pixels.shape[1:] if planar else pixels.shape[:2]
+    planes, content = samples if planar else 1, pixels.tobytes()
+    rows = {
+        256: [width],
+        257: [height],
+        258: [8 * pixels.itemsize] * samples,
+        259: [1],  # uncompressed
+        262: [2 if samples > 2 else 1],  # RGB, or grey
+        273: [0] * planes,
+        277: [samples],
+        278: [height],
+        279: [len(content) // planes] * planes,
+        284: [2 if planar else 1],
+        339: [{"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]] * samples,
+    }
+    # Numbers that do not fit into a row of the directory come after it.
+    start = 8 + 2 + 12 * len(rows) + 4
+    offset = start + sum(4 * len(row) for row in rows.values() if len(row) > 1)
+    rows[273] = [offset + i * (len(content) // planes) for i in range(planes)]
+    directory = further = b""
+    for tag, row in rows.items():
+        value = row[0]
+        if len(row) > 1:
+            value = start + len(further)
+            further += struct.pack(f"<{len(row)}I", *row)
+        directory += struct.pack("<HHII", tag, 4, len(row), value)
+    head = b"II*\0" + struct.pack("<IH", 8, len(rows))
+    return head + directory + b"\0\0\0\0" + further + content
+
+
 def encoded(made, kind="PNG", **options):
     """A PIL image as the bytes of a file."""
     buffer = io.BytesIO()

@@ -18,6 +18,7 @@ where `config` is `config.dataset`.
 """
 
 import dataclasses
+import logging
 import os
 import pathlib
 from typing import Any
@@ -26,7 +27,7 @@ import ml_collections
 import numpy as np
 
 from jaxad import config as config_lib
-from jaxad.data import builders, folder
+from jaxad.data import builders, folder, images
 from jaxad.data import given as given_lib
 from jaxad.data.batches import (
     batches_of,
@@ -35,11 +36,12 @@ from jaxad.data.batches import (
     train_batches,
 )
 from jaxad.data.images import Geometry
-from jaxad.data.split import Split, joined
+from jaxad.data.split import Note, Split, joined
 from jaxad.data.textures import load as load_textures
 from jaxad.errors import InputError, did_you_mean
 
 __all__ = (
+    "Note",
     "Split",
     "categories",
     "batches_of",
@@ -51,6 +53,17 @@ __all__ = (
     "require_enough_textures",
     "train_batches",
 )
+
+_LOG = logging.getLogger(__name__)
+
+# Fields that say where data come from, and for which of our data sets.
+_ONLY = {
+    **dict.fromkeys(
+        ("path", "anomalous_path", "normal_names", "test_share"), (folder.NAME,)
+    ),
+    "manual_dir": builders.NAMES,
+    **dict.fromkeys(("protocol", "shots", "draw"), ("visa",)),
+}
 
 
 def categories(config: ml_collections.ConfigDict) -> tuple[str, ...]:
@@ -87,16 +100,22 @@ def load(config: ml_collections.ConfigDict, category: str, split: str) -> Split:
       split: "train" or "test".
 
     Raises:
-      InputError: data or a package are missing, or the split is empty.
+      InputError: data or a package are missing, or there is no training image. Without
+        test images a detector is fitted all the same.
     """
     source = _source(config)
     geometry = _geometry(config)
     loaded = source.load(config, category, split, geometry)
     loaded = dataclasses.replace(loaded, version=f"{loaded.version}/{geometry}")
+    if loaded.decode is images.decode_image:
+        decode = images.decoder(config.max_pixels)
+        loaded = dataclasses.replace(loaded, decode=decode)
     if config.limit:
         loaded = loaded.take(_limited(loaded.labels, config.limit))
-    if not len(loaded):
-        raise InputError(f"{config.name}/{category} has no image in its {split} split")
+    if split == "train" and not len(loaded):
+        worst = sorted(loaded.notes, key=lambda note: not note.grave)
+        but = f", but there is: {worst[0]}" if worst else ""
+        raise InputError(f"{config.name}/{category} has no training image{but}")
     return loaded
 
 
@@ -112,14 +131,18 @@ def good(
       category: which of several to take.
 
     Raises:
-      InputError: there are none, or several categories.
+      InputError: there are none, or several categories; what is there cannot be taken
+        as it stands.
     """
     is_path = isinstance(given, str | os.PathLike)
     if not is_path or not pathlib.Path(given).expanduser().exists():
-        return given_lib.split(given_lib.items(given), _geometry(config))
+        items = given_lib.items(given, max_pixels=config.max_pixels)
+        return given_lib.split(items, _geometry(config))
     source = config.copy_and_resolve_references()
-    source.update(name=folder.NAME, path=str(given), category="all", test_share=0.0)
-    source.update(anomalous_path="", limit=0, shots=0, draw=0)
+    source.update({field: _default(field) for field in _ONLY})
+    source.update(name=folder.NAME, path=str(given), category="all", limit=0)
+    # All are to be learnt from.
+    source.update(normal_names=config.normal_names, test_share=0.0)
     found = categories(source)
     if category not in found and len(found) > 1:
         lacks = f", but not {category}" if category else ""
@@ -130,6 +153,13 @@ def good(
     split = load(source, category if category in found else found[0], "train").normal()
     if not len(split):
         raise InputError(f"images={given} has no normal image")
+    for note in split.notes:
+        if note.grave and config.check:
+            raise InputError(
+                f"images={given}: {note}; mend it, or config.dataset.check=False goes "
+                "on regardless"
+            )
+        _LOG.warning("%s: %s", given, note)
     return split
 
 
@@ -153,16 +183,28 @@ def _limited(labels: np.ndarray, limit: int) -> list[int]:
     return sorted(rows)
 
 
+def _default(field: str) -> Any:
+    return config_lib.FIELDS["dataset"][field].default
+
+
 def _source(config: ml_collections.ConfigDict):
     """The module that knows a data set."""
     name, shots, draw = config.name, config.shots, config.draw
     known = (*builders.NAMES, folder.NAME)
     own = None
+    for field, names in _ONLY.items():
+        config_lib.require(
+            name not in known
+            or name in names
+            or not config[field]
+            or config[field] == _default(field),
+            f"dataset.{field}",
+            config[field],
+            f"left out with the data set {name}; it is for {', '.join(names)}",
+        )
     if name not in known:
         needs = "categories(config)", "load(config, category, name, geometry)"
         own = config_lib.find_module("dataset.name", name, __name__, known, needs)
-    only_visa = f"0 with the data set {name}; only visa has few-shot draws"
-    config_lib.require(name == "visa" or not shots, "dataset.shots", shots, only_visa)
     config_lib.require(shots in (0, 5, 10), "dataset.shots", shots, "0, 5 or 10")
     config_lib.require(draw in range(5), "dataset.draw", draw, "one of 0 to 4")
     return own or (folder if name == folder.NAME else builders)

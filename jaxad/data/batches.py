@@ -106,7 +106,7 @@ def train_batches(
     if textures is not None:
         require_enough_textures(textures, batch_size)
     share = _share(batch_size, process, processes)
-    rows = _TrainRows(len(split), batch_size, share, (seed,))
+    rows = _TrainRows(len(split), batch_size, share, seed)
     item, start = _kept(split), start_step * len(share)
     if textures is None:
         return _batches(item, rows, len(share), start)
@@ -115,7 +115,7 @@ def train_batches(
         return item(index[0]) | {"texture": textures[index[1]]["image"]}
 
     # Of another order, or equal counts would pair an image with one texture for ever.
-    others = _TrainRows(len(textures), batch_size, share, (seed, 1))
+    others = _TrainRows(len(textures), batch_size, share, seed, stream=(1,))
     return _batches(both, _Pairs(rows, others), len(share), start)
 
 
@@ -133,9 +133,16 @@ class _TrainRows:
     """Which row of the split each item of a process is, and that it counts; shuffled
     anew each epoch, without end."""
 
-    def __init__(self, n: int, batch_size: int, share: range, seeds: tuple):
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        share: range,
+        seed: int,
+        stream: tuple[int, ...] = (),
+    ):
         self._n, self._batch_size, self._share = n, batch_size, share
-        self._seeds = seeds
+        self._seed, self._stream = seed, stream
 
     def __len__(self) -> int:
         return sys.maxsize
@@ -143,7 +150,7 @@ class _TrainRows:
     def __getitem__(self, item: int) -> tuple[int, bool]:
         step, place = divmod(item, len(self._share))
         epoch, step = divmod(step, self._n // self._batch_size)
-        order = _order(self._seeds, epoch, self._n)
+        order = _order(self._seed, self._stream, epoch, self._n)
         return int(order[step * self._batch_size + self._share[place]]), True
 
 
@@ -162,8 +169,10 @@ class _Pairs:
 
 
 @functools.lru_cache(maxsize=4)
-def _order(seeds: tuple[int, ...], epoch: int, n: int) -> np.ndarray:
-    return np.random.default_rng((*seeds, epoch)).permutation(n)
+def _order(seed: int, stream: tuple[int, ...], epoch: int, n: int) -> np.ndarray:
+    """Streams are apart by a spawn key, which no seed and epoch can be mistaken for."""
+    sequence = np.random.SeedSequence((seed, epoch), spawn_key=stream)
+    return np.random.default_rng(sequence).permutation(n)
 
 
 def _share(batch_size: int, process: int, processes: int) -> range:

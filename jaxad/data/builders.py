@@ -45,7 +45,8 @@ def load(
     """A split of a category, prepared if it is not yet.
 
     Raises:
-      InputError: something is missing from which to prepare it.
+      InputError: something is missing from which to prepare it; NotHere where it could
+        be downloaded.
     """
     variant = category
     if config.name == "visa":
@@ -150,7 +151,7 @@ def _prepared(config: ml_collections.ConfigDict, variant: str):
 
     def new():
         try:
-            return _class(config.name)(
+            builder = _class(config.name)(
                 config=variant,
                 data_dir=os.path.expanduser(config.data_dir) or None,
                 file_format="array_record",
@@ -160,6 +161,8 @@ def _prepared(config: ml_collections.ConfigDict, variant: str):
                 f"{config.name}/{variant} as it is prepared cannot be used ({error}); "
                 "name another config.dataset.data_dir"
             ) from error
+        builder.may_download = config.download
+        return builder
 
     manual_dir = _manual_dir(config)
     builder = new()
@@ -195,10 +198,21 @@ def _manual_dir(config: ml_collections.ConfigDict) -> pathlib.Path | None:
         )
     if not any(path.iterdir()):  # which TFDS takes for one that nobody named
         raise InputError(
-            f"config.dataset.manual_dir={config.manual_dir} is empty; put the archive "
-            "or the extracted data there, or name no folder to have it downloaded"
+            f"config.dataset.manual_dir={config.manual_dir} is empty.\n"
+            f"{_instructions(config.name)}"
         )
     return path.resolve()
+
+
+def _instructions(name: str) -> str:
+    """How a data set gets into a folder that somebody has named."""
+    builder = _class(name)
+    if hasattr(builder, "ARCHIVE"):
+        return builder.ARCHIVE.instructions("that folder")
+    return (
+        "Put labels.csv and images/ there, or name no folder: the package elpv-dataset "
+        "has them."
+    )
 
 
 def _changed(builder, manual_dir: pathlib.Path | None) -> bool:

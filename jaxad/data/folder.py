@@ -1,74 +1,59 @@
-"""Own images: folders as MVTec AD has them, plain folders, or a CSV.
+"""Own images: in folders, whose names say what is in them, or listed in a CSV.
 
 `config.path` is one of
 
-* a folder with `train/good`, `test/good`, `test/<defect>` and, where there are masks,
-  `ground_truth/<defect>`, whose files are named as their images, with or without
-  `_mask`, of any image type; or a folder of several such categories;
-* a folder of normal images. `config.test_share` of them test, chosen by a hash of
-  their names, together with the images in `config.anomalous_path`, if it is given;
-* a CSV with the columns file, split (train or test), label (normal or anomalous, or 0
-  or 1), and optionally mask, category (a plain name) and defect_type, in UTF-8. Paths
-  are relative to the CSV.
+* a folder with `train/good`, `test/good` and `test/<defect>`, as MVTec AD and what came
+  after it are laid out;
+* a folder with `good` and, beside it, `bad` or a folder for each kind of defect, of
+  whose normal images `config.test_share` test, chosen by a hash of their names;
+* a folder of several such, each of which is a category;
+* a folder of normal images, of which some test in the same way, together with those in
+  `config.anomalous_path`, if it is given;
+* a CSV with the columns file, split (train or test), label (normal or anomalous), and
+  optionally mask, category (a plain name) and defect_type, in UTF-8. Paths are relative
+  to the CSV.
 
-Listing reads no image, so that a folder of a million takes seconds.
+Folders are read with all folders in them. `jaxad.data.layout` says what their names
+mean, `jaxad.data.masks` whose a mask is.
+
+Whatever is found and not taken has a `Note` that says why. Listing reads no image, so
+that a folder of a million takes seconds.
 """
 
-import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
 
-from jaxad.data import images, tables
+from jaxad import config as config_lib
+from jaxad.data import files, images, layout, listed, masks
+from jaxad.data.listing import Item, Listing, counted, digest, relative
 from jaxad.data.split import Split
 from jaxad.errors import InputError
 
 NAME = "folder"
 
-_GOOD = ("good", "ok", "normal")
-_LABELS = {"0": 0, "1": 1, "normal": 0, "good": 0, "anomalous": 1, "anomaly": 1}
-_COLUMNS = ("file", "split", "label")
-
-
-class _Item(NamedTuple):
-    """`image` and `mask` are paths; the mask is "" where there is none."""
-
-    image: str
-    label: int
-    defect_type: str
-    mask: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Listing:
-    """Items of a split; `root` is what their names are relative to."""
-
-    root: str
-    items: list[_Item]
-    unused_masks: list[str] = dataclasses.field(default_factory=list)
-
 
 def categories(
     config: ml_collections.ConfigDict,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The categories in `config.path`, twice: all, and all that can be named."""
+    """The categories in `config.path`, twice: all, and all that can be named.
+
+    Raises:
+      InputError: there are none, or a field has no effect on what is there.
+    """
     path = _path(config.path, "path")
     if path.is_file():
-        found = {row.get("category", path.stem) for row in _rows(path)}
-    elif _is_category(path) or images.names(path):
-        found = {path.name}
-    else:
-        found = {p.name for p in path.iterdir() if p.is_dir() and _is_category(p)}
-    if not found:
-        raise InputError(
-            f"config.dataset.path={path} holds neither images nor train/good; "
-            "docs/data.md shows how to lay out own images"
-        )
-    return (tuple(sorted(found)),) * 2
+        _require_no_effect(config, "a CSV", share=True)
+        return (listed.categories(path),) * 2
+    found = _folders(config, path)
+    if list(found.values()) == [layout.PLAIN]:
+        _require_images(path)
+    return (tuple(sorted(folder.name for folder in found)),) * 2
 
 
 def load(
@@ -80,30 +65,31 @@ def load(
     """A split of a category; files are read when their item is asked for."""
     path = _path(config.path, "path")
     if path.is_file():
-        listing = _from_table(path, category, name)
-    elif _is_category(path):
-        listing = _from_tree(path, name)
-    elif images.names(path):
-        listing = _from_plain(config, path, name)
+        listing = listed.listing(path, category, name, _good(config))
     else:
-        listing = _from_tree(path / category, name)
-    items = listing.items
+        found = _folders(config, path)
+        folder = next(one for one in found if one.name == category)
+        listing = _from_folder(config, folder, found[folder])
+        if folder == min(found) != path:
+            _tell_of_others(listing, path, found)
+    items = listing.items[name]
 
-    def read(i: int) -> tuple[bytes, bytes | None]:
+    def read(i: int):
         item = items[i]
-        mask = pathlib.Path(item.mask).read_bytes() if item.mask else None
+        of = tuple(pathlib.Path(mask).read_bytes() for mask in item.masks)
+        mask = of if len(of) > 1 else of[0] if of else None
         return pathlib.Path(item.image).read_bytes(), mask
 
     return Split(
         name=name,
-        filenames=[_relative(item.image, listing.root) for item in items],
+        filenames=[relative(item.image, listing.root) for item in items],
         labels=np.array([item.label for item in items], np.int32),
         defect_types=[item.defect_type for item in items],
-        has_masks=any(item.mask for item in items),
+        has_masks=any(item.masks for item in items),
         geometry=geometry,
-        version=f"{NAME}/{name}/{_digest(items)}",
+        version=f"{NAME}/{name}/{digest(items)}",
         read=read,
-        unused_masks=tuple(listing.unused_masks),
+        notes=tuple(listing.notes[name]),
     )
 
 
@@ -114,133 +100,197 @@ def _path(text: str, field: str) -> pathlib.Path:
             f"config.dataset.{field}={text!r} does not exist; name the folder of the "
             "images, or the CSV that lists them"
         )
-    return path.resolve()
+    if path.is_file() and files.is_picture(path.name):
+        raise InputError(
+            f"config.dataset.{field}={text!r} is one picture; name its folder"
+        )
+    # Links are not resolved: a category is called as the user calls it.
+    return pathlib.Path(os.path.abspath(path))
 
 
-def _is_category(path: pathlib.Path) -> bool:
-    return (path / "train").is_dir()
+def _good(config: ml_collections.ConfigDict) -> frozenset[str]:
+    """Names of folders of normal images, and their labels."""
+    return frozenset(name.casefold() for name in (*layout.GOOD, *config.normal_names))
 
 
-def _from_tree(root: pathlib.Path, split: str) -> _Listing:
-    """MVTec AD's layout."""
-    listing = _Listing(str(root), [])
-    masks = _masks(root / "ground_truth") if split == "test" else {}
-    folders = [path for path in root.glob(f"{split}/*") if path.is_dir()]
-    # Normal images first, then defect by defect.
-    for folder in sorted(folders, key=lambda path: (path.name not in _GOOD, path.name)):
-        defect = folder.name
-        paths = [f"{folder}{os.sep}{name}" for name in images.names(folder)]
-        if defect in _GOOD:
-            listing.items.extend(_Item(path, 0, "good") for path in paths)
-            continue
-        for path in paths:
-            mask = masks.pop((defect, _stem(os.path.basename(path))), "")
-            listing.items.append(_Item(path, 1, defect, mask))
-    listing.unused_masks.extend(masks.values())
+# ---- Folders
+
+
+def _folders(
+    config: ml_collections.ConfigDict, path: pathlib.Path
+) -> dict[pathlib.Path, str]:
+    """The folder of every category, and how it is laid out."""
+    good = _good(config)
+    kind = layout.kind(path, good)
+    if kind == layout.TREE:
+        _require_no_effect(config, "a folder with train", share=True)
+    if kind != layout.PLAIN:
+        return {path: kind}
+    found = layout.categories(path, good)
+    if not found:
+        return {path: kind}
+    share = layout.BESIDE not in found.values()
+    _require_no_effect(config, "a folder of several categories", share=share)
+    return {path / name: kind for name, kind in found.items()}
+
+
+def _require_no_effect(
+    config: ml_collections.ConfigDict, what: str, *, share: bool
+) -> None:
+    """Raises InputError where a field is set that does nothing.
+
+    Args:
+      config: `config.dataset`.
+      what: that `path` is.
+      share: whether `test_share` is such a field; none, and the default, ask for
+        nothing.
+    """
+    idle = {"anomalous_path": config.anomalous_path}
+    default = config_lib.FIELDS["dataset"]["test_share"].default
+    if share and config.test_share != default:
+        idle["test_share"] = config.test_share
+    for field, value in idle.items():
+        config_lib.require(
+            not value,
+            f"dataset.{field}",
+            value,
+            f"left out: config.dataset.path is {what}, which says itself what tests",
+        )
+
+
+def _require_images(path: pathlib.Path) -> None:
+    unread: list[str] = []
+    for folder in files.walk(path):
+        if folder.images:
+            return
+        unread += map(folder.path, folder.unread + folder.broken)
+    but = f", but what cannot be read ({counted(unread)})" if unread else ""
+    raise InputError(
+        f"config.dataset.path={path} holds neither images nor train/good{but}; "
+        "docs/data.md shows how to lay out own images"
+    )
+
+
+def _from_folder(
+    config: ml_collections.ConfigDict, root: pathlib.Path, kind: str
+) -> Listing:
+    listing, good = Listing(root), _good(config)
+    anomalous = _anomalous(config, root) if kind != layout.TREE else None
+    walked = list(files.walk(root, [anomalous] if anomalous else []))
+    _take(listing, root, walked, layout.placing(kind, root, walked, good))
+    if kind == layout.PLAIN and (inside := layout.beside_others(walked)):
+        told = "folders in it are taken for normal images"
+        listing.note("train", str(root), told, counted(inside))
+    if anomalous:
+        place = functools.partial(layout.defects, anomalous, good)
+        _take(listing, anomalous, list(files.walk(anomalous, [root])), place)
+    _draw(listing, config.test_share)
+    for items in listing.items.values():
+        # Normal images first, then defect by defect.
+        items.sort(key=lambda item: (item.label, item.defect_type, item.image))
     return listing
 
 
-def _masks(truth: pathlib.Path) -> dict[tuple[str, str], str]:
-    """From (defect, stem of the image) to the mask's path."""
-    return {
-        (folder.name, _stem(name).removesuffix("_mask")): os.path.join(folder, name)
-        for folder in sorted(truth.glob("*"))
-        for name in images.names(folder)
-    }
-
-
-def _from_plain(
-    config: ml_collections.ConfigDict, folder: pathlib.Path, split: str
-) -> _Listing:
-    """A folder of normal images, and perhaps one of anomalous ones."""
-    if not 0 <= config.test_share < 1:
-        raise InputError(
-            f"config.dataset.test_share={config.test_share} must be at least 0 and "
-            "below 1"
-        )
-    names = images.names(folder)
-    # By hash, so that an image that comes later hardly moves the others.
-    held_out = set(sorted(names, key=_hash)[: round(config.test_share * len(names))])
-    names = [name for name in names if (name in held_out) == (split == "test")]
-    items = [_Item(os.path.join(folder, name), 0, "good") for name in names]
-    if split == "test" and config.anomalous_path:
-        anomalous = _path(config.anomalous_path, "anomalous_path")
-        items += [
-            _Item(os.path.join(anomalous, name), 1, anomalous.name)
-            for name in images.names(anomalous)
-        ]
-    return _Listing(str(folder), items)
-
-
-def _from_table(table: pathlib.Path, category: str, split: str) -> _Listing:
-    """The rows of a CSV."""
-    items = []
-    for line, row in enumerate(_rows(table), start=2):
-        if row["split"] not in ("train", "test"):
-            raise InputError(
-                f"{table}, line {line}: split {row['split']!r} must be train or test"
-            )
-        if row["label"].lower() not in _LABELS:
-            raise InputError(
-                f"{table}, line {line}: label {row['label']!r} must be one of "
-                f"{', '.join(_LABELS)}"
-            )
-        if row["split"] != split or row.get("category", table.stem) != category:
-            continue
-        label = _LABELS[row["label"].lower()]
-        items.append(
-            _Item(
-                os.path.join(table.parent, row["file"]),
-                label,
-                row.get("defect_type") or ("good", "anomalous")[label],
-                row.get("mask") and os.path.join(table.parent, row["mask"]) or "",
-            )
-        )
-    return _Listing(str(table.parent), items)
-
-
-def _rows(table: pathlib.Path) -> list[dict[str, str]]:
-    rows = tables.rows(table, _COLUMNS, "mask, category and defect_type")
-    for line, row in enumerate(rows, start=2):
-        # A category names a folder of the run, and stands in comma-separated lists.
-        category = row.get("category", table.stem).strip()
-        if category in ("", ".", "..") or set(category) & set("/\\,"):
-            raise InputError(
-                f"{table}, line {line}: category {category!r} must be a plain name, "
-                "without slashes and commas"
-            )
-    return rows
-
-
-def _digest(items: list[_Item]) -> str:
-    """Of names, labels, sizes and times of the files."""
-    digest = hashlib.sha256()
-    for item in items:
-        row = (*item, _stat(item.image), _stat(item.mask))
-        digest.update(repr(row).encode())
-    return digest.hexdigest()
-
-
-def _stat(path: str) -> tuple[int, int] | None:
-    if not path:
+def _anomalous(
+    config: ml_collections.ConfigDict, root: pathlib.Path
+) -> pathlib.Path | None:
+    """The folder of further anomalous images."""
+    if not config.anomalous_path:
         return None
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from None
-    return status.st_size, status.st_mtime_ns
+    path = _path(config.anomalous_path, "anomalous_path")
+    if path.is_file() or path == root:
+        raise InputError(
+            f"config.dataset.anomalous_path={config.anomalous_path} must be a folder "
+            "of anomalous images, and another one than config.dataset.path"
+        )
+    return path
 
 
-def _relative(path: str, root: str) -> str:
-    """As os.path.relpath, which is slow, has it."""
-    if path.startswith(root + os.sep):
-        return path[len(root) + 1 :]
-    return os.path.relpath(path, root)
+def _take(
+    listing: Listing,
+    folder: pathlib.Path,
+    walked: Sequence[files.Folder],
+    placing: layout.Placing,
+) -> None:
+    """Adds the images in a folder, with their masks, and notes what else there is."""
+    root, taken, of_masks = str(folder), [], []
+    for one in walked:
+        parts, place = one.parts, placing(one.parts)
+        inner = [part.casefold() in layout.MASKS for part in parts]
+        split = place.split
+        if any(inner):
+            at, split = inner.index(True), "test"
+            of_masks += [
+                masks.Mask(one.path(name), parts[:at], parts[at + 1 :])
+                for name in one.images
+            ]
+        elif place.label is None:
+            listing.tell(split, root, one, one.images, place.reason)
+        else:
+            taken.append((one, place))
+            for name in masks.named_as_masks(one.images):
+                path = f"{root}{os.sep}{one.path(name)}"
+                told = "image that is named as a mask of another"
+                listing.note(split, path, told, grave=place.label == 1)
+        listing.tell_of_strangers(split, root, one)
+    candidates = [
+        masks.Image(one.path(name), 2 * (place.label == 0) + (place.split == "train"))
+        for one, place in taken
+        # What trains and is normal has none.
+        if of_masks and (place.label == 1 or place.split != "train")
+        for name in one.images
+    ]
+    pairs = masks.pair(candidates, of_masks)
+    for one, place in taken:
+        start = os.path.join(root, one.name, "")
+        for name in one.images:
+            of = pairs.of.get(one.path(name), ()) if pairs.of else ()
+            of = tuple(f"{root}{os.sep}{mask}" for mask in of)
+            item = Item(start + name, place.label, place.defect_type, of)
+            listing.items[place.split].append(item)
+    _tell_of_masks(listing, root, pairs)
 
 
-def _stem(name: str) -> str:
-    return os.path.splitext(name)[0]
+def _tell_of_masks(listing: Listing, root: str, pairs: masks.Pairs) -> None:
+    for image in pairs.merged:
+        count = f"{len(pairs.of[image])}, taken together"
+        path = f"{root}{os.sep}{image}"
+        listing.note("test", path, "several masks of one image", count)
+    for mask in pairs.unused:
+        path = f"{root}{os.sep}{mask}"
+        # Where none at all has an image, they are not some that are left over.
+        rule = "" if pairs.of else "no mask has one; docs/data.md says how to name them"
+        listing.note("test", path, "mask without image", rule, grave=not pairs.of)
+    for mask, of in pairs.unclear:
+        path = f"{root}{os.sep}{mask}"
+        listing.note("test", path, "mask of several images", counted(of), grave=True)
+
+
+def _draw(listing: Listing, share: float) -> None:
+    """Holds a share of the normal images out for test, and trains with the others."""
+    drawn = listing.items[""]
+    if not drawn:
+        return
+    config_lib.require(
+        0 <= share < 1, "dataset.test_share", share, "at least 0 and below 1"
+    )
+    # By hash, so that an image that comes later hardly moves the others.
+    drawn.sort(key=lambda item: _hash(relative(item.image, listing.root)))
+    count = round(share * len(drawn))
+    listing.items["test"] += drawn[:count]
+    listing.items["train"] += drawn[count:]
+
+
+def _tell_of_others(
+    listing: Listing, path: pathlib.Path, found: dict[pathlib.Path, str]
+) -> None:
+    """Notes what lies beside the folders of categories."""
+    for folder in files.walk(path, found):
+        listing.tell(
+            "train", str(path), folder, folder.images, "image outside of the categories"
+        )
+        listing.tell_of_strangers("train", str(path), folder)
 
 
 def _hash(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()
+    return hashlib.sha256(os.fsencode(name)).digest()

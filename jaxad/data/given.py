@@ -1,8 +1,7 @@
 """What a user hands over to be judged: files, folders, tables, pictures, arrays.
 
-* A path: an image, of whatever suffix; a folder, searched through with all folders in
-  it, hidden ones and hidden files left out; or a CSV whose column `file` names images
-  relative to it.
+* A path: an image, of whatever suffix; a folder, gone through with all folders in it as
+  `jaxad.data.files` does; or a CSV whose column `file` names images relative to it.
 * A `PIL.Image.Image`.
 * An array, of NumPy or of anything that becomes one: [H, W], or [H, W, C] with 1
   (grey), 3 (colour) or 4 channels (the fourth, alpha, is dropped); several of them
@@ -29,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from jaxad.data import images, tables
+from jaxad.data import files, images, tables
 from jaxad.data.images import Geometry
 from jaxad.data.split import Split
 from jaxad.errors import InputError
@@ -73,12 +72,18 @@ class Read(NamedTuple):
     error: str | None = None
 
 
-def items(given: Any, *, without: pathlib.Path | None = None) -> list[Item]:
+def items(
+    given: Any,
+    *,
+    without: pathlib.Path | None = None,
+    max_pixels: int = images.MAX_PIXELS,
+) -> list[Item]:
     """The images that a user has given, in order; those of a folder by name.
 
     Args:
       given: see above.
       without: a folder that is left out wherever it is come by.
+      max_pixels: that the image of a file may have, as `images.decode_image` takes it.
 
     Raises:
       InputError: there is no image, a path does not exist, or an array is none. A file
@@ -91,11 +96,15 @@ def items(given: Any, *, without: pathlib.Path | None = None) -> list[Item]:
                 f"{path} does not exist; name an image, a folder of images, or a CSV "
                 "with the column file"
             )
-        return _of_path(path, None, without)
-    found = _of_any(given, "image", without)
+        found = _of_path(path, None, without)
+    else:
+        found = _of_any(given, "image", without)
     if not found:
         raise InputError("an empty list was given; give at least one image")
-    return found
+    return [
+        file(one.path, one.name, max_pixels) if one.path is not None else one
+        for one in found
+    ]
 
 
 def read(
@@ -188,52 +197,32 @@ def _of_any(given: Any, name: str, without: pathlib.Path | None) -> list[Item]:
 # ---- Files
 
 
-def file(path: pathlib.Path, name: str) -> Item:
+def file(path: pathlib.Path, name: str, max_pixels: int = images.MAX_PIXELS) -> Item:
     """The image in a file, which is read when it is decoded."""
-    return Item(name, functools.partial(_of_bytes, path, name), path)
+    return Item(name, functools.partial(_of_bytes, path, name, max_pixels), path)
 
 
 def walk(
     folder: pathlib.Path, without: pathlib.Path | None = None
-) -> tuple[list[str], list[str]]:
-    """Names relative to a folder: of the images in it, and of all other files.
+) -> tuple[list[str], list[str], list[str]]:
+    """Names relative to a folder: of images, of what may be images, of other files.
 
     Folders in it are gone through as well, links followed, none twice. What is hidden
-    is left out, and so is the folder `without`.
+    is left out, and so is the folder `without`. What may be images are pictures of
+    other formats, and links that lead nowhere.
 
     Raises:
       InputError: a folder cannot be read.
     """
-    found, others = [], []
-    seen = set() if without is None else {os.path.realpath(without)}
-    _walk(os.fspath(folder), "", seen, found, others)
-    return sorted(found), sorted(others)
-
-
-def _walk(
-    folder: str, prefix: str, seen: set[str], found: list[str], others: list[str]
-) -> None:
-    """Adds names with `prefix` before them; `seen` are folders, links resolved."""
-    real = os.path.realpath(folder)
-    if real in seen:
-        return
-    seen.add(real)
-    try:
-        with os.scandir(folder) as scanned:
-            entries = sorted(scanned, key=lambda entry: entry.name)
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be read ({error.strerror}); mend or move it"
-        ) from None
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            _walk(entry.path, f"{prefix}{entry.name}/", seen, found, others)
-        elif entry.name.lower().endswith(images.SUFFIXES):
-            found.append(prefix + entry.name)
-        else:
-            others.append(prefix + entry.name)
+    found, lost, others = [], [], []
+    for inside in files.walk(folder, [without] if without else [], once=True):
+        found += map(inside.path, inside.images)
+        lost += map(inside.path, inside.unread)
+        for name in inside.broken:
+            # One that is named as an image is told of as one that cannot be read.
+            (found if files.is_image(name) else lost).append(inside.path(name))
+        others += map(inside.path, inside.others)
+    return sorted(found), sorted(lost), sorted(others)
 
 
 def _of_path(
@@ -250,33 +239,44 @@ def _of_path(
 def _of_folder(
     folder: pathlib.Path, prefix: str, without: pathlib.Path | None
 ) -> list[Item]:
-    found, others = walk(folder, without)
-    if others:
-        more = (", ...", "s") if len(others) > 1 else ("", "")
-        strangers = f"{len(others)} other file{more[1]} ({others[0]}{more[0]})"
+    found, lost, others = walk(folder, without)
+    # Neither formats that are not read nor dangling links are left out without a word.
+    strange = _some(lost, "picture that cannot be read", "pictures that cannot be read")
+    strange = " and ".join(filter(None, (strange, _some(others, "other file"))))
     if not found:
         raise InputError(
-            f"{folder} holds no image{others and f', only {strangers}' or ''}; names "
-            f"of images end in {', '.join(images.SUFFIXES)}"
+            f"{folder} holds no image{strange and f', only {strange}'}; names of "
+            f"images end in {', '.join(images.SUFFIXES)}"
         )
-    if others:
-        _LOG.info("%s: %s left out", folder, strangers)
+    if strange:
+        level = logging.WARNING if lost else logging.INFO
+        _LOG.log(level, "%s: %s left out", folder, strange)
     return [file(folder / name, os.path.join(prefix, name)) for name in found]
 
 
+def _some(names: list[str], one: str, many: str = "") -> str:
+    """How many there are, and the first of them; "" where there is none."""
+    if len(names) < 2:
+        return f"1 {one} ({names[0]})" if names else ""
+    return f"{len(names)} {many or f'{one}s'} ({names[0]}, ...)"
+
+
 def _of_table(table: pathlib.Path, prefix: str) -> list[Item]:
-    names = [row["file"] for row in tables.rows(table, ("file",))]
-    if not names:
+    rows = tables.rows(table, ("file",))
+    if not rows:
         raise InputError(f"{table} lists no image; it has no line after the first")
-    for line, name in enumerate(names, start=2):
-        if not name:
+    found = []
+    for line, row in rows:
+        if not (name := row["file"]):
             raise InputError(f"{table}, line {line}: file is empty; name an image")
-    return [file(table.parent / name, os.path.join(prefix, name)) for name in names]
+        path = pathlib.Path(tables.path(table, name) or table.parent / name)
+        found.append(file(path, os.path.join(prefix, name)))
+    return found
 
 
-def _of_bytes(path: pathlib.Path, name: str) -> Image.Image:
+def _of_bytes(path: pathlib.Path, name: str, max_pixels: int) -> Image.Image:
     try:
-        return images.decode_image(path.read_bytes())
+        return images.decode_image(path.read_bytes(), max_pixels)
     except OSError as error:
         reason = error.strerror or error
     except images.Unreadable as error:

@@ -3,12 +3,34 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxad.data import images
 from jaxad.errors import InputError
+
+# Encoded; several of one image count together.
+Mask = bytes | tuple[bytes, ...]
+
+
+class Note(NamedTuple):
+    """What a listing tells of a file that it did not take as it stands.
+
+    Attributes:
+      file: or a folder, which ends in a slash; as the split names its images.
+      kind: what there is to tell, the same for all files of which it is to be told.
+      detail: what is so of this one alone.
+      grave: whether a run stops at it.
+    """
+
+    file: str
+    kind: str
+    detail: str = ""
+    grave: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind}{self.detail and f' ({self.detail})'}: {self.file}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,13 +41,17 @@ class Split:
       name: "train" or "test".
       filenames: of the images, as messages and tables name them.
       labels: int32 [n]; 0 normal, 1 anomalous.
-      defect_types: "good" or the kind of the defect.
+      defect_types: the kind of the defect; of normal images "good", or the data set's
+        own word, as VisA's "normal".
       has_masks: whether the data set has pixel masks at all.
       geometry: how images become the config's size.
       version: text that changes whenever an item does; for caches.
-      read: `i -> (image, mask)`, encoded bytes; None where an image has no mask.
+      read: `i -> (image, mask)`, encoded bytes; a tuple where an image has several
+        masks, None where it has none.
       decode: from an encoded image to what `Geometry.image` takes.
-      unused_masks: mask files that belong to no image.
+      mask_ids: whether masks hold class ids, indices of palettes among them, as
+        `images.decode_mask` takes it.
+      notes: of the files that were found and are in no split, or not as they stand.
     """
 
     name: str
@@ -35,9 +61,10 @@ class Split:
     has_masks: bool
     geometry: images.Geometry
     version: str
-    read: Callable[[int], tuple[bytes, bytes | None]] = dataclasses.field(repr=False)
+    read: Callable[[int], tuple[bytes, Mask | None]] = dataclasses.field(repr=False)
     decode: Callable[[Any], Any] = images.decode_image
-    unused_masks: tuple[str, ...] = ()
+    mask_ids: bool = False
+    notes: tuple[Note, ...] = ()
 
     def __len__(self) -> int:
         return len(self.filenames)
@@ -57,7 +84,9 @@ class Split:
         try:
             encoded, encoded_mask = self.read(i)
             image = self.decode(encoded)
-            mask = None if encoded_mask is None else images.decode_mask(encoded_mask)
+            mask = None
+            if encoded_mask is not None:
+                mask = decode_mask(encoded_mask, ids=self.mask_ids)
         except (OSError, images.Unreadable) as error:
             raise InputError(
                 f"{self.filenames[i]} cannot be read ({error}); mend or remove it"
@@ -97,6 +126,21 @@ class Split:
             version=f"{self.version}/{digest}",
             read=lambda i: self.read(int(rows[i])),
         )
+
+
+def decode_mask(encoded: Mask, *, ids: bool = False) -> np.ndarray:
+    """The mask of an image as `images.decode_mask` has it; of several, their maximum.
+
+    Raises:
+      Unreadable: one of them is, or they are of different sizes.
+    """
+    if isinstance(encoded, bytes):
+        return images.decode_mask(encoded, ids=ids)
+    masks = [images.decode_mask(one, ids=ids) for one in encoded]
+    if len(shapes := {mask.shape for mask in masks}) > 1:
+        sizes = " and ".join(f"{height} x {width}" for height, width in sorted(shapes))
+        raise images.Unreadable(f"its masks are of different sizes, {sizes}")
+    return np.maximum.reduce(masks)
 
 
 def joined(splits: Sequence[Split]) -> Split:

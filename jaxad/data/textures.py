@@ -4,6 +4,7 @@ Cimpoi et al., Describing Textures in the Wild, CVPR 2014 (arXiv:1311.3618): 5,6
 pictures of 47 kinds of texture.
 """
 
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -32,8 +33,12 @@ def load(config: ml_collections.ConfigDict) -> Split | None:
     """
     geometry = images.Geometry(tuple(config.image_size))
     if config.textures:
-        return _folder(pathlib.Path(config.textures).expanduser(), geometry)
-    return _prepared(os.path.expanduser(config.data_dir), geometry)
+        found = _folder(pathlib.Path(config.textures).expanduser(), geometry)
+    else:
+        found = _prepared(os.path.expanduser(config.data_dir), geometry)
+    if found is None:
+        return None
+    return dataclasses.replace(found, decode=images.decoder(config.max_pixels))
 
 
 def _folder(root: pathlib.Path, geometry: images.Geometry) -> Split:

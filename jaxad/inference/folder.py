@@ -25,6 +25,7 @@ import numpy as np
 
 from jaxad import arrays, detectors, methods, models, scores
 from jaxad import config as config_lib
+from jaxad.detectors import base
 from jaxad.detectors.base import Detector, Scorer
 from jaxad.devices import processes, sharding
 from jaxad.errors import InputError, did_you_mean, writing
@@ -86,13 +87,14 @@ def save_member(
       variables: of the backbone that it began with.
       fingerprint: theirs, as they were loaded.
     """
+    state = base.on_host(detector.state)  # of all processes
     if not processes.first():
         return
     learnt = dict(detector.params)
     if learnt["backbone"] is variables:
         del learnt["backbone"]
     tree = {
-        "state": detector.state,
+        "state": state,
         "params": learnt,
         "report": detector.report,
         "backbone_sha256": _bytes(fingerprint),
@@ -241,7 +243,7 @@ def load(path: str | os.PathLike, mesh: sharding.Mesh | None = None) -> Loaded:
     card = read_card(folder)
     members, configs = [], []
     for member in card["members"]:
-        config = _completed(member["config"])
+        config = config_lib.completed(member["config"])
         place = folder / member["name"]
         if arrays.seal(place) != member["arrays"]:
             raise InputError(
@@ -258,15 +260,6 @@ def load(path: str | os.PathLike, mesh: sharding.Mesh | None = None) -> Loaded:
         )
         configs.append(config)
     return Loaded(tuple(members), tuple(configs), card)
-
-
-def _completed(stored: dict) -> ml_collections.ConfigDict:
-    """With the defaults of fields that came after it was stored."""
-    config = config_lib.base()
-    with config.unlocked():
-        config.method = {}
-        config.update(ml_collections.ConfigDict(stored))
-    return config
 
 
 def _backbone(folder, name, fingerprint, mesh) -> dict:

@@ -21,6 +21,7 @@ import numpy as np
 from jaxad.data import images
 from jaxad.devices import locks
 from jaxad.errors import InputError, writing
+from jaxad.inference import pictures
 
 TABLE, CARD, MAPS = "predictions.csv", "predictions.json", "maps"
 ANOMALOUS, NORMAL = "anomalous", "normal"
@@ -103,7 +104,8 @@ class Journal:
         stem, suffix = os.path.splitext(name.lower())
         if suffix != ".png" or stem.endswith(images.SUFFIXES):
             name += ".png"
-        return self.folder.joinpath(MAPS, *folders, name)
+        parts = map(pictures.fitting, (*folders, name))
+        return self.folder.joinpath(MAPS, *parts)
 
     def _counted(self, row: Row) -> None:
         self.done.add(row.file)

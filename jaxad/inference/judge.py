@@ -97,7 +97,8 @@ def judge(
     out = pathlib.Path(out).expanduser()
     _require_apart(images, out)
     # A CSV may name a file twice.
-    items = {item.name: item for item in given.items(images, without=out)}
+    found = given.items(images, without=out, max_pixels=predictor.max_pixels)
+    items = {item.name: item for item in found}
     with _desk(predictor, images, out, maps, fdr, versions) as desk:
         new = [item for name, item in items.items() if name not in desk.journal.done]
         bar = processes.progress(
@@ -139,7 +140,7 @@ def follow(
         raise InputError(f"--watch follows a folder, which {folder} is not")
     _require_apart(folder, out)
     with _desk(predictor, folder, out, maps, None, versions) as desk:
-        arrivals = watch.Arrivals(folder, desk.journal.done, out)
+        arrivals = watch.Arrivals(folder, desk.journal.done, out, predictor.max_pixels)
         for _ in watch.looks(stop):
             arrived = arrivals.look()
             desk.forget({item.name for item in arrived})
@@ -266,8 +267,11 @@ class _Desk:
         self.journal.rewrite(change)
         if rows and not found.any():
             images = self._predictor.threshold.scores.size
-            most = int((p_values == p_values.min()).sum())
-            short = threshold_lib.batch_shortage(images, len(rows), most, rate)
+            # At the lowest p-value that there can be, more images are all that helps.
+            most = int((p_values <= 1 / (images + 1)).sum())
+            short = most and threshold_lib.batch_shortage(
+                images, len(rows), most, rate
+            )
             if short:
                 _LOG.warning("%s", short)
 

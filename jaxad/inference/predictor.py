@@ -58,6 +58,7 @@ class Predictor:
       threshold: of images; None where none was asked for.
       pixel_threshold: of anomaly maps; None likewise.
       batch_size: images of a batch; a list is run in batches of this size, filled up.
+      max_pixels: that the image of a file may have; 0 is no limit.
     """
 
     def __init__(self, loaded: folder_lib.Loaded, path: pathlib.Path | None = None):
@@ -70,6 +71,7 @@ class Predictor:
         )
         self.card: dict[str, Any] = loaded.card
         self.batch_size: int = config.batch_size
+        self.max_pixels: int = config.dataset.max_pixels
         decision = Decision.from_card(loaded.card)
         self.threshold: Threshold | None = decision and decision.images
         self.pixel_threshold: float | None = decision and decision.pixels.value
@@ -90,7 +92,7 @@ class Predictor:
         Raises:
           InputError: an image cannot be read, or is none.
         """
-        items = given.items(images)
+        items = given.items(images, max_pixels=self.max_pixels)
         alone = _is_one(images)
         results = list(self.stream(items, batch_size=1 if alone else None))
         for result in results:

@@ -20,10 +20,18 @@ class Arrivals:
       folder: gone through with all folders in it.
       known: names that are not asked for.
       without: a folder in it that is left out.
+      max_pixels: that an image may have, as `images.decode_image` takes it.
     """
 
-    def __init__(self, folder: pathlib.Path, known: set[str], without: pathlib.Path):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        known: set[str],
+        without: pathlib.Path,
+        max_pixels: int,
+    ):
         self._folder, self._known, self._without = folder, known, without
+        self._max_pixels = max_pixels
         self._seen: dict[str, tuple[int, int]] = {}
         self._refused: dict[str, tuple[int, int]] = {}
 
@@ -43,7 +51,7 @@ class Arrivals:
                 continue
             if state == self._seen.get(name) and status.st_size:
                 self._refused.pop(name, None)
-                arrived.append(given.file(path, name))
+                arrived.append(given.file(path, name, self._max_pixels))
             self._seen[name] = state
         return arrived
 

@@ -14,7 +14,9 @@ from tqdm import tqdm
 
 from jaxad import data
 from jaxad.data import images
+from jaxad.data.split import Note
 from jaxad.errors import InputError
+from jaxad.run import masks
 
 _LOG = logging.getLogger(__name__)
 
@@ -22,6 +24,7 @@ ERROR, WARNING = "error", "warning"
 # Lines that the table gives to findings of one kind.
 _LINES = 10
 _DUPLICATE = "duplicate image"
+_TWO_LABELS = "normal and anomalous image of the same pixels"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,7 @@ def check(config: ml_collections.ConfigDict, category: str) -> list[Finding]:
     """Looks at every image and mask of a category.
 
     Args:
-      config: `config.dataset`.
+      config: `config.dataset`, completed: masks are looked at in the run's size, too.
       category: one of `data.categories(config)`.
 
     Returns:
@@ -48,8 +51,6 @@ def check(config: ml_collections.ConfigDict, category: str) -> list[Finding]:
     Raises:
       InputError: the data cannot be listed.
     """
-    config = config.copy_and_resolve_references()
-    config.image_size = (1, 1)  # files are looked at as they are stored
     # A published split is what it is, even if it should hold an image twice.
     own = config.name == "folder"
     splits = [data.load(config, category, name) for name in ("train", "test")]
@@ -58,7 +59,8 @@ def check(config: ml_collections.ConfigDict, category: str) -> list[Finding]:
         looks[split.name] = _look_at_all(split, f"{category}: check {split.name}")
         for look in looks[split.name]:
             findings += look.findings
-        findings += _labels(split, own)
+        findings += [*_noted(split), *_labels(split, own)]
+        findings += _of_masks(split, looks[split.name])
     findings += _duplicates(looks, ERROR if own else WARNING)
     findings += _mixed(looks)
     return sorted(findings, key=lambda f: (f.severity, f.kind, f.split, f.file))
@@ -67,9 +69,18 @@ def check(config: ml_collections.ConfigDict, category: str) -> list[Finding]:
 def require_sound(config: ml_collections.ConfigDict, category: str) -> None:
     """Logs the warnings about a category.
 
+    Where `config.check` is off no image is looked at, and nothing stops a run; but what
+    is left out of it is logged all the same.
+
     Raises:
       InputError: names the first file with an error, and the command that lists all.
     """
+    if not config.check:
+        splits = [data.load(config, category, name) for name in ("train", "test")]
+        notes = [finding for split in splits for finding in _noted(split)]
+        for line in _lines(sorted(notes, key=lambda f: (f.severity, f.kind))):
+            _LOG.warning("%s: %s", category, line)
+        return
     _require_none(
         check(config, category),
         category,
@@ -118,13 +129,20 @@ def _require_none(findings: list[Finding], category: str, advice: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Look:
-    """What one image shows. `content` is a digest of its pixels; "" if unreadable."""
+    """What one image shows.
+
+    Attributes:
+      content: a digest of its pixels; "" if unreadable.
+      shape: (height, width); `size` says the same.
+    """
 
     file: str
+    label: int
     findings: list[Finding]
     content: str = ""
     size: str = ""
     kind: str = ""
+    shape: tuple[int, int] | None = None
 
 
 def _look_at_all(split: data.Split, label: str) -> list[_Look]:
@@ -140,7 +158,7 @@ def _look_at_all(split: data.Split, label: str) -> list[_Look]:
 
 
 def _look(split: data.Split, i: int) -> _Look:
-    file, findings = split.filenames[i], []
+    file, label, findings = split.filenames[i], int(split.labels[i]), []
 
     def find(severity, kind, detail=""):
         findings.append(Finding(severity, split.name, file, kind, detail))
@@ -148,59 +166,69 @@ def _look(split: data.Split, i: int) -> _Look:
     try:
         encoded, encoded_mask = split.read(i)
         kind = images.kind(encoded)
-        image = images.decode_image(encoded)
+        image, frames = split.decode(encoded), images.frames(encoded)
     except (OSError, images.Unreadable) as error:
         find(ERROR, "unreadable image", str(error))
-        return _Look(file, findings)
+        return _Look(file, label, findings)
     grey_16 = kind.startswith("I;16") or kind == "LA;16"
-    if grey_16 and image.getextrema()[1] <= 1 / 8:
-        peak = round(image.getextrema()[1] * 65535)
+    peak = round(image.getextrema()[1] * 65535) if grey_16 else None
+    if grey_16 and peak <= 2**14:  # cameras have 10, 12 or 14 bits
         find(WARNING, "dark 16-bit image", f"brightest value {peak} of 65535")
+    if frames > 1:
+        find(WARNING, f"image of which {masks.MANY}", f"{frames} of them")
     if kind.endswith(";16") and not grey_16:
         find(WARNING, "16-bit colour is read with 8 bits a channel")
-    _look_at_mask(find, split, int(split.labels[i]), encoded_mask, image.size[::-1])
+    findings += _look_at_mask(split, i, encoded_mask, image.size[::-1])
     digest = hashlib.sha256(repr((image.mode, image.size)).encode())
     digest.update(image.tobytes())
     size = f"{image.height} x {image.width}"
-    return _Look(file, findings, digest.hexdigest(), size, kind)
+    shape = image.size[::-1]
+    return _Look(file, label, findings, digest.hexdigest(), size, kind, shape)
 
 
-def _look_at_mask(find, split, label, encoded, size) -> None:
-    if encoded is None:
-        if label == 1 and split.has_masks:
-            find(ERROR, "anomalous image without mask")
-        return
-    try:
-        mask, kind = images.decode_mask(encoded), images.kind(encoded)
-    except images.Unreadable as error:
-        find(ERROR, "unreadable mask", str(error))
-        return
-    if kind.endswith(";16") and kind != "I;16":
-        find(WARNING, "16-bit colour mask is read with 8 bits a channel")
-    if mask.shape != size:
-        shapes = [f"{height} x {width}" for height, width in (mask.shape, size)]
-        find(ERROR, "mask of another size", f"{shapes[0]}, image {shapes[1]}")
-    if label == 1 and not mask.any():
-        find(WARNING, "empty mask of an anomalous image")
-    if label == 0 and mask.any():
-        find(ERROR, "normal image with a mask that is not empty")
-    values = np.unique(mask).tolist()
-    if not set(values) <= {0, 1} and not set(values) <= {0, 255}:
-        shown = ", ".join(map(str, values[:4])) + (", ..." if len(values) > 4 else "")
-        find(WARNING, "mask with other values than 0 and 255", shown)
+def _look_at_mask(split: data.Split, i: int, encoded, size) -> Iterable[Finding]:
+    for note in masks.notes(split, i, encoded, size):
+        yield _of_note(note, split.name)
+
+
+def _of_masks(split: data.Split, looks: list[_Look]) -> Iterable[Finding]:
+    """What there is to tell of all masks together."""
+    sizes = [look.shape for look in looks if look.shape]
+    kinds = [{finding.kind for finding in look.findings} for look in looks]
+    for note in masks.of_split(split, sizes, kinds):
+        yield _of_note(note, split.name)
+
+
+def _of_note(note: Note, split: str) -> Finding:
+    severity = ERROR if note.grave else WARNING
+    return Finding(severity, split, note.file, note.kind, note.detail)
+
+
+def _noted(split: data.Split) -> Iterable[Finding]:
+    """What the listing has told of files that it did not take as they stand."""
+    for note in split.notes:
+        yield _of_note(note, split.name)
 
 
 def _labels(split: data.Split, own: bool) -> Iterable[Finding]:
     """What is wrong with the split as a whole."""
-    for mask in split.unused_masks:
-        yield Finding(WARNING, split.name, mask, "mask without image")
     if split.name == "train":
         if own:
             for i in np.flatnonzero(split.labels == 1):
-                file = split.filenames[i]
-                yield Finding(ERROR, "train", file, "anomalous image in train")
+                yield Finding(
+                    ERROR,
+                    "train",
+                    split.filenames[i],
+                    "anomalous image in train",
+                    f"{split.defect_types[i]}; config.dataset.normal_names adds names "
+                    "of normal ones",
+                )
         if not (split.labels == 0).any():
             yield Finding(ERROR, "train", "train", "no normal image")
+        return
+    if not len(split):
+        detail = "a detector is fitted all the same, without metrics"
+        yield Finding(WARNING, "test", "test", "no image", detail)
         return
     for label, name in enumerate(("normal", "anomalous")):
         if not (split.labels == label).any():
@@ -209,19 +237,25 @@ def _labels(split: data.Split, own: bool) -> Iterable[Finding]:
 
 
 def _duplicates(looks: dict[str, list[_Look]], across: str) -> Iterable[Finding]:
-    """The same pixels twice; `across` is how grave it is where one of them tests."""
-    first: dict[str, tuple[str, str]] = {}
+    """The same pixels twice.
+
+    `across` is how grave it is where one of them tests and the other does not, and
+    where one is normal and the other anomalous.
+    """
+    first: dict[str, tuple[str, _Look]] = {}
     for split, of_split in looks.items():
         for look in of_split:
             if not look.content:
                 continue
-            where, file = first.setdefault(look.content, (split, look.file))
-            if (where, file) == (split, look.file):
+            where, other = first.setdefault(look.content, (split, look))
+            if other is look:
                 continue
             kind = _DUPLICATE if where == split else _across(where, split)
             tests = where != split and "test" in (where, split)
+            if look.label != other.label:
+                kind, tests = _TWO_LABELS, True
             severity = across if tests else WARNING
-            yield Finding(severity, split, look.file, kind, f"same as {file}")
+            yield Finding(severity, split, look.file, kind, f"same as {other.file}")
 
 
 def _across(where: str, split: str) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import types
 from collections.abc import Callable, Mapping
 
@@ -18,6 +19,8 @@ from jaxad.run import passes
 from jaxad.run.passes import Pass
 from jaxad.run.results import COLUMNS
 
+_LOG = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -25,7 +28,8 @@ class Evaluation:
 
     Attributes:
       scores: image scores, float32 [n], in the split's order.
-      metrics: name -> value; None where the split has no masks, NaN where undefined.
+      metrics: name -> value; None where the split has no masks, or no image at all,
+        NaN where undefined.
     """
 
     scores: np.ndarray
@@ -77,6 +81,7 @@ def evaluate(
     def found_in(first: int, stop: int):
         return {"scores": scores[first:stop], "pixels": merged().arrays()}
 
+    unseen, earlier = 0, done
     with processes.progress(total=n, initial=done, desc=label, unit="img") as bar:
         for batch in data.eval_batches(split, batch_size, done, **processes.share()):
             valid = batch["valid"]
@@ -90,12 +95,25 @@ def evaluate(
                 )
             scores[done : done + len(image_scores)] = image_scores
             if split.has_masks:
-                recent.update(sharding.fetch_share(maps)[valid], batch["mask"][valid])
+                masks = batch["mask"][valid]
+                recent.update(sharding.fetch_share(maps)[valid], masks)
+                blank = ~masks.any(axis=(1, 2))
+                unseen += int((blank & (batch["label"][valid] == 1)).sum())
             done += len(image_scores)
             keep.reached(done, found_in)
             bar.update(len(image_scores))
     merged()
+    if unseen := sum(processes.gather(unseen)):
+        _LOG.warning(
+            "%s: anomalous images without a mask, or with nothing left of it at the "
+            "size that is scored: %s%d; pixel metrics take all of them for normal",
+            label,
+            "at least " if earlier else "",
+            unseen,
+        )
     of_pixels = _named(pixels if split.has_masks else None)
+    if not n:
+        return Evaluation(scores, dict.fromkeys((*_IMAGE_METRICS, *of_pixels, *own)))
     further = {
         name: float(compute(scores, split.labels)) for name, compute in own.items()
     }
@@ -155,18 +173,16 @@ class Disturbed:
         return {**item, "image": image, "mask": mask}
 
 
+_IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max", "image_f1_threshold")
+
+
 def _image_metrics(scores, labels):
-    return {
-        "image_auroc": metrics.auroc(scores, labels),
-        "image_ap": metrics.average_precision(scores, labels),
-        **dict(
-            zip(
-                ("image_f1_max", "image_f1_threshold"),
-                metrics.f1_max(scores, labels),
-                strict=True,
-            )
-        ),
-    }
+    values = (
+        metrics.auroc(scores, labels),
+        metrics.average_precision(scores, labels),
+        *metrics.f1_max(scores, labels),
+    )
+    return dict(zip(_IMAGE_METRICS, values, strict=True))
 
 
 PIXEL_METRICS = (

@@ -31,8 +31,16 @@ COLUMNS = (
 )
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
+def write_text(
+    path: pathlib.Path, text: str, *, errors: str = "surrogateescape"
+) -> None:
     """Writes a file whole or not at all; of several processes the first does.
+
+    Args:
+      path: with the folders that lead to it.
+      text: written in UTF-8.
+      errors: what becomes of the bytes of names that are no UTF-8; they come back as
+        they were, unless somebody says else.
 
     Raises:
       InputError: it cannot be written, as on a full disk.
@@ -43,7 +51,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors=errors)
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -52,7 +60,8 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def write_json(path: pathlib.Path, content) -> None:
     """Strict JSON: NaN and infinities become null."""
     text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    # JSON is UTF-8 throughout, and has the same escapes for what is none.
+    write_text(path, text + "\n", errors="backslashreplace")
 
 
 def finite(content):
@@ -159,16 +168,18 @@ def table(results: dict) -> str:
         if name.startswith("image_")
         or any(row.get(name) is not None for row in results["categories"].values())
     ]
-    rows = dict(results["categories"])
+    rows = list(results["categories"].items())
     if len(rows) > 1:
-        rows["mean"] = results["mean"]
-    width = max(len(name) for name in (*rows, "category"))
+        # A category may be called mean.
+        mean = "mean" if "mean" not in results["categories"] else "mean of all"
+        rows.append((mean, results["mean"]))
+    width = max(len(name) for name, _ in (*rows, ("category", None)))
     lines = [
         " | ".join((f"| {'category':<{width}}", *columns)) + " |",
         " | ".join((f"| {'-' * width}", *("-" * (len(c) - 1) + ":" for c in columns)))
         + " |",
     ]
-    for name, values in rows.items():
+    for name, values in rows:
         cells = [f"{_percent(values.get(c)):>{len(c)}}" for c in columns]
         lines.append(" | ".join((f"| {name:<{width}}", *cells)) + " |")
     return "\n".join(lines) + "\n"

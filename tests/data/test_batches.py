@@ -94,6 +94,14 @@ def test_train_batches_are_a_function_of_seed_and_step():
     assert first[5:] == indices(data.train_batches(split, 3, 5, start_step=5), 3)
 
 
+def test_textures_come_in_the_order_of_the_images_of_no_epoch():
+    split, orders = make(20), set()
+    for batch in itertools.islice(data.train_batches(split, 20, 3, textures=split), 6):
+        orders.add(tuple(batch["index"].tolist()))
+        orders.add(tuple(np.round(255 * batch["texture"][:, 0, 0, 0]).tolist()))
+    assert len(orders) == 12
+
+
 def test_training_decodes_what_fits_into_memory_once(monkeypatch):
     def reads(steps):
         rows = []

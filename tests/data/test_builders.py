@@ -1,5 +1,6 @@
 """The builders' data, prepared and read as a run does it, without TensorFlow."""
 
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -19,7 +20,7 @@ from PIL import Image
 from jaxad import config as config_lib
 from jaxad import data
 from jaxad.data import builders
-from jaxad.errors import InputError
+from jaxad.errors import InputError, NotHere
 from tfds_builders import archives, btad, mvtec_ad, visa
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -203,6 +204,16 @@ def test_masks_are_paired_by_name_not_by_position(config, tmp_path):
     assert [test[i]["mask"].any() for i in (2, 3)] == [True, False]
 
 
+def test_masks_are_read_by_their_colours_where_there_are_no_ids(config, tmp_path):
+    root = trees.mvtec_ad(tmp_path / "tree", ["bottle"])
+    white = Image.fromarray((255 * LEFT_HALF).astype(np.uint8)).quantize(2)
+    assert white.getpalette()[:6] == [255, 255, 255, 0, 0, 0]
+    trees.save(root / "bottle/ground_truth/bent/001_mask.png", white)
+    from_tree(config, "mvtec_ad", root)
+    test = data.load(config, "bottle", "test")
+    np.testing.assert_array_equal(test[3]["mask"], LEFT_HALF)
+
+
 def test_differences_from_the_published_counts_are_listed(config, tmp_path, caplog):
     from_tree(config, "mvtec_ad", trees.mvtec_ad(tmp_path / "tree"))
     with caplog.at_level(logging.WARNING):
@@ -362,7 +373,7 @@ def test_a_named_folder_without_the_data_is_refused(config, tmp_path, name):
     (tmp_path / "mine").mkdir()
     from_tree(config, name, tmp_path / "mine")
     category = data.categories(config)[0]
-    with pytest.raises(InputError, match="config.dataset.manual_dir=.*mine is empty"):
+    with pytest.raises(InputError, match="manual_dir=.*mine is empty.\n.*(It is|Put)"):
         data.load(config, category, "train")
     (tmp_path / "mine/notes.txt").touch()
     with pytest.raises(InputError, match="config.dataset.manual_dir=.*mine .*hold"):
@@ -510,12 +521,15 @@ def test_few_shot_is_a_function_of_object_and_draw():
         ("visa", "draw", -1, "config.dataset.draw=-1 must be one of 0 to 4"),
         ("visa", "shots", 3, "config.dataset.shots=3 must be 0, 5 or 10"),
         ("visa", "shots", 20, "config.dataset.shots=20 must be 0, 5 or 10"),
-        ("mvtec_ad", "shots", 5, "config.dataset.shots=5 must be 0 with .*mvtec_ad"),
-        ("folder", "shots", 5, "config.dataset.shots=5 must be 0 with .*folder"),
+        ("mvtec_ad", "shots", 5, "dataset.shots=5 must be left out with .*mvtec_ad"),
+        ("elpv", "path", "x", "dataset.path=x must be left out .* it is for folder"),
+        ("folder", "manual_dir", "x", "dataset.manual_dir=x must be left out with"),
+        ("folder", "protocol", "2cls_fewshot", "protocol=2cls_fewshot must be left"),
+        ("folder", "shots", 5, "dataset.shots=5 must be left out with .*folder"),
     ],
 )
-def test_few_shot_fields_that_cannot_be(config, name, field, value, message):
-    config.name, config.protocol, config[field] = name, "2cls_fewshot", value
+def test_fields_that_cannot_be(config, name, field, value, message):
+    config.name, config[field] = name, value
     with pytest.raises(InputError, match=message):
         data.categories(config)
     with pytest.raises(InputError, match=message):
@@ -565,27 +579,65 @@ def test_an_unknown_data_set_is_suggested_for(config):
 
 def test_a_download_is_checked_by_its_sha256(config, tmp_path, monkeypatch):
     archive = trees.packed(trees.btad(tmp_path / "tree"), tmp_path / "www/btad.zip")
-    handler = functools.partial(_Quiet, directory=str(archive.parent))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/btad.zip"
-    try:
+    config.download = True
+    with _served(archive.parent) as (address, _):
         for sha256, works in ((archives.sha256(archive), True), ("0" * 64, False)):
-            _publish(monkeypatch, url, archive.stat().st_size, sha256)
+            _publish(monkeypatch, f"{address}/btad.zip", archive.stat().st_size, sha256)
             config.name, config.data_dir = "btad", str(tmp_path / f"prepared {works}")
             if works:
                 assert len(data.load(config, "01", "train")) == 3
             else:
                 with pytest.raises(InputError, match="NonMatchingChecksumError"):
                     data.load(config, "01", "train")
+
+
+def test_nothing_is_downloaded_unasked_and_nothing_twice(config, tmp_path, monkeypatch):
+    archive = trees.packed(trees.btad(tmp_path / "tree"), tmp_path / "www/btad.zip")
+    config.name = "btad"
+    with _served(archive.parent) as (address, asked):
+        size, sha256 = archive.stat().st_size, archives.sha256(archive)
+        _publish(monkeypatch, f"{address}/btad.zip", size, sha256)
+        with pytest.raises(NotHere) as error:
+            data.load(config, "01", "train")
+        assert not asked
+        config.download = True
+        assert len(data.load(config, "01", "train")) == 3
+        assert "GET" in asked
+    # The other categories are prepared from what is there, also without a network.
+    config.download = False
+    assert len(data.load(config, "03", "train")) == 3
+    manual = f"{config.data_dir}/downloads/manual"
+    assert str(error.value).splitlines() == [
+        "the data set is not on this machine, and is not downloaded unasked.",
+        "It is btad.zip, 0.0 GB, under the licence CC BY-SA 4.0.",
+        f"It comes from {address}/btad.zip",
+        f"Put it, or the folder extracted from it, into {manual}, or into any folder "
+        "that --config.dataset.manual_dir=FOLDER names.",
+        "Or add --config.dataset.download=True, which downloads it.",
+    ]
+    assert error.value.question == (
+        "Download btad.zip, 0.0 GB, under the licence CC BY-SA 4.0, from "
+        f"{address}/btad.zip to {config.data_dir}/downloads?"
+    )
+
+
+@contextlib.contextmanager
+def _served(folder):
+    """The address of a server of the folder, and the methods that it is asked."""
+    asked = []
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            asked.append(self.command)
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
     finally:
         server.shutdown()
         server.server_close()
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
 
 
 def _publish(monkeypatch, url, size, sha256):

@@ -1,14 +1,17 @@
 """Files of every kind to arrays, and the three geometries."""
 
+import errno
 import io
+import os
 
 import numpy as np
 import pytest
 import trees
-from PIL import Image
+from PIL import Image, features
 
 from jaxad.data import images
 from jaxad.data.images import Geometry
+from jaxad.errors import InputError
 
 
 def decode(encoded):
@@ -124,11 +127,27 @@ def test_size_reads_a_header_only():
 
 
 def test_names_leave_out_what_is_no_image(tmp_path):
+    (tmp_path / "itself.png").symlink_to("itself.png")
     for name in ("b.PNG", "a.JPG", "Größe 1.tiff", ".c.png", "._a.JPG", "d.txt"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     assert images.names(tmp_path) == ["Größe 1.tiff", "a.JPG", "b.PNG"]
     assert images.names(tmp_path / "missing") == []
+
+
+def test_names_of_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    def denied(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", folder)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(InputError, match="cannot be read \\(Permission denied\\)"):
+        images.names(tmp_path)
+
+
+def test_names_are_bytes(tmp_path):
+    name = os.fsdecode(b"gr\xfcn.png")
+    (tmp_path / name).touch()
+    assert images.names(tmp_path) == [name]
 
 
 def test_what_pillow_holds_is_decoded_as_its_file():
@@ -158,29 +177,124 @@ def test_what_pillow_cannot_turn_into_colour():
 
 
 # --------------------------------------------------------------------------------------
-# Masks
+# Files as others write them
 # --------------------------------------------------------------------------------------
 
 
-def test_masks_of_every_kind_keep_their_ids():
-    ids = np.array([[0, 1, 7], [2, 0, 9]], np.uint8)
-    grey = Image.fromarray(ids)
-    palette = Image.fromarray(ids).convert("P")
-    palette.putdata(ids.ravel().tolist())
-    palette.putpalette([0, 0, 0] * 256)
-    for image in (grey, palette):
-        np.testing.assert_array_equal(images.decode_mask(trees.encoded(image)), ids)
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("GIF", "P"), ("JPEG2000", "RGB"), ("PPM", "RGB"), ("AVIF", "RGB")],
+)
+def test_other_formats(kind, mode):
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow was built without AVIF")
+    image = Image.new("RGB", (8, 6), (200, 40, 10))
+    encoded = trees.encoded(image, kind)
+    assert images.kind(encoded) == mode
+    np.testing.assert_allclose(decode(encoded)[3, 4] * 255, (200, 40, 10), atol=3)
+    assert images.size(encoded) == (6, 8)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "I;16"])
-def test_a_mask_is_whatever_is_not_zero_and_alpha_does_not_count(mode):
-    binary = np.array([[0, 255, 0]], np.uint8)
-    if mode == "I;16":
-        image = Image.fromarray(binary.astype(np.uint16) * 256)
-    else:
-        image = Image.fromarray(binary).convert(mode)
-    mask = images.decode_mask(trees.encoded(image))
-    assert Geometry((1, 3)).mask(mask).tolist() == [[0, 1, 0]]
+def test_every_suffix_is_of_a_format_that_pillow_has():
+    Image.init()
+    known = {*Image.EXTENSION, ".avif"}  # which some are built without
+    assert known.issuperset(images.SUFFIXES)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP", "PNG", "MPO"])
+def test_of_several_frames_the_first_counts(kind):
+    first, second = (Image.new("RGB", (8, 6), (v, v, v)) for v in (10, 200))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    encoded = trees.encoded(
+        first, kind, save_all=True, append_images=[second], **options
+    )
+    assert images.frames(encoded) == 2
+    np.testing.assert_allclose(decode(encoded) * 255, 10, atol=1)
+    assert images.frames(trees.encoded(first)) == 1
+
+
+def test_pgm_of_16_bits():
+    values = np.array([[0, 1, 4095, 65535]], ">u2")
+    whole = b"P5\n4 1\n65535\n" + values.tobytes()
+    np.testing.assert_allclose(decode(whole)[0, :, 0] * 65535, values[0], rtol=1e-6)
+    # A file that says 4095 is the most is scaled to it.
+    of_12 = b"P5\n4 1\n4095\n" + np.array([[0, 1, 2048, 4095]], ">u2").tobytes()
+    np.testing.assert_allclose(
+        decode(of_12)[0, :, 0], [0, 1 / 4095, 2048 / 4095, 1], atol=1e-5
+    )
+    with Image.open(io.BytesIO(whole)) as opened:
+        np.testing.assert_array_equal(
+            np.asarray(images.of_pillow(opened)), decode(whole)[..., 0]
+        )
+    assert images.kind(whole) == images.kind(of_12) == "I;16"
+
+
+def test_16_bit_colour_of_other_formats_is_told():
+    colour = b"P6\n1 1\n65535\n" + np.array([0x1234, 0, 0xFFFF], ">u2").tobytes()
+    assert images.kind(colour) == "RGB;16"
+    np.testing.assert_allclose(decode(colour)[0, 0] * 255, [0x12, 0, 255], atol=1)
+    assert images.kind(b"P6\n1 1\n255\n\1\2\3") == "RGB"
+    assert images.kind(trees.encoded(Image.new("RGB", (4, 4)), "JPEG2000")) == "RGB"
+    made = io.BytesIO(trees.encoded(Image.new("RGB", (4, 4)), "JPEG2000")).getvalue()
+    depth = made.find(b"\xff\x4f\xff\x51") + 42
+    assert made[depth] == 7  # 8 bits
+    assert images.kind(made[:depth] + b"\x0f" + made[depth + 1 :]) == "RGB;16"
+
+
+def test_tiffs_whose_0_is_white():
+    values = np.array([[0, 1000, 65535]], np.uint16)
+    encoded = trees.encoded(Image.fromarray(values), "TIFF", tiffinfo={262: 0})
+    # Pillow turns 8 bits round, and leaves 16 as they are.
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(encoded))), values)
+    np.testing.assert_allclose(
+        decode(encoded)[0, :, 0], [1, 64535 / 65535, 0], rtol=1e-6
+    )
+
+
+def test_tiffs_that_pillow_gives_no_right_values_of():
+    colour = np.random.default_rng(0).integers(0, 2**16, (4, 5, 3)).astype(np.uint16)
+    planes = trees.tiff(np.moveaxis(colour, -1, 0), samples=3, planar=True)
+    with pytest.raises(images.Unreadable, match="16-bit colour in planes"):
+        images.decode_image(planes)
+    np.testing.assert_array_equal(
+        decode(trees.tiff(colour, samples=3)), (colour >> 8).astype(np.float32) / 255
+    )
+    with pytest.raises(images.Unreadable, match="a TIFF of a kind that Pillow does"):
+        images.decode_image(trees.tiff(colour.astype(np.float32), samples=3))
+    with pytest.raises(images.Unreadable, match="it is not an image file"):
+        images.decode_image(b"<html>not found</html>")
+
+
+def test_what_has_too_many_pixels_is_named():
+    encoded = trees.encoded(Image.new("L", (30, 20)))
+    assert images.decode_image(encoded, 600).size == (30, 20)
+    assert images.decode_image(encoded, 0).size == (30, 20)
+    with pytest.raises(images.Unreadable, match=r"20 x 30 .*max_pixels=599; raise"):
+        images.decode_image(encoded, 599)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "GIF"])
+def test_pillows_own_limit_does_not_count(monkeypatch, kind):
+    encoded = trees.encoded(Image.new("L", (90, 70), 9), kind)
+    for limit in (1000, 4000):  # an error, and a warning
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert images.decode_image(encoded).size == (90, 70)
+        assert images.size(encoded) == (70, 90)
+        assert Image.MAX_IMAGE_PIXELS == limit
+        with pytest.raises((Image.DecompressionBombError, Warning)):
+            Image.open(io.BytesIO(encoded))
+
+
+@pytest.mark.parametrize("size", [(16384, 12288), (4096, 45000)])
+def test_pictures_of_line_cameras_are_read(size):
+    # Black, so that a file of some hundred kilobytes is one.
+    encoded = trees.encoded(Image.new("1", size), "TIFF", compression="group4")
+    assert images.decode_image(encoded).size == size
+
+
+# --------------------------------------------------------------------------------------
+# Masks
+# --------------------------------------------------------------------------------------
 
 
 def test_a_mask_pixel_is_anomalous_above_one_half_of_its_weight():

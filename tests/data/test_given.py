@@ -65,6 +65,23 @@ def test_links_are_followed_once(folder, tmp_path):
     assert len(names(folder)) == 6
 
 
+def test_what_cannot_be_read_is_told_of(folder, caplog):
+    (folder / "deep/x.heic").touch()
+    (folder / "y.dng").touch()
+    (folder / "unmounted").symlink_to("/nowhere")
+    (folder / "z.png").symlink_to("/nowhere/z.png")
+    for name in ("@eaDir/a.png/thumb.jpg", "lost+found/b.png", "__MACOSX/c.png"):
+        trees.image(folder / name)
+    found = given.items(folder)
+    told = "3 pictures that cannot be read (deep/x.heic, ...) and 2 other files"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert told in caplog.text
+    # A link that is named as an image is an image that cannot be read.
+    assert [item.name for item in found][5:] == ["z.png"]
+    with pytest.raises(InputError, match="z.png cannot be read .No such file"):
+        found[5].decode()
+
+
 def test_a_table_names_files_relative_to_it(folder, tmp_path):
     table = folder / "some.CSV"
     absolute = tmp_path / "z.png"

@@ -36,6 +36,7 @@ class Fake:
         )
     )
     pixel_threshold: float | None = 0.5
+    max_pixels: int = 0
     judged: list = dataclasses.field(default_factory=list)
 
     def stream(self, items, *, batch_size=None):
@@ -310,6 +311,22 @@ def test_strange_names_come_back(name, tmp_path):
     assert name in pictured(tmp_path / "out")
 
 
+def test_names_of_any_length(tmp_path):
+    name = "é" * 120 + ".jpg"
+    grey(tmp_path / "images" / name, 10)
+    run(tmp_path / "images", tmp_path / "out")
+    (row,) = rows(tmp_path / "out").values()
+    assert (row["file"], row["error"]) == (name, "")
+    (picture,) = pictured(tmp_path / "out")
+    assert picture.endswith("é.jpg.png") and len(picture.encode()) < 140
+
+
+def test_an_image_of_too_many_pixels_has_its_error_in_its_row(folder, tmp_path):
+    run(folder, tmp_path / "out", Fake(max_pixels=1))
+    error = rows(tmp_path / "out")["a.png"]["error"]
+    assert "more than config.dataset.max_pixels=1" in error
+
+
 def test_no_two_images_share_a_picture(tmp_path):
     names = ["x.png", "x.jpg", "x.jpg.png", "x.PNG", "1.5.png", "in/x.bmp"]
     for name in names:
@@ -547,7 +564,7 @@ def test_ten_thousand_are_judged_in_bounded_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "small", lambda image: kept.told(small(image)))
     encoded = trees.encoded(Image.new("L", (2, 2), 7))
     decoded = given.images.decode_image
-    monkeypatch.setattr(given, "_of_bytes", lambda path, name: decoded(encoded))
+    monkeypatch.setattr(given, "_of_bytes", lambda *_: decoded(encoded))
     table = tmp_path / "many.csv"
     table.write_text("file\n" + "".join(f"{i}.png\n" for i in range(10_000)))
     summary = run(table, tmp_path / "out", Counting(), maps="anomalous")

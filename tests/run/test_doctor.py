@@ -1,6 +1,7 @@
 """The doctor on data with every fault, and on sound data."""
 
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -80,12 +81,28 @@ def test_masks(config, folder):
             "mask with other values than 0 and 255",
             "test/bent/003.png",
         ),
+        (
+            "warning",
+            "test",
+            "mask of nearly all of its image, perhaps inverted",
+            "test/bent/003.png",
+        ),
+        ("warning", "test", "anomalous images without an anomalous pixel", "test"),
         ("error", "test", "unreadable mask", "test/bent/004.png"),
-        ("warning", "test", "mask without image", str(truth / "999_mask.png")),
+        (
+            "warning",
+            "test",
+            "mask without image",
+            "ground_truth/bent/999_mask.png",
+        ),
     }
     details = {f.kind: f.detail for f in doctor.check(config, "bottle")}
     assert details["mask of another size"] == "6 x 10, image 6 x 8"
-    assert details["mask with other values than 0 and 255"] == "0, 1, 2, 3, ..."
+    assert details["mask with other values than 0 and 255"] == (
+        "0, 1, 2, 3, ...; anomalous where not 0"
+    )
+    # One has no mask, and one an empty mask.
+    assert details["anomalous images without an anomalous pixel"].startswith("2 of 8 ")
 
 
 def test_data_without_any_mask_are_fine(config, folder):
@@ -103,6 +120,67 @@ def test_duplicates_are_found_by_content(config, folder):
     }
     details = {f.kind: f.detail for f in doctor.check(config, "bottle")}
     assert details["image of train in test"] == "same as train/good/002.png"
+
+
+@pytest.mark.parametrize("where", ["test/good", "train/good"])
+def test_the_same_pixels_cannot_be_normal_and_anomalous(config, folder, where):
+    trees.image(folder / where / "bent too.png", mark=100)  # of test/bent/000.png
+    split = where.partition("/")[0]
+    told = {(f.severity, f.split, f.kind) for f in doctor.check(config, "bottle")}
+    assert ("error", "test", doctor._TWO_LABELS) in told
+    details = {f.detail for f in doctor.check(config, "bottle")}
+    assert f"same as {split}/good/bent too.png" in details
+
+
+def test_what_is_left_out_is_found(config, folder):
+    trees.image(folder / "val/000.png", mark=200)
+    trees.image(folder / "val/001.png", mark=201)
+    (folder / "train/good/x.heic").touch()
+    (folder / "test/good/y.png").symlink_to("/nowhere")
+    assert found(config) == {
+        ("warning", "train", "image outside of train and test", "val/"),
+        (
+            "warning",
+            "train",
+            "picture of a format that is not read",
+            "train/good/x.heic",
+        ),
+        ("error", "test", "link that leads nowhere", "test/good/y.png"),
+    }
+    with pytest.raises(
+        InputError, match="y.png: link that leads nowhere; .*jaxad.chec"
+    ):
+        doctor.require_sound(config, "bottle")
+
+
+def test_without_a_check_what_is_left_out_is_still_told_of(config, folder, caplog):
+    (folder / "train/good/x.heic").touch()
+    (folder / "test/good/y.png").symlink_to("/nowhere")
+    (folder / "train/good/000.png").write_bytes(b"")
+    config.check = False
+    doctor.require_sound(config, "bottle")
+    assert "link that leads nowhere: test/good/y.png" in caplog.text
+    assert "picture of a format that is not read: train/good/x.heic" in caplog.text
+    assert "000.png" not in caplog.text
+
+
+def test_no_test_images_at_all(config, folder):
+    shutil.rmtree(folder / "test")
+    shutil.rmtree(folder / "ground_truth")
+    assert found(config) == {("warning", "test", "no image", "test")}
+
+
+def test_several_masks_of_one_image(config, folder):
+    mask = folder / "ground_truth/bent/000_mask.png"
+    inside = folder / "ground_truth/bent/000"
+    inside.mkdir()
+    mask.rename(inside / "a.png")
+    trees.mask(inside / "b.png", 0)
+    assert found(config) == set()
+    trees.mask(inside / "c.png", size=(5, 8))
+    (finding,) = doctor.check(config, "bottle")
+    assert (finding.severity, finding.file) == ("error", "test/bent/000.png")
+    assert "5 x 8" in finding.detail
 
 
 def test_a_published_split_may_hold_an_image_twice(tmp_path, monkeypatch):
@@ -148,6 +226,53 @@ def test_dark_16_bit_images(config, folder):
     trees.save(folder / "train/good/camera.tif", Image.fromarray(values))
     kinds = {f.kind: f.detail for f in doctor.check(config, "bottle")}
     assert kinds["dark 16-bit image"] == "brightest value 4095 of 65535"
+
+
+@pytest.mark.parametrize(
+    ("peak", "told"), [(2**10, True), (2**14 - 1, True), (2**14 + 1, False)]
+)
+def test_14_bits_in_16_are_dark(config, folder, peak, told):
+    values = np.full((6, 8), peak, np.uint16)
+    trees.save(folder / "train/good/camera.png", Image.fromarray(values))
+    kinds = {f.kind for f in doctor.check(config, "bottle")}
+    assert ("dark 16-bit image" in kinds) == told
+
+
+def test_masks_are_looked_at_in_the_size_of_the_run(config):
+    config.image_size = (1, 1)  # of which the left half is no more than half
+    at = "24 pixels, of which none is left at 1 x 1"
+    assert [(f.file, f.kind, f.detail) for f in doctor.check(config, "bottle")] == [
+        (
+            "test",
+            "anomalous images without an anomalous pixel",
+            "2 of 2 at 1 x 1; pixel metrics take all of them for normal",
+        ),
+        ("test/bent/000.png", "mask emptied by resizing", at),
+        ("test/bent/001.png", "mask emptied by resizing", at),
+    ]
+
+
+def test_pages_and_frames_that_are_not_looked_at(config, folder):
+    first, second = (Image.new("RGB", (8, 6), (v, 0, 0)) for v in (10, 200))
+    more = {"save_all": True, "append_images": [second, first]}
+    trees.save(folder / "train/good/pages.tif", first, **more)
+    trees.save(folder / "ground_truth/bent/000_mask.gif", first, **more)
+    (folder / "ground_truth/bent/000_mask.png").unlink()
+    kinds = {(f.kind, f.file): f.detail for f in doctor.check(config, "bottle")}
+    of = "of which further pages or frames are not looked at"
+    assert kinds[f"image {of}", "train/good/pages.tif"] == "3 of them"
+    assert kinds[f"mask {of}", "test/bent/000.png"] == "3 of them"
+
+
+def test_an_image_of_too_many_pixels(config):
+    config.max_pixels = 47
+    details = {f.detail for f in doctor.check(config, "bottle")}
+    assert details == {
+        "it has 6 x 8 pixels, more than config.dataset.max_pixels=47; raise that, or "
+        "set it to 0 for no limit"
+    }
+    config.max_pixels = 48
+    assert found(config) == set()
 
 
 def test_a_dark_16_bit_image_with_alpha(config, folder):
