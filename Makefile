@@ -23,10 +23,10 @@ $(BIN)/python:
 	sys.exit(None if (3, 11) <= v <= (3, 13) else "jaxad needs Python 3.11 to 3.13; this is %d.%d, name another one with make PYTHON=..." % v)'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
+$(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
 	$(PIP) --editable .
 	touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-test: pyproject.toml setup.py | $(BIN)/python
 	$(PIP) --editable '.[test]'
 	touch $@ $(VENV)/.installed

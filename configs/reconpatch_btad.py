@@ -5,6 +5,9 @@
 WideResNet-101 at 480. Arguments: `category` (01, 02, 03 or all) and `runlocal`, a short
 run. docs/data.md says how to get the images.
 
+An image scores its highest patch; the paper's re-weighting of it, eq. 10, is
+`--config.detector.image_score=reweighted`.
+
 The paper, image and pixel AUROC: 99.7 and 96.8 on 01, 87.7 and 96.6 on 02, 100 and 99
 on 03; means 95.8 and 97.5.
 """

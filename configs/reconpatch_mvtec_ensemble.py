@@ -4,7 +4,10 @@
 
 WideResNet-101, ResNeXt-101 and DenseNet-201, 384 dimensions each; the patch scores of
 the three are averaged as modified z-scores. Arguments: `category` (a name, or all),
-`size` (480 or 320) and `runlocal`, a short run. docs/data.md says how to get images.
+`size` (480 or 320) and `runlocal`, minutes on a CPU. docs/data.md has the images.
+
+An image scores its highest patch; eq. 10 of the paper re-weights it by one memory bank,
+and an ensemble has several.
 
 The paper, mean of the 15 categories, image and pixel AUROC: 99.72 and 98.67 at 480,
 99.67 and 98.36 at 320.

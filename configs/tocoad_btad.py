@@ -4,7 +4,7 @@
 
 WideResNet-50, 256 x 256 without a crop, both stages with the Perlin generator, then a
 10 % coreset of layer2 and layer3. docs/data.md says how to get the images. Arguments:
-`category` (01, 02, 03 or all) and `runlocal`, which shrinks the run to seconds.
+`category` (01, 02, 03 or all) and `runlocal`, which shrinks the run to a minute.
 
 The paper reports, as the mean of the 3 categories, pixel AUROC 97.70.
 

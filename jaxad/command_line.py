@@ -5,22 +5,27 @@ JAX and what is built on it are imported where they are used, here and in the co
 """
 
 import contextlib
+import hashlib
 import logging
 import os
+import pathlib
 import re
-import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import absl.logging
+import ml_collections
 from absl import app, flags
+from ml_collections import config_flags
 
+from jaxad import arguments, fields, signals
 from jaxad import config as config_lib
-from jaxad import fields
-from jaxad.errors import InputError, Preempted
+from jaxad.errors import InputError, NotHere, Preempted, ending
 
-_HELP = {"--help", "-help", "-h", "-?", "--helpshort"}
+_HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
+_LONGEST = 200  # bytes of the name of a run's folder
 
 
 def run(main: Callable[[], int | None], command: str, required: Sequence[str]) -> None:
@@ -32,34 +37,45 @@ def run(main: Callable[[], int | None], command: str, required: Sequence[str]) -
 
     Args:
       main: the command; the docstring of its module is what `--help` says first.
-      command: how it is called, for messages.
+      command: its name.
       required: names of the flags that must be given.
     """
+    # `jaxad.__main__` has put its own words there.
+    called = sys.argv[0]
+    if not called.startswith("jaxad "):
+        called = f"python -m jaxad.{command}"
 
     def parse(argv: list[str]) -> list[str]:
-        rest = _parse([argument for argument in argv if argument not in _HELP])
-        if _HELP.intersection(argv):
-            print(_help(sys.modules[main.__module__].__doc__).rstrip())
+        given = [argument for argument in argv if argument not in _HELP]
+        asked = len(given) < len(argv)
+        rest = arguments.parse(given, () if asked else required, called)
+        if asked:
+            about = _help(main.__globals__["__doc__"])
+            signals.end_with_the_reader()
+            print(about.replace(f"python -m jaxad.{command}", called).rstrip())
             sys.exit()
-        if rest[1:]:
-            raise InputError(f"{rest[1]!r} is not a flag; did you mean --{rest[1]}?")
-        for name in required:
-            if flags.FLAGS[name].value is None:
-                raise InputError(f"--{name} is missing; see {command} --help")
         return rest
 
     def call(argv: list[str]) -> int | None:
         del argv
         _set_up_logging()
+        # Names of files are bytes, and a terminal has not a letter for each.
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")
         return main()
 
-    signal.signal(signal.SIGTERM, _stop)
+    signals.catch()
     try:
-        app.run(call, flags_parser=parse)
+        try:
+            app.run(call, flags_parser=parse)
+        except InputError:
+            raise
+        except Exception:
+            # A library may have made another one of what a handler has raised.
+            signals.again()
+            raise
     except (InputError, Preempted, KeyboardInterrupt) as error:
-        from jaxad.devices import launch
-
-        status, text = launch.ending(error)
+        status, text = ending(error)
         print(text, file=sys.stderr)
         sys.exit(status)
 
@@ -93,19 +109,66 @@ def use_compilation_cache(config) -> None:
     compilation.use_cache(config.compilation_cache)
 
 
+def workdir(given: str | None) -> str:
+    """Where a run lies: what its flag says, or else `runs/<name of the config>`.
+
+    Of a config with an argument both make the name, as far as a file may have it.
+    """
+    if given is not None:
+        return given
+    typed = config_flags.get_config_filename(flags.FLAGS["config"])
+    path, _, argument = typed.partition(":")
+    name = "-".join(filter(None, (pathlib.Path(path).stem, argument)))
+    name = re.sub(r"[^\w.=+,-]+", "_", name)
+    encoded = os.fsencode(name)
+    if len(encoded) > _LONGEST:
+        digest = hashlib.sha256(encoded).hexdigest()[:8]
+        name = f"{encoded[: _LONGEST - 9].decode(errors='ignore')}-{digest}"
+    return os.path.join("runs", name)
+
+
+def asking(config: ml_collections.ConfigDict, run: Callable) -> Any:
+    """`run(config)`, and again where its data are not here and a person wants them.
+
+    The question is asked in a terminal alone, and in a run of one process.
+    """
+    try:
+        return run(config)
+    except NotHere as error:
+        if not _agreed(error.question):
+            raise
+    config.dataset.download = True
+    return run(config)
+
+
+def _agreed(question: str) -> bool:
+    import jax
+
+    alone = jax.process_count() == 1
+    if not (alone and sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def require_there(**paths: str) -> None:
+    """Raises InputError for a flag that names what does not exist."""
+    for name, path in paths.items():
+        if not os.path.exists(os.path.expanduser(path)):
+            raise InputError(f"--{name}={path} does not exist")
+
+
 def _help(about: str) -> str:
     """What a command is for, its own flags, and the fields of its config."""
     lines = [about.strip(), "", "Flags:"]
-    for module, defined in flags.FLAGS.flags_by_module_dict().items():
-        if module == sys.argv[0] or module.startswith("jaxad."):
-            for flag in defined:
-                default = f" ({flag.default} by default)" if flag.default else ""
-                lines += textwrap.wrap(
-                    f"--{flag.name}: {flag.help}{default}",
-                    88,
-                    initial_indent="  ",
-                    subsequent_indent="      ",
-                )
+    for flag in arguments.own_flags():
+        default = f" ({flag.default} by default)" if flag.default else ""
+        lines += textwrap.wrap(
+            f"--{flag.name}: {flag.help}{default}",
+            88,
+            initial_indent="  ",
+            subsequent_indent="      ",
+        )
     if "config" in flags.FLAGS:
         lines += ["", _help_on_fields(flags.FLAGS["config"].value)]
     return "\n".join(lines)
@@ -114,55 +177,18 @@ def _help(about: str) -> str:
 def _help_on_fields(config) -> str:
     if config is None:
         listed = fields.text(config_lib.FIELDS, config_lib.base())
-        more = "With --config FILE also those of its method, and FILE's values.\n"
-        return f"Fields of every run, with what they may be:\n{listed}\n{more}"
+        names = textwrap.fill(
+            f"Configs that can be named: {', '.join(config_lib.names())}.", 88
+        )
+        more = "With --config also those of its method, and the config's values.\n"
+        return (
+            f"{names}\n\nFields of every run, with what they may be:\n{listed}\n{more}"
+        )
     from jaxad import methods
 
     table = config_lib.FIELDS | {"method": methods.fields(config)}
     listed = fields.text(table, config)
     return f"Fields of this config, with what they may be:\n{listed}"
-
-
-def _stop(signum, frame) -> None:
-    # Whatever is on disk is whole, so outside of training there is nothing to save.
-    raise Preempted("told to stop")
-
-
-def _parse(argv: list[str]) -> list[str]:
-    _check_config_exists(argv)
-    try:
-        return flags.FLAGS(argv)
-    # ml_collections raises all of these for a field that a config does not have, a
-    # value of the wrong type, or an argument that the config file refuses.
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(_sentence(error)) from error
-
-
-def _check_config_exists(argv: list[str]) -> None:
-    """Looks first, since ml_collections raises only when the config is used."""
-    for flag, following in zip(argv, [*argv[1:], ""], strict=True):
-        name, given, value = flag.partition("=")
-        if name in ("--config", "-config"):
-            path = (value if given else following).split(":")[0]
-            if not os.path.isfile(path):
-                raise InputError(f"the config file {path} does not exist")
-
-
-def _sentence(error: BaseException) -> str:
-    """What went wrong, from our own error where the libraries have wrapped one."""
-    ours, cause = None, error
-    while cause is not None:
-        ours = cause if isinstance(cause, InputError) else ours
-        cause = cause.__cause__ or cause.__context__
-    if ours is not None:
-        return str(ours)
-    text = str(error)
-    if isinstance(error, KeyError | AttributeError):
-        field = re.search(r"\w+", text)
-        meant = re.search(r"Did you mean \W*(\w+)", text)
-        hint = f" (did you mean {meant[1]!r}?)" if meant else ""
-        return f"the config has no field {field[0] if field else text!r}{hint}"
-    return text.split("\n")[0]
 
 
 def _set_up_logging() -> None:

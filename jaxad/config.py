@@ -352,7 +352,8 @@ def completed(stored: dict) -> ml_collections.ConfigDict:
 
 
 def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Shrinks a run to seconds on a laptop: a few images, and the same code paths.
+    """Shrinks a run to a few images, and the same code paths: seconds on a laptop, with
+    large backbones minutes.
 
     Of all categories of a public data set one is left.
     """

@@ -24,6 +24,30 @@ class Preempted(BaseException):
     """
 
 
+class NotHere(InputError):
+    """Data that are not on this machine, and could be downloaded.
+
+    Attributes:
+      question: asks whether to, with size and licence.
+    """
+
+    def __init__(self, message: str, question: str):
+        super().__init__(message)
+        self.question = question
+
+
+def ending(error: BaseException) -> tuple[int, str] | None:
+    """Exit status and last words for what ends a command; None for our own defects."""
+    goes_on = "the same command goes on from here"
+    if isinstance(error, InputError):
+        return 2, f"error: {error}"
+    if isinstance(error, Preempted):
+        return 75, f"{error}; {goes_on}"
+    if isinstance(error, KeyboardInterrupt):
+        return 130, f"interrupted; {goes_on}"
+    return None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` where a known name is close, otherwise nothing."""
     close = difflib.get_close_matches(str(name), list(known), n=1)

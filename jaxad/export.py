@@ -9,7 +9,6 @@ without a network, `jaxad.load(DIR)` gives what it gives here.
 from absl import flags
 
 from jaxad import command_line
-from jaxad.inference import folder
 
 _RUN = flags.DEFINE_string("run", None, "Folder of a run, or of a category inside it.")
 _FORMAT = flags.DEFINE_enum("format", "folder", ["folder"], "What to make.")
@@ -17,9 +16,12 @@ _OUT = flags.DEFINE_string("out", None, "The folder to make.")
 
 
 def main() -> None:
+    command_line.require_there(run=_RUN.value)
+    from jaxad.inference import folder
+
     folder.copy(_RUN.value, _OUT.value)
     print(f"Detector: {_OUT.value}")
 
 
 if __name__ == "__main__":
-    command_line.run(main, "python -m jaxad.export", ("run", "out"))
+    command_line.run(main, "export", ("run", "out"))

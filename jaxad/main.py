@@ -2,6 +2,7 @@
 
   python -m jaxad.main --config configs/patchcore_elpv.py --workdir runs/demo
 
+A config of ours has a name, `--config patchcore_elpv`, that works from anywhere.
 `--config FILE:category=poly,runlocal` gives the config file arguments, which its first
 lines name, and `--config.a.b=value` sets any field. A run that was interrupted goes on
 when the same command is given again.
@@ -20,11 +21,14 @@ from jaxad import command_line
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "Config file, with an optional argument: FILE[:arg].",
+    "Config file or name, with an optional argument: FILE[:arg].",
     lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run: results, maps, detectors, checkpoints."
+    "workdir",
+    None,
+    "Folder of the run: results, maps, detectors, checkpoints; by default runs/ and "
+    "the config's name.",
 )
 
 _JOIN = command_line.define_processes()
@@ -34,10 +38,14 @@ def main() -> None:
     from jaxad.devices import processes
     from jaxad.run import experiment, results
 
-    config, workdir = _CONFIG.value, _WORKDIR.value
+    config, workdir = _CONFIG.value, command_line.workdir(_WORKDIR.value)
     command_line.use_compilation_cache(config)
     with _JOIN():
-        outcome = experiment.run(config, workdir)
+        if processes.first():
+            print(f"Workdir: {workdir}", flush=True)
+        outcome = command_line.asking(
+            config, lambda config: experiment.run(config, workdir)
+        )
         if not processes.first():
             return
     print(results.table(outcome), end="")
@@ -47,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, "python -m jaxad.main", ("config", "workdir"))
+    command_line.run(main, "main", ("config",))

@@ -14,7 +14,6 @@ import re
 import runpy
 
 import ml_collections
-import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
@@ -24,10 +23,12 @@ from jaxad.errors import InputError
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "Config file with a sweep, with an optional argument.",
+    "Config file or name, with an optional argument: FILE[:arg]. It has a sweep.",
     lock_config=True,
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the study; by default runs/ and the config's name."
+)
 _SEEDS = flags.DEFINE_list("seeds", None, "Seeds of every row; by default config.seed.")
 _JOIN = command_line.define_processes()
 
@@ -126,25 +127,32 @@ def table(outcomes: dict[str, list[dict]]) -> str:
 def _cell(values: list[float | None]) -> str:
     if any(value is None for value in values):
         return "-"
+    import numpy as np
+
     mean = f"{100 * np.mean(values):.2f}"
     return mean if len(values) < 2 else f"{mean} ± {100 * np.std(values, ddof=1):.2f}"
 
 
 def main() -> None:
-    from jaxad.devices import processes
-
-    config = _CONFIG.value
-    command_line.use_compilation_cache(config)
+    config, workdir = _CONFIG.value, command_line.workdir(_WORKDIR.value)
     path = config_flags.get_config_filename(flags.FLAGS["config"])
     try:
         seeds = [int(seed) for seed in _SEEDS.value or [config.seed]]
     except ValueError:
         raise InputError(f"--seeds={','.join(_SEEDS.value)} must be numbers") from None
+    study = rows(path.split(":")[0])
+    from jaxad.devices import processes
+
+    command_line.use_compilation_cache(config)
     with _JOIN():
-        text = run(config, rows(path.split(":")[0]), seeds, _WORKDIR.value)
+        if processes.first():
+            print(f"Workdir: {workdir}", flush=True)
+        text = command_line.asking(
+            config, lambda config: run(config, study, seeds, workdir)
+        )
         if processes.first():
             print(text, end="")
 
 
 if __name__ == "__main__":
-    command_line.run(main, "python -m jaxad.sweep", ("config", "workdir"))
+    command_line.run(main, "sweep", ("config",))

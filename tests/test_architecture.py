@@ -17,11 +17,12 @@ MODULES = {
 }
 
 COMMANDS = {"main", "check", "predict", "extend", "sweep", "export"}
-EVERYWHERE = {"errors", "config", "fields", "rng", "arrays"}
+EVERYWHERE = {"errors", "config", "fields", "rng", "arrays", "signals", "progress"}
+# What the commands share, and what calls them by name.
+AROUND = {"command_line", "arguments", "__main__"}
 PURE = {"losses", "metrics", "optim", "patches", "scores"}
 ARROWS = {
-    "commands": {"run", "inference", "data", "detectors", "methods", "models"}
-    | {"devices"},
+    "commands": {"run", "inference", "data", "methods", "devices"},
     "run": {"training", "inference", "detectors", "data", "methods", "models"}
     | {"augment", "devices", "pure"},
     "training": {"methods", "devices"},
@@ -56,7 +57,7 @@ def part(module):
     if names[0] != "jaxad" or len(names) == 1:
         return None
     name = names[1]
-    if name in COMMANDS | {"command_line"}:
+    if name in COMMANDS | AROUND:
         return "commands"
     return "pure" if name in PURE else name
 
@@ -90,7 +91,7 @@ def test_every_arrow_is_drawn():
 def test_a_file_at_the_top_is_a_command_or_used_everywhere(module):
     if module.count(".") == 1 and MODULES[module].name != "__init__.py":
         name = module.removeprefix("jaxad.")
-        assert name in COMMANDS | EVERYWHERE | PURE | {"command_line"}
+        assert name in COMMANDS | AROUND | EVERYWHERE | PURE
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

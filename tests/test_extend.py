@@ -13,12 +13,12 @@ import pytest
 import trees
 from PIL import Image
 
-from jaxad import arrays, detectors, extend, methods
+from jaxad import arrays, detectors, methods
 from jaxad import config as config_lib
 from jaxad.bank import memory_bank
 from jaxad.errors import InputError
 from jaxad.methods.base import Backbone
-from jaxad.run import experiment
+from jaxad.run import experiment, extend
 from jaxad.run import pipeline as pipeline_lib
 from jaxad.run.pipeline import Pipeline
 

@@ -11,6 +11,7 @@ import sys
 import ml_collections
 import numpy as np
 import pytest
+import runs
 
 from jaxad import config as config_lib
 from jaxad import data
@@ -194,6 +195,53 @@ def test_a_damaged_config_json_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": ')
     with pytest.raises(InputError, match="config.json is not valid JSON"):
         experiment.stored(tmp_path)
+
+
+def test_a_config_by_name_in_any_folder_and_a_workdir_by_default(things, tmp_path):
+    arguments = runs.stoppable_command(things, "")[4:]
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxad", "main", "--config"]
+        + [f"patchcore_folder:path={things}", *arguments],
+        cwd=tmp_path,
+        env=runs.environment(1),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (workdir,) = (tmp_path / "runs").iterdir()
+    assert workdir.name.startswith("patchcore_folder-path=_")
+    assert done.stdout.startswith(f"Workdir: runs/{workdir.name}\n")
+    assert (workdir / "results.json").exists()
+
+
+def test_without_its_data_a_data_set_says_how_to_get_it(tmp_path):
+    """The user's own command; nothing is downloaded."""
+    place = f"--config.dataset.data_dir={tmp_path}"
+    done = command("--config", "configs/tocoad_mvtec.py", place)
+    assert done.returncode == 2
+    assert done.stdout == "Workdir: runs/tocoad_mvtec\n"
+    lines = done.stderr.partition("error: ")[2].splitlines()
+    for line, part in zip(
+        lines,
+        ("not downloaded unasked", "5.3 GB, under the licence CC BY-NC-SA 4.0", "http")
+        + (f"into {tmp_path}/downloads/manual", "--config.dataset.download=True"),
+        strict=True,
+    ):
+        assert part in line
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    named = f"--config.dataset.manual_dir={empty}"
+    done = command("--config", "configs/tocoad_mvtec.py", place, named)
+    assert done.returncode == 2
+    for part in (
+        "is empty",
+        "mvtec_anomaly_detection.tar.xz, 5.3 GB",
+        "into that fold",
+    ):
+        assert part in done.stderr
+    assert not (ROOT / "runs/tocoad_mvtec").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import runs
 
-from jaxad import extend
 from jaxad.errors import InputError
 from jaxad.inference import folder, predictor
-from jaxad.run import experiment
+from jaxad.run import experiment, extend
 
 OWN = {
     "dataset.name": "plugins.dataset",

@@ -14,7 +14,7 @@ import trees
 from jaxad import predict
 from jaxad.detectors import threshold
 from jaxad.errors import InputError
-from jaxad.inference import predictor
+from jaxad.inference import judge, predictor
 from jaxad.inference.predictor import Result
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 class Fake:
     """Whatever has a bright pixel is anomalous."""
 
-    card, pixel_threshold = {}, 0.5
+    card, pixel_threshold, max_pixels = {}, 0.5, 0
     threshold = threshold.calibrate(np.arange(99) / 200, method="split", rate=0.05)
 
     def stream(self, items, *, batch_size=None):
@@ -39,6 +39,7 @@ def call(tmp_path, monkeypatch):
     """Calls the command in `tmp_path`, where `today` has three images."""
     for name, value in (("a", 20), ("b", 30), ("deep/c", 255)):
         trees.image(tmp_path / f"today.5/{name}.png", value)
+    (tmp_path / "run").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(predictor, "load", lambda run: Fake())
 
@@ -66,6 +67,10 @@ def test_what_it_prints_and_leaves(call, capsys):
     assert pathlib.Path("predictions/a/maps/a.png").exists()
 
 
+def test_the_kinds_of_pictures_are_those_that_there_are():
+    assert predict.MAPS == judge.MAPS
+
+
 def test_how_it_ends(call, monkeypatch):
     assert call(fail_on_anomaly=True) == 3
     assert call(fail_on_anomaly=True) == 3  # also where all was judged before
@@ -91,8 +96,8 @@ runpy.run_module("jaxad.predict", run_name="__main__", alter_sys=True)
 def test_a_signal_ends_a_watch_with_the_summary(number, call, tmp_path):
     process = subprocess.Popen(
         [
-            *(sys.executable, "-c", WATCHING, "--run=x", "--images=today.5", "--watch"),
-            *("--fail-on-anomaly", "--maps=none"),
+            *(sys.executable, "-c", WATCHING, "--run=run", "--images=today.5"),
+            *("--watch", "--fail-on-anomaly", "--maps=none"),
         ],
         cwd=tmp_path,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},

@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 import requests
+from etils import epath
+from tensorflow_datasets.core.download import resource
 from tqdm import tqdm
 
-from jaxad.errors import InputError
+from jaxad.errors import InputError, NotHere
 
 _LOG = logging.getLogger(f"jaxad.{__name__}")
 _SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".zip")
@@ -35,11 +37,16 @@ class Archive:
     licence: str
 
     def instructions(self, folder: pathlib.Path | str = "the manual directory") -> str:
-        """How a person gets the data."""
+        """How a person gets the data, a sentence a line."""
         return (
-            f"download {self.name} ({self.size / 1e9:.1f} GB, licence {self.licence}) "
-            f"from {self.url} and put it, or the folder extracted from it, in {folder}"
+            f"It is {self.name}, {self.gigabytes}, under the licence {self.licence}.\n"
+            f"It comes from {self.url}\n"
+            f"Put it, or the folder extracted from it, into {folder}."
         )
+
+    @property
+    def gigabytes(self) -> str:
+        return f"{self.size / 1e9:.1f} GB"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +65,11 @@ class Found:
 
 
 def find(
-    dl_manager, archive: Archive, is_root: Callable[[pathlib.Path], bool]
+    dl_manager,
+    archive: Archive,
+    is_root: Callable[[pathlib.Path], bool],
+    *,
+    may_download: bool = True,
 ) -> Found:
     """The data set's files: in the manual directory, or else downloaded.
 
@@ -66,9 +77,11 @@ def find(
       dl_manager: TFDS's download manager.
       archive: the published archive.
       is_root: whether a folder is the top level of the layout.
+      may_download: whether the archive is fetched where it is not on this machine.
 
     Raises:
-      InputError: says which file to get from where, and where to put it.
+      InputError: says which file to get from where, and where to put it; NotHere where
+        it may not be fetched.
     """
     downloads = pathlib.Path(dl_manager.download_dir)
     manual, named = manual_folder(dl_manager)
@@ -79,21 +92,42 @@ def find(
             return _extracted(path, archive, downloads, is_root)
         if named:
             raise InputError(
-                f"config.dataset.manual_dir={manual} holds neither {archive.name} nor "
-                f"the folder extracted from it; {archive.instructions(manual)}"
+                f"config.dataset.manual_dir={manual} does not hold the data set.\n"
+                f"{archive.instructions('that folder')}"
             )
-    _LOG.info("downloading %s, licence %s", archive.url, archive.licence)
+    anywhere = (
+        f"{downloads / 'manual'}, or into any folder that "
+        "--config.dataset.manual_dir=FOLDER names"
+    )
+    fetched = _is_fetched(downloads, archive)
+    if not fetched and not may_download:
+        raise NotHere(
+            "the data set is not on this machine, and is not downloaded unasked.\n"
+            f"{archive.instructions(anywhere)}\n"
+            "Or add --config.dataset.download=True, which downloads it.",
+            f"Download {archive.name}, {archive.gigabytes}, under the licence "
+            f"{archive.licence}, from {archive.url} to {downloads}?",
+        )
     try:
-        # TFDS's own retries take minutes to find out that there is no network.
-        requests.head(archive.url, timeout=20)
+        if not fetched:
+            _LOG.info("downloading %s, licence %s", archive.url, archive.licence)
+            # TFDS's own retries take minutes to find out that there is no network.
+            requests.head(archive.url, timeout=20)
         path = pathlib.Path(dl_manager.download(archive.url))
     except Exception as error:  # of requests, urllib3, TFDS: all of them mean this
         raise InputError(
-            f"{archive.url} could not be downloaded ({type(error).__name__}); "
-            f"{archive.instructions(downloads / 'manual')}, or in a folder that "
-            "config.dataset.manual_dir names"
+            f"the data set could not be downloaded ({type(error).__name__}).\n"
+            f"{archive.instructions(anywhere)}"
         ) from error
     return _extracted(path, archive, downloads, is_root)
+
+
+def _is_fetched(downloads: pathlib.Path, archive: Archive) -> bool:
+    """Whether TFDS has downloaded the archive before."""
+    name = resource.get_dl_fname(archive.url, archive.sha256)
+    # In a folder of the data set; right there in earlier versions.
+    paths = (*downloads.glob(name), *downloads.glob(f"*/{name}"))
+    return any(resource.is_locally_cached(epath.Path(path)) for path in paths)
 
 
 def manual_folder(dl_manager) -> tuple[pathlib.Path | None, bool]:

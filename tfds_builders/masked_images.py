@@ -37,7 +37,10 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     ARCHIVE: archives.Archive
     HOMEPAGE: str
-    # Class ids in the masks beside 0; then they are kept as `mask_classes`.
+    # Whether an archive that is not on this machine is downloaded.
+    may_download = True
+    # Class ids in the masks beside 0; then they are kept as `mask_classes`, and indices
+    # of a palette are ids, whatever their colours.
     MASK_CLASSES = 0
 
     @abc.abstractmethod
@@ -88,7 +91,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager):
-        found = archives.find(dl_manager, self.ARCHIVE, self._is_root)
+        found = archives.find(
+            dl_manager, self.ARCHIVE, self._is_root, may_download=self.may_download
+        )
         splits = self._items(found.root)
         for split, items in splits.items():
             if not items:
@@ -140,25 +145,34 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             encoded = item.image.read_bytes()
             height, width = _size(item.image, encoded)
             if item.mask is None:
-                classes = np.zeros((height, width), np.uint8)
+                mask = np.zeros((height, width), np.uint8)
             else:
-                classes = _read_mask(item.mask)
-            if classes.shape != (height, width):
+                mask = self._read_mask(item.mask)
+            if mask.shape != (height, width):
                 raise InputError(
-                    f"{item.mask} is {classes.shape[0]} x {classes.shape[1]} pixels, "
+                    f"{item.mask} is {mask.shape[0]} x {mask.shape[1]} pixels, "
                     f"its image {filename} {height} x {width}; they must be of one size"
                 )
             example = {
                 "image": encoded,
-                "mask": _png((classes != 0).astype(np.uint8)),
+                "mask": _png((mask != 0).astype(np.uint8)),
                 "label": item.label,
                 "defect_type": item.defect_type,
                 "category": self._category(),
                 "filename": filename,
             }
             if self.MASK_CLASSES:
-                example["mask_classes"] = _png(classes)
+                example["mask_classes"] = _png(mask)
             yield key, example
+
+    def _read_mask(self, path: pathlib.Path) -> np.ndarray:
+        """[h, w]: class ids, or 0 and 1."""
+        try:
+            if self.MASK_CLASSES:
+                return images.mask_values(path.read_bytes(), ids=True)
+            return images.decode_mask(path.read_bytes())
+        except images.Unreadable as error:
+            raise InputError(f"{path} cannot be read ({error}); replace it") from error
 
 
 def paired(
@@ -201,13 +215,6 @@ def _size(path: pathlib.Path, encoded: bytes) -> tuple[int, int]:
     """(height, width) of an encoded image, from its header."""
     try:
         return images.size(encoded)
-    except images.Unreadable as error:
-        raise InputError(f"{path} cannot be read ({error}); replace it") from error
-
-
-def _read_mask(path: pathlib.Path) -> np.ndarray:
-    try:
-        return images.decode_mask(path.read_bytes())
     except images.Unreadable as error:
         raise InputError(f"{path} cannot be read ({error}); replace it") from error
 

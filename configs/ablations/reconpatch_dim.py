@@ -12,11 +12,11 @@ A row is a run of `get_config()` with the fields that `sweep` sets for it. Argum
 `data` (mvtec, visa, btad or elpv), and those of configs/reconpatch_<data>.py.
 """
 
-from configs.ablations import base
+from jaxad import config as config_lib
 
 
 def get_config(arg=None):
-    return base.get_config("reconpatch", arg)
+    return config_lib.study("reconpatch", arg)
 
 
 def sweep(add):

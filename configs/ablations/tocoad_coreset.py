@@ -8,11 +8,11 @@ That the paper varies it is probable, not certain; no cell is known.
 Arguments: `data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
 """
 
-from configs.ablations import base
+from jaxad import config as config_lib
 
 
 def get_config(arg=None):
-    return base.get_config("tocoad", arg)
+    return config_lib.study("tocoad", arg)
 
 
 def sweep(add):

@@ -11,12 +11,12 @@ The paper's best is alpha 0.5 and gamma 2: on MVTec AD image AUROC 98.82, pixel 
 Arguments: `data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
 """
 
-from configs.ablations import base
+from jaxad import config as config_lib
 from jaxad.methods import tocoad
 
 
 def get_config(arg=None):
-    return base.get_config("tocoad", arg)
+    return config_lib.study("tocoad", arg)
 
 
 def sweep(add):

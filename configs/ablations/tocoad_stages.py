@@ -9,11 +9,11 @@ nothing that the memory bank sees, so it equals no training.
 Arguments: `data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
 """
 
-from configs.ablations import base
+from jaxad import config as config_lib
 
 
 def get_config(arg=None):
-    return base.get_config("tocoad", arg)
+    return config_lib.study("tocoad", arg)
 
 
 def sweep(add):

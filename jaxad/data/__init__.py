@@ -62,6 +62,7 @@ _ONLY = {
         ("path", "anomalous_path", "normal_names", "test_share"), (folder.NAME,)
     ),
     "manual_dir": builders.NAMES,
+    "download": tuple(name for name in builders.NAMES if name != "elpv"),
     **dict.fromkeys(("protocol", "shots", "draw"), ("visa",)),
 }
 

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from jaxad.devices import processes, sharding
-from jaxad.errors import InputError, Preempted
+from jaxad.errors import InputError, Preempted, ending
 
 _POLL = 1.0  # seconds
 _LOST = 30  # polls after which a process that has not been heard of is taken for lost
@@ -28,18 +28,6 @@ _HEARD = 10  # seconds that one which fails waits until all others know
 _JOIN = 300  # seconds in which all processes must have started
 # JAX's own, for when even the listening threads have stopped.
 _HEARTBEAT = 90
-
-
-def ending(error: BaseException) -> tuple[int, str] | None:
-    """Exit status and last words for what ends a command; None for our own defects."""
-    goes_on = "the same command goes on from here"
-    if isinstance(error, InputError):
-        return 2, f"error: {error}"
-    if isinstance(error, Preempted):
-        return 75, f"{error}; {goes_on}"
-    if isinstance(error, KeyboardInterrupt):
-        return 130, f"interrupted; {goes_on}"
-    return None
 
 
 @contextlib.contextmanager

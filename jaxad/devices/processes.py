@@ -7,8 +7,6 @@ images. The first one alone writes; nobody reads what it has not finished.
 import contextlib
 import pathlib
 import pickle
-import signal
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -18,8 +16,9 @@ import numpy as np
 # What JAX's processes tell each other by has no public name; orbax uses the same.
 from jax._src import distributed
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
+from jaxad import progress as progress_lib
+from jaxad import signals
 from jaxad.errors import InputError, writing
 
 _FOREVER = 2**31 - 1  # milliseconds
@@ -128,14 +127,16 @@ def gather(value) -> list:
     ]
 
 
-def progress(**options) -> tqdm:
-    """A progress bar, shown by the first process and in a terminal alone."""
-    return tqdm(disable=None if first() else True, **options)
+def progress(**options) -> progress_lib.Bar | progress_lib.Lines:
+    """How far a pass is, shown by the first process alone; see `jaxad.progress`."""
+    return progress_lib.bar(shown=first(), **options)
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Holds SIGTERM back while the block runs.
+    """Holds SIGTERM and SIGINT back while the block runs, as `signals.held`.
+
+    With several processes it is SIGTERM alone: SIGINT ends all of them where they are.
 
     Yields:
       A function that says whether to stop, to be asked wherever stopping is possible.
@@ -145,20 +146,12 @@ def stoppable() -> Iterator[Callable[[], bool]]:
     if jax.process_count() > 1:
         yield _all_stop  # JAX listens to the signal
         return
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread may handle signals
-        return
-    told = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
-    try:
-        yield told.is_set
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if told.is_set():  # after the last question
-        signal.raise_signal(signal.SIGTERM)
+    with signals.held() as is_told:
+        yield is_told
 
 
 def _all_stop() -> bool:
     global _points
+    signals.again()
     _points += 1
     return multihost_utils.reached_preemption_sync_point(_points)

@@ -1,0 +1,34 @@
+"""A backbone of one's own with all that ToCoAD trains: four levels, normalised."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxad import models
+from jaxad.models.layers import ConvNorm
+
+
+class Tiny(nn.Module):
+    """Four levels at strides 2 to 16."""
+
+    dtype: object = jnp.float32
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x, maps = images, {}
+        for i, width in enumerate((4, 8, 8, 12), start=1):
+            conv = ConvNorm(width, 3, 2, 1, dtype=self.dtype, name=f"conv{i}")
+            x = nn.relu(conv(x, train=train))
+            maps[f"layer{i}"] = x
+        return x.mean((1, 2)), maps
+
+
+def spec():
+    return models.Spec(
+        name=__name__,
+        taps=("layer1", "layer2"),
+        weights="random",
+        module=Tiny,
+        rename=str,
+        image_size=(32, 32),
+    )

@@ -1,0 +1,283 @@
+"""What is typed: names of configs and commands, mistakes, and `--help`."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import ml_collections
+import pytest
+import test_architecture
+from absl import flags
+
+import jaxad
+from jaxad import __main__ as entry
+from jaxad import command_line, sweep
+from jaxad import config as config_lib
+from jaxad.errors import InputError, NotHere
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Calls `jaxad` with each line of arguments in a process of its own, which need not
+# import anything again, and says whether that has imported JAX.
+CALLS = """
+import json, os, runpy, sys, tempfile
+import jaxad.command_line
+answers = []
+for arguments in json.load(sys.stdin):
+    with tempfile.TemporaryFile("w+") as out:
+        child = os.fork()
+        if not child:
+            for number in (1, 2):
+                os.dup2(out.fileno(), number)
+            sys.argv = ["jaxad", *arguments]
+            try:
+                runpy.run_module("jaxad", run_name="__main__", alter_sys=True)
+                sys.exit()
+            finally:
+                print("jax" in sys.modules, flush=True)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0)
+        text, _, jax = out.read().rstrip().rpartition("\\n")
+        answers.append((status, text, jax == "True"))
+print(json.dumps(answers))
+"""
+
+
+def calls(lines, folder):
+    """(exit status, output, whether JAX was imported) of each line."""
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        input=json.dumps([line.split() for line in lines]),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(zip(lines, json.loads(done.stdout), strict=True))
+
+
+FILES = {
+    "README.md": "# No config\n",
+    "fault.py": "def get_config(arg=None)\n    return 1\n",
+    "empty.py": "x = 1\n",
+    "plain.py": "def get_config(arg=None):\n    return {}\n",
+    "needs.py": "import nowhere\n",
+    "wrong.py": "from jaxad import config\n\ndef get_config():\n"
+    "    made = config.base()\n    made.bachbone.name = 'x'\n    return made\n",
+    "own.py": "from jaxad import config\n\ndef get_config():\n"
+    "    made = config.base()\n    made.backbone.mine = 3\n    return made\n",
+}
+OF_METHOD = "config.method has no field 'kk'; it has "
+MISTAKES = {
+    "mian --config a": "'mian' is not a command (did you mean 'main'?)",
+    "xyz": "'xyz' is not a command; choose one of main, check, predict, extend, ",
+    # Flags
+    "main": "--config is missing; see jaxad main --help",
+    "main --workdir x --config.batch_size=3": "--config is missing; see jaxad main",
+    "main patchcore_elpv": "--config is missing; did you mean --config patchcore_elpv?",
+    "main own.py": "--config is missing; did you mean --config own.py?",
+    "main --config patchcore_elpv more": "'more' is not a flag",
+    "main --config own.py config.seed=3": "'config.seed=3' is not a flag; did you mean "
+    "--config.seed=3?",
+    "main --config tocoad_mvtec --worksdir=x": "--worksdir is not a flag (did you mean "
+    "'--workdir'?)",
+    "check --config own.py --out=x": "--out is not a flag; see jaxad check --help",
+    "main --config.seed=3 --config own.py": "--config.seed=3 stands before --config; "
+    "put --config first",
+    "predict": "--run is missing; see jaxad predict --help",
+    "predict images": "'images' is not a flag",
+    "predict --run none --images x": "--run=none does not exist",
+    "predict --run . --images none": "--images=none does not exist",
+    "extend --base none --images x --workdir y": "--base=none does not exist",
+    "export --run none --out x": "--run=none does not exist",
+    "sweep --config own.py": "own.py has no sweep(add); run it with python -m jaxad.",
+    # Files
+    "main --config README.md": "the config file README.md is not a Python file, ",
+    "main --config .": "the config file . is a folder; name a file in it",
+    "main --config none.py": "the config file none.py does not exist; ours are patch",
+    "main --config tocoad_mvtek": "the config file tocoad_mvtek does not exist (did "
+    "you mean 'tocoad_mvtec'?)",
+    "main --config fault.py": "the config file fault.py has a fault in line 1: expect",
+    "main --config empty.py": "the config file empty.py defines no get_config()",
+    "main --config plain.py": "get_config() of plain.py returns no config; start from ",
+    "main --config needs.py": "the config file needs.py fails in line 1: "
+    "ModuleNotFoundError: No module named 'nowhere'",
+    "main --config wrong.py": "the config file wrong.py fails in line 5: there is no "
+    "field 'bachbone' (did you mean 'backbone'?)",
+    "main --config own.py:category=a": "the config file own.py fails: TypeError: get_",
+    "main --config patchcore_elpv:fast": "config argument 'fast' does not exist; this ",
+    # Fields
+    "main --config own.py --config.batch_size=lots": "config.batch_size=lots must be a "
+    "whole number",
+    "main --config own.py --config.batch_size lots": "config.batch_size=lots must be a "
+    "whole number",
+    "main --config tocoad_mvtec --config.batch_size=0": "config.batch_size=0 must be "
+    "at least 1",
+    "main --config tocoad_mvtec --config.backbone.nam": "config.backbone has no field "
+    "'nam' (did you mean 'name'?)",
+    "main --config own.py --config.backbone.min=3": "config.backbone has no field "
+    "'min' (did you mean 'mine'?)",
+    "main --config own.py --config.backbone.mine=x": "config.backbone.mine=x must be a "
+    "whole number",
+    "main --config own.py --config.backbone=x": "config.backbone is a group of fields; "
+    "set one of them, such as --config.backbone.",
+    "main --config own.py --config.seed.x=1": "config.seed is a field, and has no ",
+    "main --config own.py --config.coreset.ratio=all": "config.coreset.ratio=all must "
+    "be a number",
+    "main --config own.py --config.dataset.check=no": "config.dataset.check=no must be "
+    "true or false",
+    "main --config own.py --config.dataset.image_size=64": "config.dataset.image_size="
+    "(64,) must be two sizes in pixels, (height, width)",
+    "main --config own.py --config.detector.search=exakt": "config.detector.search="
+    "'exakt' is not known (did you mean 'exact'?)",
+    "main --config tocoad_mvtec --config.method.kk=1": OF_METHOD,
+    "main --config tocoad_mvtec --config.method.focal.gamma=two": "config.method.focal."
+    "gamma=two must be a number",
+}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("typed")
+    for name, content in FILES.items():
+        (folder / name).write_text(content)
+    return calls(list(MISTAKES), folder)
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_a_sentence_that_needs_no_jax(line, told):
+    status, text, jax = told[line]
+    assert status == 2
+    assert text.startswith(f"error: {MISTAKES[line]}"), text
+    assert "\n" not in text
+    # A config of such a method imports it.
+    assert jax == (".method." in line)
+
+
+@pytest.mark.parametrize("command", entry.COMMANDS)
+def test_help_says_what_it_does_with_an_example_and_flags(command, helps):
+    status, text, jax = helps[f"{command} --help"]
+    assert status == 0 and not jax
+    assert text == helps[f"{command} -h"][1]
+    about, example = text.splitlines()[0], f"\n  jaxad {command} --"
+    assert about.endswith(".") and example in text and "\nFlags:\n  --" in text
+    assert ("--config.batch_size=16" in text) == (command in ("main", "check", "sweep"))
+
+
+@pytest.fixture(scope="module")
+def helps(tmp_path_factory):
+    lines = [f"{name} {flag}" for name in entry.COMMANDS for flag in ("--help", "-h")]
+    lines += ["", "--help", "help", "--version"]
+    return calls(lines, tmp_path_factory.mktemp("help"))
+
+
+def test_jaxad_alone_lists_the_commands(helps):
+    assert helps[""] == helps["--help"] == helps["help"]
+    status, text, jax = helps[""]
+    assert status == 0 and not jax
+    for name in entry.COMMANDS:
+        assert f"\n  {name} " in text
+    assert helps["--version"][:2] == [0, jaxad.__version__]
+
+
+def test_every_command_can_be_called_by_its_name():
+    assert set(entry.COMMANDS) == test_architecture.COMMANDS
+
+
+# ---- Configs by name
+
+
+def test_configs_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for given in ("tocoad_mvtec", "tocoad_mvtec.py", "configs/tocoad_mvtec.py"):
+        assert config_lib.find(given) == str(ROOT / "configs/tocoad_mvtec.py")
+    path = config_lib.find("ablations/reconpatch_dim")
+    assert path == str(ROOT / "configs/ablations/reconpatch_dim.py")
+    assert config_lib.is_ours(path)
+    # A file that is there goes before one of ours.
+    (tmp_path / "configs").mkdir()
+    own = tmp_path / "configs/tocoad_mvtec.py"
+    own.write_text("")
+    assert config_lib.find("configs/tocoad_mvtec.py") == "configs/tocoad_mvtec.py"
+    assert not config_lib.is_ours("configs/tocoad_mvtec.py")
+    assert config_lib.find(str(own)) == str(own)
+
+
+def test_what_a_study_starts_from():
+    config = config_lib.study("reconpatch", "data=elpv,category=poly")
+    assert (config.dataset.name, config.dataset.category) == ("elpv", "poly")
+    assert config.method.name == "reconpatch"
+    assert config_lib.study("tocoad", None).dataset.name == "mvtec_ad"
+    with pytest.raises(InputError, match="data=dtd must be one of mvtec, visa, btad"):
+        config_lib.study("tocoad", "data=dtd")
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("configs/tocoad_mvtec.py", "tocoad_mvtec"),
+        ("/far/away/own.py:category=poly,runlocal", "own-category=poly,runlocal"),
+        ("a.py:path=/data/new parts", "a-path=_data_new_parts"),
+        ("a.py:" + "x" * 300, "a-" + "x" * 189 + "-"),
+        ("a.py:" + "é" * 300, "a-" + "é" * 94 + "-"),
+    ],
+)
+def test_a_run_lies_in_a_folder_of_the_config_s_name(typed, expected, monkeypatch):
+    assert "config" in flags.FLAGS, sweep
+    monkeypatch.setattr(
+        command_line.config_flags, "get_config_filename", lambda flag: typed
+    )
+    folder, name = os.path.split(command_line.workdir(None))
+    assert folder == "runs" and name.startswith(expected)
+    assert len(os.fsencode(name)) <= 200
+    assert len(name) - len(expected) in (0, 8)
+    assert command_line.workdir("here") == "here"
+
+
+# ---- A question
+
+
+class Terminal:
+    def __init__(self, answer):
+        self.answer, self.asked = answer, ""
+
+    def isatty(self):
+        return self.answer is not None
+
+    def readline(self):
+        return self.answer
+
+    def write(self, text):
+        self.asked += text
+
+    def flush(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "yes"),
+    [("y\n", True), ("Yes\n", True), ("\n", False), ("", False), (None, False)],
+)
+def test_data_are_downloaded_where_somebody_says_so(answer, yes, monkeypatch):
+    terminal = Terminal(answer)
+    monkeypatch.setattr("sys.stdin", terminal)
+    monkeypatch.setattr("sys.stderr", terminal)
+    config = ml_collections.ConfigDict({"dataset": {"download": False}}).lock()
+
+    def run(config):
+        if not config.dataset.download:
+            raise NotHere("it is not here", "Download 5.3 GB?")
+        return "done"
+
+    if yes:
+        assert command_line.asking(config, run) == "done"
+    else:
+        with pytest.raises(NotHere):
+            command_line.asking(config, run)
+    assert config.dataset.download == yes
+    assert terminal.asked == ("Download 5.3 GB? [y/N] " if answer is not None else "")
