@@ -68,6 +68,7 @@ def main() -> None:
         )
         outcome = json.loads((folder / "run" / "results.json").read_text())
         ours = {**outcome["seconds"], **outcome["categories"]["mono"]}
+        ours["coreset"] = ours["fit"]
         peer_gb = _child(
             [arguments.peer_python, str(_HERE / "anomalib_elpv.py"), str(split)]
             + [str(folder / "peer.json"), str(arguments.threads)],

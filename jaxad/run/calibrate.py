@@ -122,11 +122,17 @@ def decided(
     for pipeline, member in zip(pipelines, fitted, strict=True):
         members.append(member.detector)
         if kind != "none":
-            with (
-                timed(seconds, "threshold"),
-                unfinished(pipeline, work(pipeline)) as kept,
-            ):
-                found.append(_scores_of(pipeline, member, kind, split, kept, label))
+            try:
+                with (
+                    timed(seconds, "threshold"),
+                    unfinished(pipeline, work(pipeline)) as kept,
+                ):
+                    found.append(_scores_of(pipeline, member, kind, split, kept, label))
+            except InputError as error:
+                if config.threshold.calibration != "auto":
+                    raise
+                _LOG.warning("%s: no threshold, since %s", label, error)
+                kind = "none"
         del member  # and all descriptors with it
     if kind == "none":
         return tuple(members), None, None

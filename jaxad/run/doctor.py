@@ -10,11 +10,11 @@ from collections.abc import Iterable
 
 import ml_collections
 import numpy as np
-from tqdm import tqdm
 
 from jaxad import data
 from jaxad.data import images
 from jaxad.data.split import Note
+from jaxad.devices import processes
 from jaxad.errors import InputError
 from jaxad.run import masks
 
@@ -148,7 +148,7 @@ class _Look:
 def _look_at_all(split: data.Split, label: str) -> list[_Look]:
     with (
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(split), desc=label, unit="img", disable=None) as progress,
+        processes.progress(total=len(split), desc=label, unit="img") as progress,
     ):
         looks = []
         for look in pool.map(lambda i: _look(split, i), range(len(split))):

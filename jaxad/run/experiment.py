@@ -4,11 +4,13 @@ import dataclasses
 import json
 import logging
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 
 import ml_collections
+import numpy as np
 
 from jaxad import config as config_lib
 from jaxad import data, methods, models
@@ -37,13 +39,25 @@ _LOG = logging.getLogger(__name__)
 
 # What may change between two calls of a run, because its numbers do not.
 _PLACES = (
+    "dataset.download",
     "dataset.data_dir",
     "dataset.manual_dir",
     "dataset.check",
+    "dataset.max_pixels",
     "feature_cache",
     "train.stage_cache",
     "compilation_cache",
     "save_seconds",
+)
+# Where the images and what runs share lie on this machine.
+_PATHS = (
+    "dataset.data_dir",
+    "dataset.manual_dir",
+    "dataset.path",
+    "dataset.anomalous_path",
+    "dataset.textures",
+    "feature_cache",
+    "train.stage_cache",
 )
 _PHASES = ("features", "fit", "score", "total")
 
@@ -163,8 +177,9 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     finished = read_json(folder / "results.json")
     if finished is not None:
         _LOG.info("%s holds this run, finished: nothing to do", folder)
+        _tell_changes(finished["categories"], members[0])
         return _Run(folder, categories, [], finished)
-    if config.dataset.check and processes.first():
+    if processes.first():
         for category in categories:
             if not (folder / category / "result.json").exists():
                 doctor.require_sound(members[0].dataset, category)
@@ -243,7 +258,7 @@ def stored(workdir: pathlib.Path) -> ml_collections.ConfigDict:
             f"{workdir / 'config.json'} does not exist; name a run's --workdir, or the "
             "folder of a category inside it"
         )
-    return ml_collections.ConfigDict(config)
+    return config_lib.completed(config)
 
 
 def member_folder(pipeline: Pipeline, folder: pathlib.Path) -> pathlib.Path:
@@ -265,22 +280,29 @@ def _category(
     maker: Maker,
 ) -> dict:
     """One row of the results, from `result.json` where the category is finished."""
-    row = read_json(folder / "result.json")
+    row, config = read_json(folder / "result.json"), pipelines[0].config
     if row is not None:
+        if changed := _changed(row, config, category):
+            raise InputError(
+                f"{folder} is finished, but with other {changed} images than there are "
+                "now; put them back, choose another --workdir, or remove that folder "
+                "to have it done again"
+            )
         return row
-    config, start = pipelines[0].config, time.perf_counter()
+    start = time.perf_counter()
     seconds = dict.fromkeys(_PHASES, 0.0)
-    train, held_out = calibrate.divide(pipelines, _normal(config, category))
-    members, decision, calibration = _detector(
+    everything = _normal(config, category)
+    train, held_out = calibrate.divide(pipelines, everything)
+    members, decision = _detector(
         pipelines, train, held_out, category, folder, maker, seconds, earlier
     )
 
     def predict(images):
         return base.predict(members, pipelines[0].place(images))
 
-    test = _load(config, category, "test")
+    test = _test(config, category)
     recall = {}
-    if pipelines[0].scorer.recall:
+    if pipelines[0].scorer.recall and len(test):
         with fit.timed(seconds, "recall"):
             recall["recall_at_1"] = {
                 member.backbone.name: fit.recall(pipeline, member, test, label=category)
@@ -306,10 +328,6 @@ def _category(
         results.write_verdicts(
             folder / "verdicts.csv", test, evaluation.scores, decision.images
         )
-    if calibration:
-        results.write_suspects(
-            folder / "suspects.csv", calibration.split, calibration.scores
-        )
 
     def predict_all(images):
         return [sharding.fetch(x) for x in predict(sharding.share_of(images))]
@@ -329,6 +347,8 @@ def _category(
         "train_normal": len(train),
         "held_out_normal": len(held_out or ()),
         "train_version": train.version,
+        "images": {"train": everything.version, "test": test.version},
+        "key": _key(pipelines, everything, test),
         "test_normal": int((test.labels == 0).sum()),
         "test_anomalous": int((test.labels == 1).sum()),
         "detector": {member.backbone.name: member.report for member in members},
@@ -342,18 +362,16 @@ def _category(
 
 
 def _detector(pipelines, train, held_out, category, folder, maker, seconds, earlier):
-    """The fitted members and the decision, and the scores that it rests on.
-
-    They come from disk where they are there; the scores do not.
-    """
+    """The fitted members and the decision, from disk where they are there."""
     place = folder / "detector"
+    _forget_other(place, train.version)
     if (place / detector_folder.CARD).exists():
         members = tuple(
             restored(pipeline, member_folder(pipeline, folder))
             for pipeline in pipelines
         )
         decision = decisions.Decision.from_card(detector_folder.read_card(place))
-        return members, decision, None
+        return members, decision
     members, decision, calibration = calibrate.decided(
         pipelines,
         (
@@ -365,12 +383,38 @@ def _detector(pipelines, train, held_out, category, folder, maker, seconds, earl
         seconds,
         label=category,
     )
+    if calibration:
+        _show_suspects(folder, members, calibration, decision, pipelines[0].config)
     detector_folder.save_card(
         place, card(pipelines, members, category, train, decision)
     )
     for pipeline in pipelines:
         _forget(pipeline, work_folder(pipeline, folder))
-    return members, decision, calibration
+    return members, decision
+
+
+def _forget_other(place: pathlib.Path, images: str) -> None:
+    """Removes a detector, or a part of one, that was fitted on other images."""
+    path, known = place / "images", None
+    if place.exists():
+        known = path.read_text(encoding="utf-8") if path.exists() else ""
+    processes.wait()  # all have looked
+    if processes.first() and known != images:
+        if known is not None:
+            _LOG.warning("%s was fitted on other images; it is fitted again", place)
+            shutil.rmtree(place)
+        results.write_text(path, images)
+    processes.wait()
+
+
+def _show_suspects(folder, members, calibration, decision, config) -> None:
+    """The good images by how unlike the others they are: a table, and pictures."""
+    split, scores = calibration.split, calibration.scores
+    results.write_suspects(folder / "suspects.csv", split, scores)
+    worst = np.argsort(-scores, kind="stable")[: config.overlays]
+    if len(worst):
+        maps = calibrate.maps(members, calibration, worst)
+        overlays.write_suspects(folder / "maps", split, scores, maps, worst, decision)
 
 
 def card(
@@ -387,7 +431,7 @@ def card(
         "members": [
             {
                 "name": pipeline.backbone.name,
-                "config": pipeline.config.to_dict(),
+                "config": _without_places(pipeline.config),
                 "backbone": {
                     "sha256": pipeline.fingerprint,
                     "weights": _weights(pipeline),
@@ -400,6 +444,14 @@ def card(
         "train": {"images": len(train), "version": train.version},
         "versions": results.versions(),
     }
+
+
+def _without_places(config) -> dict:
+    """The fields of a config that are true wherever a detector travels."""
+    places = {name: "" for name in _PATHS}
+    config = config.copy_and_resolve_references().unlock()
+    config.update_from_flattened_dict(places)
+    return {name: x for name, x in config.to_dict().items() if name != "extensions"}
 
 
 def _weights(pipeline: Pipeline) -> str:
@@ -416,7 +468,7 @@ def _scores_key(pipelines: list[Pipeline], members, test) -> str:
         {
             pipeline.backbone.name: (
                 descriptors.key_of(pipeline, member.params, test),
-                models.fingerprint({"state": member.state}),
+                models.fingerprint({"state": base.on_host(member.state)}),
             )
             for pipeline, member in zip(pipelines, members, strict=True)
         }
@@ -466,6 +518,49 @@ def _forget(pipeline: Pipeline, folder: pathlib.Path) -> None:
     """Removes what only a detector that is not saved yet needs."""
     stages.forget(pipeline, folder)
     passes.remove(folder / "unfinished")
+
+
+def _changed(row: dict, config, category: str) -> str | None:
+    """ "train" or "test", where a finished category has seen other images."""
+    for name, load in (("train", _normal), ("test", _test)):
+        if load(config, category).version != row["images"][name]:
+            return name
+    return None
+
+
+def _tell_changes(rows: dict[str, dict], config) -> None:
+    """Warns where a finished run's images are others by now."""
+    for category, row in rows.items():
+        try:
+            changed = _changed(row, config, category)
+        except InputError as error:
+            _LOG.info("%s: the images cannot be looked at (%s)", category, error)
+        else:
+            if changed:
+                _LOG.warning(
+                    "%s: the %s images have changed since; these results are of those "
+                    "before, and another --workdir has a run on those of now",
+                    category,
+                    changed,
+                )
+
+
+def _key(pipelines: list[Pipeline], train: data.Split, test) -> str:
+    """Names all that a category's results depend on: data, weights, config, code."""
+    config = _flat(pipelines[0].config.to_dict())
+    return features.digest(
+        {
+            "weights": [pipeline.fingerprint for pipeline in pipelines],
+            "config": {k: v for k, v in config.items() if k not in _PLACES},
+            "images": [train.version, test.version],
+            "versions": {k: v for k, v in results.versions().items() if k != "device"},
+        }
+    )
+
+
+def _test(config, category: str):
+    """The images that a detector is tried on."""
+    return _load(config, category, "test")
 
 
 def _normal(config, category: str):

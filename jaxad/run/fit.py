@@ -271,7 +271,7 @@ def _spread(
     pipeline: Pipeline, detector: Detector, splits, label: str, passes: Passes
 ) -> scores.Spread:
     """Of the scores that the training images' own patches get."""
-    fitted = models.fingerprint({"state": detector.state})
+    fitted = models.fingerprint({"state": base.on_host(detector.state)})
 
     def patch_scores(images):
         described = base.describe_with(detector, pipeline.place(images))
@@ -325,6 +325,7 @@ def check(pipeline: Pipeline, split, *, label: str) -> None:
       InputError: for a stage's batch, or for the scorer.
     """
     height, width, channels = grid(pipeline)
+    pipeline.method.check((height, width, channels))
     for stage in pipeline.method.stages:
         count = len(split)
         if stage.inputs == "patches":

@@ -126,7 +126,7 @@ def test_too_few_images_for_the_rate_are_told(images, tmp_path, caplog):
     assert "needs 19 good images" in row["threshold"]["guarantee"]
 
 
-def test_one_image_cannot_be_left_out(tmp_path):
+def test_one_image_cannot_be_left_out(tmp_path, caplog):
     root = runs.category(tmp_path / "cap", train=1)
     for calibration, message in (
         ("left_out", "image 0 owns .* of the .* entries"),
@@ -135,9 +135,11 @@ def test_one_image_cannot_be_left_out(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             run(root, tmp_path / calibration, calibration=calibration)
-    row = run(root, tmp_path / "none", calibration="none")
-    assert row["threshold"] is None
-    assert not (tmp_path / "none/cap/verdicts.csv").exists()
+    for calibration in ("none", "auto"):
+        row = run(root, tmp_path / calibration, calibration=calibration)
+        assert row["threshold"] is None
+        assert not (tmp_path / calibration / "cap/verdicts.csv").exists()
+    assert "cap: no threshold, since image 0 owns" in caplog.text
 
 
 def test_a_run_that_goes_on_after_the_fit_ends_in_the_same_bytes(images, tmp_path):

@@ -46,3 +46,18 @@ def test_disturbance_is_a_function_of_seed_and_index():
     split[0], again[2]  # what was read before does not matter
     np.testing.assert_array_equal(split[1]["image"], again[1]["image"])
     assert (split[1]["image"] != other[1]["image"]).any()
+
+
+def test_anomalous_images_without_an_anomalous_pixel_are_told_of(caplog):
+    class Blank(Split):
+        def __getitem__(self, i):
+            item = super().__getitem__(i)
+            return item | {"mask": item["mask"] * (i == 1)}
+
+    def predict(images):
+        return images.mean((1, 2, 3)), images[..., 0]
+
+    evaluate.evaluate(predict, Split(), 2, label="a")
+    assert caplog.text == ""
+    evaluate.evaluate(predict, Blank(), 2, label="b: score")
+    assert "at the size that is scored: 1; pixel metrics" in caplog.text

@@ -1,3 +1,7 @@
+import dataclasses
+import os
+import re
+
 import numpy as np
 import pytest
 import trees
@@ -89,11 +93,50 @@ def test_write_names_files_by_kind_rank_and_image(tmp_path, rendered):
     # In the image's own shape.
     for panel in (anomalous["anomaly_map"], anomalous["mask"]):
         assert panel.shape == SIZE
-    assert anomalous["mask"].sum() == 10 * 30 * 255 and normal["mask"] is None
+    assert anomalous["mask"].sum() == 10 * 30 and normal["mask"] is None
     np.testing.assert_allclose(normal["anomaly_map"], 100 / 255, rtol=1e-6)
     # One scale for both: from the median to the maximum.
     assert normal["scale"] == anomalous["scale"]
     assert normal["scale"][:2] == pytest.approx((100.5 / 255, 101 / 255), rel=1e-6)
+
+
+def test_names_are_of_any_length_and_bytes(tmp_path):
+    long = "line 3/" + "/".join(["2024-11-27 é" * 15] * 20) + "/part_0001.png"
+    names = [long, os.fsdecode(b"gr\xfcn/\xff.png")]
+    named = dataclasses.replace(split(), filenames=names)
+    overlays.write(tmp_path, predict, named, np.array([0.1, 0.2]), 1, 4)
+    bytes_, cut = sorted(p.name for p in tmp_path.iterdir())
+    assert bytes_ == "anomalous_highest_1_gr_n_.png"
+    assert len(os.fsencode(cut)) in (137, 138)
+    assert re.fullmatch(
+        r"normal_highest_1_line_3_2024-11-27_é.*_[0-9a-f]{12}_.*_part_0001.png", cut
+    )
+    # What differs in its middle alone is told apart.
+    other = pictures.fitting(f"{long[:1000]}x{long[1000:]}".replace("/", "_"))
+    assert other != pictures.fitting(long.replace("/", "_"))
+    assert pictures.fitting("a" * 134 + ".png") == "a" * 134 + ".png"
+
+
+def test_pictures_that_cannot_be_drawn_are_told_of_and_no_more(
+    tmp_path, caplog, rendered
+):
+    def read(i):
+        if i == 1:
+            raise FileNotFoundError(2, "No such file", "bad/ü.png")
+        return split().read(i)
+
+    broken = dataclasses.replace(split(), read=read)
+    overlays.write(tmp_path / "a", predict, broken, np.array([0.1, 0.2]), 1, 4)
+    assert [p.name for p in (tmp_path / "a").iterdir()] == [
+        "normal_highest_1_good_0_1.png"
+    ]
+    assert "1 of 2 pictures could not be drawn, the first because bad/ü.png" in (
+        caplog.text
+    )
+    (tmp_path / "b").touch()  # no folder
+    overlays.write(tmp_path / "b", predict, split(), np.array([0.1, 0.2]), 1, 4)
+    assert "2 of 2 pictures could not be drawn" in caplog.text
+    assert "b/anomalous_highest_1_bad_ü.png cannot be written" in caplog.text
 
 
 def test_write_shows_decisions(tmp_path, rendered):

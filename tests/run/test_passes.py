@@ -1,8 +1,6 @@
 """A run that is stopped goes on where it was, to the same bytes."""
 
 import errno
-import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -10,12 +8,10 @@ import sys
 import textwrap
 import weakref
 
-import jax
 import numpy as np
 import pytest
-from PIL import Image
+import runs
 
-from jaxad import config as config_lib
 from jaxad.errors import InputError, Preempted
 from jaxad.run import experiment
 from jaxad.run.passes import Pass, Passes
@@ -206,61 +202,6 @@ def test_a_full_disk_is_named_and_leaves_the_parts_before(tmp_path, monkeypatch)
 # ---- A whole run
 
 
-def make_images(root):
-    """Twelve noisy images to train on; in test four more, and four with a square."""
-    random = np.random.default_rng(0)
-
-    def write(folder, name, pixels):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.astype(np.uint8)).save(root / folder / f"{name}.png")
-
-    for split, count in (("train", 12), ("test", 4)):
-        for i in range(count):
-            write(f"{split}/good", i, random.integers(90, 110, (64, 64, 3)))
-    for i in range(4):
-        pixels, mask = random.integers(90, 110, (64, 64, 3)), np.zeros((64, 64))
-        pixels[8 * i : 8 * i + 16, 20:40], mask[8 * i : 8 * i + 16, 20:40] = 220, 255
-        write("test/square", i, pixels)
-        write("ground_truth/square", f"{i}_mask", mask)
-
-
-def make_config(root, cache=""):
-    config = config_lib.base()
-    config.dataset.update(name="folder", path=str(root), image_size=(64, 64))
-    config.dataset.check = False
-    config.coreset.ratio = 0.1
-    config.batch_size = 1
-    config.overlays = 0
-    config.save_seconds = 0.0
-    config.feature_cache = str(cache)
-    return config
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    root = tmp_path_factory.mktemp("images") / "things"
-    make_images(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """A folder where the runs keep their compiled programs."""
-    folder = str(tmp_path_factory.mktemp("xla"))
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", folder)
-    yield folder
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
-@pytest.fixture(scope="module")
-def whole(images, compiled, tmp_path_factory):
-    """The folder of a run that nothing stopped."""
-    workdir = tmp_path_factory.mktemp("whole") / "run"
-    experiment.run(make_config(images), str(workdir))
-    return workdir
-
-
 def stops_in(name, at, act, monkeypatch):
     """Has `act` called when the pass of that name comes to a point the at-th time."""
     reached, count = Pass.reached, 0
@@ -276,17 +217,6 @@ def stops_in(name, at, act, monkeypatch):
     monkeypatch.setattr(Pass, "reached", counting)
 
 
-def same_run(one, other):
-    for name in ("scores.csv", "detector/efficientnet_lite0/arrays.npz"):
-        content = (one / "things" / name).read_bytes()
-        assert content == (other / "things" / name).read_bytes(), name
-    results = [json.loads((run / "results.json").read_text()) for run in (one, other)]
-    for result in results:
-        del result["seconds"], result["versions"]
-    assert results[0] == results[1]
-    assert not list(one.rglob("unfinished"))  # nothing is left over
-
-
 @pytest.mark.parametrize(
     ("name", "at", "act"),
     [
@@ -297,28 +227,28 @@ def same_run(one, other):
     ],
 )
 def test_a_stopped_run_ends_in_the_same_bytes(
-    name, at, act, whole, images, tmp_path, monkeypatch
+    name, at, act, whole, things, tmp_path, monkeypatch
 ):
-    config, workdir = make_config(images), tmp_path / "run"
+    config, workdir = runs.stoppable(things), tmp_path / "run"
     with monkeypatch.context() as patch:
         stops_in(name, at, act, patch)
         with pytest.raises(Preempted if act is terminate else Killed):
             experiment.run(config, str(workdir))
     experiment.run(config, str(workdir))
-    same_run(workdir, whole)
+    runs.assert_same(workdir, whole)
 
 
 def test_a_run_with_a_feature_cache_ends_in_the_same_bytes(
-    whole, images, tmp_path, monkeypatch
+    whole, things, tmp_path, monkeypatch
 ):
-    config = make_config(images, tmp_path / "cache")
+    config = runs.stoppable(things, feature_cache=str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
         stops_in("features", 1, terminate, patch)
         with pytest.raises(Preempted):
             experiment.run(config, str(tmp_path / "run"))
     assert not list((tmp_path / "cache").iterdir())  # nothing half-written
     experiment.run(config, str(tmp_path / "run"))
-    same_run(tmp_path / "run", whole)
+    runs.assert_same(tmp_path / "run", whole)
 
 
 SCRIPT = """
@@ -336,15 +266,8 @@ SCRIPT = """
 
 
 @pytest.mark.parametrize(("name", "number"), [("features", 9), ("score", 15)])
-def test_the_command_goes_on(name, number, whole, images, compiled, tmp_path):
-    arguments = [
-        *("--config", f"configs/patchcore_folder.py:path={images}"),
-        *("--workdir", str(tmp_path / "run")),
-        *("--config.dataset.image_size=(64, 64)", "--config.dataset.check=False"),
-        *("--config.coreset.ratio=0.1", "--config.batch_size=1"),
-        *("--config.overlays=0", "--config.save_seconds=0"),
-        f"--config.compilation_cache={compiled}",
-    ]
+def test_the_command_goes_on(name, number, whole, things, tmp_path):
+    arguments = runs.stoppable_command(things, tmp_path / "run", save_seconds=0)
     script = [sys.executable, "-c", textwrap.dedent(SCRIPT), name, str(number)]
     stopped = command([*script, *arguments])
     assert stopped.returncode == (-9 if number == 9 else 75), stopped.stderr
@@ -352,14 +275,14 @@ def test_the_command_goes_on(name, number, whole, images, compiled, tmp_path):
         assert "the same command goes on from here" in stopped.stderr
     done = command([sys.executable, "-m", "jaxad.main", *arguments])
     assert done.returncode == 0, done.stderr
-    same_run(tmp_path / "run", whole)
+    runs.assert_same(tmp_path / "run", whole)
 
 
 def command(arguments):
     return subprocess.run(
         arguments,
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"},
+        env=runs.environment(devices=2),
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,8 +1,10 @@
 import json
+import os
 import types
 
 import numpy as np
 
+from jaxad.detectors import threshold
 from jaxad.run import results
 
 
@@ -24,6 +26,41 @@ def test_scores_keep_every_bit_of_a_float32(tmp_path):
     assert lines[2].startswith('"good/ü 1, b.png",1,')
     back = [np.float32(line.rsplit(",", 1)[1]) for line in lines[1:]]
     np.testing.assert_array_equal(back, values)
+
+
+LATIN = os.fsdecode(b"gr\xfcn.png")
+
+
+def test_names_come_back_byte_for_byte(tmp_path):
+    split = types.SimpleNamespace(filenames=[LATIN, "ü.png"], labels=np.array([0, 1]))
+    scores = np.array([0.25, 0.5], np.float32)
+    decision = threshold.calibrate(np.arange(20) / 100, method="split", rate=0.1)
+    results.write_scores(tmp_path / "scores.csv", split, scores)
+    results.write_verdicts(tmp_path / "verdicts.csv", split, scores, decision)
+    results.write_suspects(tmp_path / "suspects.csv", split, scores)
+    for name in ("scores", "verdicts", "suspects"):
+        written = (tmp_path / f"{name}.csv").read_bytes()
+        assert b"gr\xfcn.png," in written and "ü.png,".encode() in written
+
+
+def test_json_is_utf_8_whatever_the_names(tmp_path):
+    results.write_json(tmp_path / "a.json", {LATIN: "ü"})
+    written = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert r"gr\udcfcn.png" in written and "ü" in written
+    assert json.loads(written) == {LATIN: "ü"}
+
+
+def test_a_category_may_be_called_mean():
+    rows = {"mean": {"image_auroc": 0.9}, "b": {"image_auroc": 0.7}}
+    outcome = {"categories": rows, "mean": results.mean(rows)}
+    assert [line[:14] for line in results.table(outcome).splitlines()] == [
+        "| category    ",
+        "| ----------- ",
+        "| mean        ",
+        "| b           ",
+        "| mean of all ",
+    ]
+    assert results.table(outcome).splitlines()[2].split()[3] == "90.00"
 
 
 def test_mean_is_unweighted_and_none_where_a_category_has_none():

@@ -2,52 +2,49 @@
 
 import csv
 import json
-import pathlib
-import runpy
 
 import numpy as np
 import pytest
+import runs
 
 from jaxad.errors import InputError
+from jaxad.methods import reconpatch
 from jaxad.run import experiment
 from jaxad.training import loop
 
-FILE = pathlib.Path(__file__).parents[2] / "configs/reconpatch_elpv.py"
 SEEDS = (0, 3)
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("data"))
+def images(tmp_path_factory):
+    """Of two categories."""
+    root = tmp_path_factory.mktemp("together")
+    for name in ("cap", "hat"):
+        runs.category(root / name, train=4, test=2)
+    return root
 
 
-def config(data_dir, category="mono,poly", **changed):
-    made = runpy.run_path(str(FILE))["get_config"]("runlocal,category=all,dim=8")
-    made.dataset.data_dir = data_dir
-    made.dataset.category = category
-    made.dataset.image_size = (64, 64)
-    made.dataset.limit = 4
-    made.dataset.check = False
-    made.batch_size = 2
-    made.overlays = 0
+def config(images, category="cap,hat", **changed):
+    made = runs.config(images, **{"dataset.category": category, "batch_size": 2})
+    made.method = reconpatch.fields()
+    made.method.update(dim=8, learning_rate=1e-3, epochs=2, batch_size=32)
     made.train.log_every = 2
-    made.method.batch_size = 32
     made.update_from_flattened_dict(changed)
     return made
 
 
-def runs(folder, data_dir):
+def all_runs(folder, images):
     vectorize = {"method.vectorize": 3}
     return [
-        (config(data_dir, seed=seed, **vectorize), str(folder / str(seed)))
+        (config(images, seed=seed, **vectorize), str(folder / str(seed)))
         for seed in SEEDS
     ]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, data_dir):
+def finished(tmp_path_factory, images):
     """Two seeds of two categories: folder, outcomes, how many heads were together."""
-    folder, sizes, plain = tmp_path_factory.mktemp("together"), [], loop.train_together
+    folder, sizes, plain = tmp_path_factory.mktemp("runs"), [], loop.train_together
 
     def counted(stage, runs, **options):
         sizes.append(len(runs))
@@ -55,7 +52,7 @@ def finished(tmp_path_factory, data_dir):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "train_together", counted)
-        return folder, experiment.run_together(runs(folder, data_dir)), sizes
+        return folder, experiment.run_together(all_runs(folder, images)), sizes
 
 
 def files(folder):
@@ -73,13 +70,13 @@ def curve(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_runs_together_are_what_each_is_alone(tmp_path, data_dir, finished):
+def test_runs_together_are_what_each_is_alone(tmp_path, images, finished):
     folder, outcomes, sizes = finished
     assert sizes == [3]  # the fourth is left alone
     assert [outcome["seed"] for outcome in outcomes] == list(SEEDS)
-    want = experiment.run(config(data_dir, "mono"), str(tmp_path))
+    want = experiment.run(config(images, "cap"), str(tmp_path))
     assert outcomes[0]["seconds"].keys() == want["seconds"].keys()
-    ours, theirs = folder / "0/mono", tmp_path / "mono"
+    ours, theirs = folder / "0/cap", tmp_path / "cap"
     assert files(ours) == files(theirs)
     seconds = json.loads((ours / "result.json").read_text())["seconds"]
     assert seconds["total"] >= sum(seconds[p] for p in ("reconpatch", "score"))
@@ -92,26 +89,26 @@ def test_runs_together_are_what_each_is_alone(tmp_path, data_dir, finished):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4)
 
 
-def test_a_finished_head_is_not_trained_again(data_dir, finished, monkeypatch):
+def test_a_finished_head_is_not_trained_again(images, finished, monkeypatch):
     """A run that was stopped before it scored its second category."""
     folder, outcomes, _ = finished
-    for name in ("results.json", "poly/result.json", "poly/scores.csv"):
+    for name in ("results.json", "hat/result.json", "hat/scores.csv"):
         (folder / "0" / name).unlink()
-    before = (folder / "0/mono/scores.csv").stat().st_mtime_ns
+    before = (folder / "0/cap/scores.csv").stat().st_mtime_ns
 
     def never(*arguments, **options):
         raise AssertionError("heads were trained again")
 
     monkeypatch.setattr(loop, "train_together", never)
     monkeypatch.setattr(loop, "train", never)
-    again = experiment.run_together(runs(folder, data_dir))
+    again = experiment.run_together(all_runs(folder, images))
     assert again[0]["categories"] == outcomes[0]["categories"]
     assert again[1] == outcomes[1]
-    assert (folder / "0/mono/scores.csv").stat().st_mtime_ns == before
+    assert (folder / "0/cap/scores.csv").stat().st_mtime_ns == before
 
 
-def test_runs_that_train_together_differ_in_their_seed_alone(tmp_path, data_dir):
-    first, second = config(data_dir), config(data_dir, seed=1, **{"method.dim": 4})
+def test_runs_that_train_together_differ_in_their_seed_alone(tmp_path, images):
+    first, second = config(images), config(images, seed=1, **{"method.dim": 4})
     with pytest.raises(InputError, match=r"not in config.method.dim$"):
         experiment.run_together([(first, str(tmp_path / "a")), (second, "b")])
     assert not any(tmp_path.iterdir())
