@@ -77,8 +77,12 @@ def relaxed_contrastive_loss(
 
 
 def _squared_distances(z: jax.Array) -> jax.Array:
-    """||z_i - z_j||^2, [n, n]; what rounding cannot tell from zero is zero."""
-    products = _gram(z)
+    """||z_i - z_j||^2, [n, n]; what rounding cannot tell from zero is zero.
+
+    About the mean, or an offset that all share would cost digits; no distance, and no
+    gradient, depends on it.
+    """
+    products = _gram(z - jax.lax.stop_gradient(z.mean(0, keepdims=True)))
     squares = jnp.diagonal(products)
     scale = squares[:, None] + squares[None, :]
     squared = scale - 2.0 * products

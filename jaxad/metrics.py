@@ -12,6 +12,7 @@ stand still. So the anomalous scores, few as they are, are all the thresholds th
 are, and of the normal scores it is enough to count how many lie above and at each.
 """
 
+import copy
 import logging
 import math
 from collections.abc import Sequence
@@ -204,7 +205,10 @@ class PixelMetrics:
                 self._anomalous.append(high | _region_sizes(mask).astype(np.uint64))
 
     def merge(self, other: "PixelMetrics"):
-        """Adds all that another state has seen; the other is left as it is."""
+        """Adds all that another state has seen; the other is left as it is.
+
+        Merged with itself a state has seen everything twice.
+        """
         self._normal.merge(other._normal)
         self._anomalous += other._anomalous
 
@@ -441,6 +445,8 @@ class _Histogram:
             self._sort_into_pages()
 
     def merge(self, other: "_Histogram"):
+        if other is self:
+            other = copy.deepcopy(self)
         self.size += other.size
         self._gathered += other._gathered
         self._sort_into_pages()

@@ -28,7 +28,7 @@ def concat(levels: Sequence[jax.Array], *, neighbourhood: int = 3) -> jax.Array:
         the map counts as zero.
 
     Returns:
-      Patch descriptors [b, h_0, w_0, sum c_l].
+      Patch descriptors [b, h_0, w_0, sum c_l]; they and all sums are float32.
     """
     grid = levels[0].shape[1:3]
     pooled = [
@@ -57,7 +57,7 @@ def pooled(
       target_dim: width of the descriptor, at most `len(levels) * level_dim`.
 
     Returns:
-      Patch descriptors [b, h_0, w_0, target_dim].
+      Patch descriptors [b, h_0, w_0, target_dim]; they and all sums are float32.
     """
     if target_dim > len(levels) * level_dim:
         raise InputError(
@@ -90,10 +90,13 @@ def descriptor(fields) -> Callable[[Sequence[jax.Array]], jax.Array]:
 
 
 def _shifts(x: jax.Array, side: int) -> list[jax.Array]:
-    """The side² shifted copies of x [b, h, w, c], row by row, zeros from outside."""
+    """The side² shifted copies of x [b, h, w, c], row by row, zeros from outside.
+
+    float32, or sums of bfloat16 levels would be rounded at every term.
+    """
     r = side // 2
     h, w = x.shape[1:3]
-    x = jnp.pad(x, ((0, 0), (r, r), (r, r), (0, 0)))
+    x = jnp.pad(x.astype(jnp.float32), ((0, 0), (r, r), (r, r), (0, 0)))
     return [x[:, i : i + h, j : j + w] for i in range(side) for j in range(side)]
 
 

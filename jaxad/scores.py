@@ -32,6 +32,10 @@ def reweighted(score: jax.Array, distances: jax.Array) -> jax.Array:
     most anomalous patch to the b bank entries nearest to its own nearest entry, that
     entry first (PatchCore, eq. 7; ReConPatch, eq. 10).
 
+    The one patch is chosen by its distance, as in eq. 6 and 7 of PatchCore, and anomaly
+    maps keep distances. To re-weight every patch and take the highest may choose
+    another one, and costs a search of the bank a patch in place of one an image.
+
     Args:
       score: distance s to the nearest entry, [b].
       distances: d_r, [b, neighbours]; `distances[:, 0]` equals `score`.

@@ -89,9 +89,17 @@ def test_pairwise_by_hand():
 
 @every_case
 def test_pairwise_against_loops(points):
+    """Within the rounding of squared distances, from products about the mean.
+
+    Of d terms each, with what they are made of and put together by: (2d + 16) 2^-24 of
+    both points' squares at most.
+    """
     z = POINTS[points]()
     got = jax.jit(functools.partial(losses.pairwise_similarity, sigma=0.7))(z)
-    np.testing.assert_allclose(got, naive_pairwise(z.tolist(), 0.7), atol=2e-6)
+    squares = ((z - z.mean(0, dtype=np.float64)) ** 2).sum(1)
+    error = (2 * z.shape[1] + 16) * 2.0**-24 * (squares[:, None] + squares) / 0.7
+    want = naive_pairwise(z.tolist(), 0.7)
+    assert (np.abs(got - np.array(want)) <= error + 2.0**-22).all()
 
 
 def test_contextual_by_hand():
@@ -194,6 +202,18 @@ def test_gradient_against_differences():
             np.testing.assert_allclose(
                 got[i, j], (ahead - behind) / (2 * h), atol=2e-5, rtol=1e-4
             )
+
+
+def test_an_offset_of_all_points_changes_nothing():
+    """100 deviations away from zero; the points stay the same in float32."""
+    z = np.round(scattered(20) * 2**10) / 2**10
+    w = np.random.default_rng(2).uniform(size=(20, 20)).astype(np.float32)
+    function = jax.value_and_grad(losses.relaxed_contrastive_loss)
+    value, gradient = function(z, w)
+    shifted, shifted_gradient = function(z + np.float32(128), w)
+    np.testing.assert_allclose(shifted, value, rtol=1e-5)
+    scale = np.abs(gradient).max()
+    np.testing.assert_allclose(shifted_gradient, gradient, rtol=0, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize(

@@ -317,11 +317,13 @@ class TestAupro:
 
 def at_once(maps, masks):
     """What PixelMetrics must return, from the functions on all pixels."""
+    f1, threshold = metrics.f1_max(maps, masks)
     return {
         "pixel_auroc": metrics.auroc(maps, masks),
         "pixel_ap": metrics.average_precision(maps, masks),
         "pixel_aupr": metrics.aupr_trapezoid(maps, masks),
-        "pixel_f1_max": metrics.f1_max(maps, masks)[0],
+        "pixel_f1_max": f1,
+        "pixel_f1_threshold": threshold,
         "aupro_0.3": metrics.aupro(maps, masks),
     }
 
@@ -386,6 +388,24 @@ class TestPixelMetrics:
         alone = at_once(maps[shares[2]], masks[shares[2]])
         assert states[2].compute() == alone
 
+    @pytest.mark.parametrize("images", [3, 90])
+    @pytest.mark.parametrize("sorted_into_pages", [False, True])
+    def test_merged_with_itself_it_has_seen_everything_twice(
+        self, images, sorted_into_pages
+    ):
+        """Ninety images are enough for counters in place of lists."""
+        random = np.random.default_rng(0)
+        maps = random.uniform(1, 1.01, (images, 64, 64)).astype(np.float32)
+        masks = np.zeros(maps.shape, bool)
+        masks[0, :3, :3] = True
+        state, twice = state_of(maps, masks), state_of(maps, masks)
+        twice.update(maps, masks)
+        if sorted_into_pages:
+            state.compute()
+        state.merge(state)
+        assert state._normal.size == 2 * (maps.size - 9)
+        assert state.compute() == twice.compute()
+
     def test_batches_of_several_sizes(self):
         maps, masks = blobs(14, size=32)
         maps = maps.astype(np.float32)
@@ -404,9 +424,10 @@ class TestPixelMetrics:
         line = np.concatenate([line, -line[::-1]])  # falling, with 0.0 and -0.0
         masks = np.eye(10, dtype=bool)[:, None]  # each score once anomalous
         ranks = np.array([5, 4, 3, 2, 1, 1, 0, -1, -2, -3])
-        assert state_of(np.tile(line, (10, 1, 1)), masks).compute() == at_once(
-            np.tile(ranks, (10, 1, 1)), masks
-        )
+        got = state_of(np.tile(line, (10, 1, 1)), masks).compute()
+        want = at_once(np.tile(ranks, (10, 1, 1)), masks)
+        want["pixel_f1_threshold"] = line[ranks == want["pixel_f1_threshold"]][0]
+        assert got == want
 
     def test_memory_is_bounded(self):
         maps, masks = crowded(15)
@@ -447,7 +468,7 @@ class TestPixelMetrics:
             if update is not None:
                 state.update(maps, update)
             result = state.compute(limits=(0.3, 0.05))
-            assert len(result) == 6 and all(map(math.isnan, result.values()))
+            assert len(result) == 7 and all(map(math.isnan, result.values()))
         assert len(warnings) == 2 and "nothing is labelled anomalous" in warnings[1]
         state.update(maps, np.ones((1, 2, 2)))
         assert state.compute()["pixel_auroc"] == 0.5

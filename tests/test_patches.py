@@ -55,6 +55,22 @@ def test_concat_against_naive_mean(side):
     np.testing.assert_allclose(got, naive_mean(x, side), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("variant", ["concat", "pooled"])
+def test_bfloat16_levels_are_summed_in_float32(variant):
+    """Sums of bfloat16 stop at 256: to add 1 to it changes nothing."""
+    level = np.ones((1, 9, 9, 4), np.float32)
+    level[:, 0, 0] = 256
+    options = dict(level_dim=4, target_dim=4) if variant == "pooled" else {}
+
+    def describe(dtype):
+        levels = [jnp.asarray(level, dtype), jnp.asarray(level[:, :3, :3], dtype)]
+        return getattr(patches, variant)(levels, neighbourhood=3, **options)
+
+    got = describe(jnp.bfloat16)
+    assert got.dtype == jnp.float32
+    np.testing.assert_array_equal(got, describe(jnp.float32))
+
+
 def test_pooled_against_naive_windows():
     """Unfold, pool each level, resize, pool all, in the order of the paper's code."""
     rng = np.random.default_rng(1)

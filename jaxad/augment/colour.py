@@ -112,13 +112,16 @@ def posterise(image: jax.Array, bits: jax.Array) -> jax.Array:
 
 
 def sharpen(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """`ImageEnhance.Sharpness`: 0 smooths, 1 leaves, above 1 sharpens; not clipped."""
-    h, w = image.shape[:2]
-    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    rows = padded[:h] + padded[1 : h + 1] + padded[2:]
-    box = rows[:, :w] + rows[:, 1 : w + 1] + rows[:, 2:]
-    smooth = (box + 4 * image) / 13
-    return smooth + factor * (image - smooth)
+    """`ImageEnhance.Sharpness`: 0 smooths, 1 leaves, above 1 sharpens; not clipped.
+
+    Pixels at the border stay as they are, as Pillow's filters leave them.
+    """
+    rows = image[:-2] + image[1:-1] + image[2:]
+    box = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
+    inner = image[1:-1, 1:-1]
+    smooth = (box + 4 * inner) / 13
+    detail = jnp.pad(inner - smooth, ((1, 1), (1, 1), (0, 0)))
+    return image + (factor - 1) * detail
 
 
 def autocontrast(image: jax.Array, cutoff: jax.Array) -> jax.Array:

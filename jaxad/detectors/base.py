@@ -64,6 +64,11 @@ def everywhere(state: State, mesh: sharding.Mesh | None) -> State:
     return jax.tree.map(lambda x: sharding.replicate(x, mesh), state)
 
 
+def on_host(state: State) -> State:
+    """The whole of every array, on the host of every process."""
+    return jax.tree.map(sharding.fetch, state)
+
+
 class Scorer(NamedTuple):
     """How patches are scored.
 

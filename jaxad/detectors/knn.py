@@ -96,6 +96,13 @@ def _check(config, images: int, grid: tuple[int, int], width: int) -> None:
 def _fit(config, normal: Normal) -> tuple[State, Report]:
     """Chooses the bank from the rows."""
     size = coreset_size(config.coreset.ratio, len(normal.rows))
+    if size == 1 < len(normal.rows):
+        _LOG.warning(
+            "the memory bank keeps one patch of %d, and everything is scored by its "
+            "distance to that one; raise config.coreset.ratio=%g",
+            len(normal.rows),
+            config.coreset.ratio,
+        )
     chosen, radius = _coreset(config, normal, size)
     return _state(normal.rows, chosen, chosen // _patches(normal)), {
         "bank_patches": len(chosen),
@@ -254,6 +261,8 @@ def _left_out(
 
 def _reweight(described, patch_scores, nearest, bank, around):
     """ReConPatch eq. 10 for the most anomalous patch of every image, [b].
+
+    No other patch is re-weighted; `scores.reweighted` says why.
 
     Args:
       nearest: entries that are nearest to each patch.

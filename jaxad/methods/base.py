@@ -62,7 +62,11 @@ class Backbone(NamedTuple):
     levels: Callable[[Any, jax.Array], list[jax.Array]]
 
     def normalise(self, images: jax.Array) -> jax.Array:
-        """Images [..., 3] in [0, 1] to what the backbone was trained on."""
+        """Images [..., 3] in [0, 1] by `mean` and `std`.
+
+        Those that the backbone was trained with, but for EfficientNet-Lite0: that one
+        has seen (255 image - 127) / 128, and gets ImageNet's mean and deviation (ours).
+        """
         shape = (1,) * (images.ndim - 1) + (3,)
         mean = jnp.asarray(self.mean, images.dtype).reshape(shape)
         std = jnp.asarray(self.std, images.dtype).reshape(shape)

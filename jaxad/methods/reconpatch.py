@@ -85,7 +85,11 @@ def build(config, backbone: Backbone) -> Method:
         return describe(backbone.levels(params["backbone"], images))
 
     def project(params, x):
-        return linear(params["f"], x)
+        f = params["f"]
+        projected = jnp.matmul(x, f["kernel"], precision=_HIGHEST)
+        if "bias" in f:  # detectors of an earlier version have one, and so their banks
+            projected += jnp.broadcast_to(f["bias"], projected.shape)
+        return projected
 
     return Method(features, project, lambda: (_stage(options),))
 
@@ -148,9 +152,8 @@ def embed(networks, x: jax.Array) -> jax.Array:
     Both are linear, so their product comes first: a batch then passes through one
     narrow map in place of a wide and a narrow one.
     """
-    f, g = networks["f"], networks["g"]
-    kernel = jnp.matmul(f["kernel"], g["kernel"], precision=_HIGHEST)
-    return linear({"kernel": kernel, "bias": linear(g, f["bias"])}, x)
+    f, g = networks["f"]["kernel"], networks["g"]["kernel"]
+    return jnp.matmul(x, jnp.matmul(f, g, precision=_HIGHEST), precision=_HIGHEST)
 
 
 def soft_labels(options, z: jax.Array) -> jax.Array:
@@ -181,13 +184,11 @@ def collapse(z: jax.Array) -> dict[str, jax.Array]:
     return {"z_variance": total / z.shape[1], "z_rank": rank}
 
 
-def linear(parameters, x: jax.Array) -> jax.Array:
-    """x [..., c] -> [..., d]."""
-    product = jnp.matmul(x, parameters["kernel"], precision=_HIGHEST)
-    return product + jnp.broadcast_to(parameters["bias"], product.shape)
-
-
 def _orthogonal(key: jax.Array, inputs: int, outputs: int):
-    """A linear map that starts as a random (semi-)orthogonal one (ours)."""
-    kernel = jax.nn.initializers.orthogonal()(key, (inputs, outputs))
-    return {"kernel": kernel, "bias": jnp.zeros(outputs)}
+    """A linear map that starts as a random (semi-)orthogonal one (ours).
+
+    Without a bias: the loss does not see one, so its gradient would be rounding noise,
+    of which AdamP makes steps of full size; and slow embeddings of unit length would
+    see those.
+    """
+    return {"kernel": jax.nn.initializers.orthogonal()(key, (inputs, outputs))}

@@ -38,7 +38,8 @@ class Spec:
       name: in this library.
       taps: the feature maps that anomaly detection uses by default.
       weights: source of the pretrained weights, see `jaxad.models.pretrained`.
-      mean, std: of the normalisation `(image - mean) / std` of images in [0, 1].
+      mean, std: of the normalisation `(image - mean) / std` of images in [0, 1]. Not
+        always those of the training: see `methods.base.Backbone.normalise`.
       image_size: (height, width) in pixels at which it is used by default.
       module: makes the Flax module.
       rename: from a parameter's name in a weights file to its path here.

@@ -8,9 +8,12 @@ import pytest
 from jaxad import config as config_lib
 from jaxad import scores
 from jaxad.detectors import base, knn
+from jaxad.devices import processes
+from jaxad.devices.rows import Stack
 from jaxad.errors import InputError
 from jaxad.methods import patchcore
 from jaxad.methods.base import Backbone
+from jaxad.run import passes
 
 PIXELS = Backbone(
     name="pixels",
@@ -180,6 +183,19 @@ def test_a_detector_works_under_jit_and_in_an_export():
     for got in (jitted(pixels), jax.export.export(jitted)(pixels).call(pixels)):
         np.testing.assert_allclose(got[0], score, rtol=1e-6)
         np.testing.assert_allclose(got[1], heat, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("ratio", "told"), [(0.01, True), (0.1, False)])
+def test_a_bank_of_one_patch_is_told(ratio, told, caplog):
+    """Three small images are enough for it; all that is scored then is one distance."""
+    config = config_lib.base()
+    config.coreset.ratio = ratio
+    rows = np.random.default_rng(0).normal(size=(3 * 16, 3)).astype(np.float32)
+    keep = passes.unkept()
+    normal = base.Normal(Stack([rows]), (4, 4), None, keep, processes.progress)
+    state, report = knn.build(config).fit(normal)
+    assert len(state["memory_bank"]) == report["bank_patches"] == (1 if told else 4)
+    assert ("raise config.coreset.ratio=0.01" in caplog.text) == told
 
 
 @pytest.mark.parametrize(

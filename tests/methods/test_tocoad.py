@@ -7,32 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plugins.levels import Tiny
 
 from jaxad import config as config_lib
 from jaxad.errors import InputError
 from jaxad.methods import tocoad
 from jaxad.methods.base import Backbone
-from jaxad.models.layers import ConvNorm
 
 SIDE, BATCH = 32, 4
 ROOT = pathlib.Path(__file__).parents[2]
 ABLATIONS = sorted(
     path.stem for path in (ROOT / "configs" / "ablations").glob("tocoad_*.py")
 )
-
-
-class Tiny(nn.Module):
-    """Four levels at strides 2 to 16."""
-
-    epsilon: float = 1e-5
-
-    @nn.compact
-    def __call__(self, images, train=False):
-        x, maps = images, {}
-        for i, width in enumerate((4, 8, 8, 12), start=1):
-            x = nn.relu(ConvNorm(width, 3, 2, 1, name=f"conv{i}")(x, train=train))
-            maps[f"layer{i}"] = x
-        return x.mean((1, 2)), maps
 
 
 def make_backbone():

@@ -28,15 +28,9 @@ def places(tmp_path_factory):
             if folder == "test/square":
                 pixels[8:16, 8:16] = 220
             Image.fromarray(pixels).save(root / folder / f"{i}.png")
-    before = jax.config.jax_compilation_cache_dir
-    patch = pytest.MonkeyPatch()
-    patch.setattr(jax, "device_count", lambda: 1)  # compiles in a third of the time
-    jax.config.update(
-        "jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled"))
-    )
-    yield root, tmp_path_factory.mktemp("stages")
-    jax.config.update("jax_compilation_cache_dir", before)
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "device_count", lambda: 1)  # compiles in a third of the time
+        yield root, tmp_path_factory.mktemp("stages")
 
 
 def make_config(places, **changes):
@@ -45,7 +39,9 @@ def make_config(places, **changes):
     config.dataset.update(name="folder", path=str(root), image_size=(32, 32), limit=0)
     config.dataset.update(category="things", check=False)
     config.train.update(stage_cache=str(stages), log_every=1)
-    config.backbone.update(name="resnet18", weights="random")
+    config.backbone.name = "plugins.levels"
+    config.method.decoder.depths = (1, 1, 1)
+    config.method.heads.update(width=16, bottleneck=8)
     config.overlays = 0
     config.update_from_flattened_dict(changes)
     return config
@@ -99,7 +95,7 @@ def test_a_run_stopped_in_stage_two_ends_in_the_same_bytes(
     kept = tmp_path / "run/things/ncl"
     assert any(path.name.isdigit() for path in kept.iterdir())
     experiment.run(make_config(places), str(tmp_path / "run"))
-    for name in ("scores.csv", "detector/efficientnet_lite0/arrays.npz"):
+    for name in ("scores.csv", "detector/plugins.levels/arrays.npz"):
         content = (tmp_path / "run/things" / name).read_bytes()
         assert content == (whole[0] / "things" / name).read_bytes(), name
 

@@ -23,6 +23,39 @@ def test_by_hand():
     )
 
 
+# Absolute values of what transforms tiles, kernels and back (eq. 9 to 13).
+TILE = np.array([[1, 0, 1, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 1, 0, 1]])
+KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0, 0, 1]])
+BACK = np.array([[1, 1, 1, 0], [0, 1, 1, 1]])
+
+
+def exact(x, kernel, padding):
+    """The definition in float64, and the largest error of the fast form in float32.
+
+    Of n additions and products one after the other, whatever their order, the error is
+    at most n u / (1 - n u) of the absolute values' sum, u = 2^-24 (Higham, Accuracy and
+    Stability of Numerical Algorithms, section 3.1). A tile's transform adds once along
+    either axis, a kernel's and the one back add twice.
+    """
+    x, kernel = x.astype(np.float64), kernel.astype(np.float64)
+    x = np.pad(x, ((0, 0), *padding, (0, 0)))
+    height, width = x.shape[1] - 2, x.shape[2] - 2
+    even = np.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view
+    seen = windows(x, (3, 3), (1, 2))
+    want = np.einsum("bhwcpq,pqcd->bhwd", seen, kernel)
+
+    tiles = np.abs(windows(even, (4, 4), (1, 2))[:, ::2, ::2])
+    tiles = np.einsum("ip,jq,bhwcpq->bhwcij", TILE, TILE, tiles)
+    kernels = np.einsum("ip,jq,pqcd->ijcd", KERNEL, KERNEL, np.abs(kernel))
+    sums = np.einsum("bhwcij,ijcd->bhwijd", tiles, kernels)
+    sums = np.einsum("pi,qj,bhwijd->bhpwqd", BACK, BACK, sums)
+    b, rows, _, columns, _, d = sums.shape
+    sums = sums.reshape(b, 2 * rows, 2 * columns, d)[:, :height, :width]
+    n = (x.shape[3] + 2 * 1 + 2 * 2 + 2 * 2) * 2.0**-24
+    return want, n / (1 - n) * sums
+
+
 @pytest.mark.parametrize(
     "height, width, padding",
     [
@@ -38,22 +71,25 @@ def test_equals_the_convolution(height, width, padding):
     x = random.randn(2, height, width, 5).astype(np.float32)
     kernel = random.randn(3, 3, 5, 7).astype(np.float32)
     got = winograd.convolve(x, kernel, padding)
-    want = general(x, kernel, padding)
-    assert got.shape == want.shape
-    np.testing.assert_allclose(got, want, atol=2e-5)
+    want, error = exact(x, kernel, padding)
+    assert got.shape == general(x, kernel, padding).shape == want.shape
+    assert (np.abs(got - want) <= error).all()
 
 
-def test_an_image_is_the_same_in_a_block_and_alone(monkeypatch):
+def test_an_image_has_the_same_digits_in_a_block_and_alone(monkeypatch):
     random = np.random.RandomState(0)
     x = random.randn(6, 4, 4, 8).astype(np.float32)
     kernel = random.randn(3, 3, 8, 8).astype(np.float32)
     padding = ((1, 1), (1, 1))
+    want, error = exact(x, kernel, padding)
     image_bytes = 16 * 4 * 8 * 4
-    together = winograd.convolve(x, kernel, padding)
-    for images in (0, 4):  # blocks of one, and of three
+    for images in (0, 4, 6):  # blocks of one, of three, and all together
         monkeypatch.setattr(winograd, "_BLOCK_BYTES", images * image_bytes)
-        blocks = winograd.convolve(x, kernel, padding)
-        np.testing.assert_allclose(blocks, together, atol=1e-6)
+        got = winograd.convolve(x, kernel, padding)
+        assert (np.abs(got - want) <= error).all()
+    for i in range(6):
+        alone = winograd.convolve(x[i : i + 1], kernel, padding)
+        assert (np.abs(alone - want[i : i + 1]) <= error[i : i + 1]).all()
 
 
 def test_only_frozen_kernels_take_this_form():
