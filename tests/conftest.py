@@ -1,17 +1,54 @@
 """Every test sees eight CPU devices, and silent rank promotion is an error."""
 
 import os
+import shutil
+import tempfile
 
 # TensorFlow is a test-only dependency and logs to stderr at import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
+import pytest
+import runs
 from absl import flags
+
+from jaxad.run import experiment
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# What one test, worker or command has compiled no other one compiles again. The folder
+# is this session's own: what another machine has compiled may not run on this one.
+_COMPILED = None
+if not jax.config.jax_compilation_cache_dir:
+    _COMPILED = tempfile.mkdtemp(prefix="jaxad-compiled-")
+    for name, value in (
+        ("jax_compilation_cache_dir", _COMPILED),
+        ("jax_persistent_cache_min_compile_time_secs", 0.0),
+    ):
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+
 # grain reads absl flags when it starts threads; under pytest nobody parses them.
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
+
+
+def pytest_unconfigure():
+    if _COMPILED:
+        shutil.rmtree(_COMPILED, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def things(tmp_path_factory):
+    """The images of runs that are stopped."""
+    return runs.things(tmp_path_factory.mktemp("images") / "things")
+
+
+@pytest.fixture(scope="session")
+def whole(things, tmp_path_factory):
+    """The folder of such a run that nothing stopped."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    experiment.run(runs.stoppable(things), str(workdir))
+    return workdir

@@ -269,9 +269,7 @@ class _Desk:
             images = self._predictor.threshold.scores.size
             # At the lowest p-value that there can be, more images are all that helps.
             most = int((p_values <= 1 / (images + 1)).sum())
-            short = most and threshold_lib.batch_shortage(
-                images, len(rows), most, rate
-            )
+            short = most and threshold_lib.batch_shortage(images, len(rows), most, rate)
             if short:
                 _LOG.warning("%s", short)
 

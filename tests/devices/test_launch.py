@@ -1,6 +1,5 @@
 """Several processes are one run, in success and in failure."""
 
-import os
 import pathlib
 import re
 import signal
@@ -13,8 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
-import test_passes
-from test_passes import compiled, images, whole  # noqa: F401
+import runs
 
 from jaxad.devices import launch
 from jaxad.errors import InputError, Preempted
@@ -34,7 +32,7 @@ def start(code, *arguments, count=2):
             + ["--coordinator", f"127.0.0.1:{port}", "--num_processes", str(count)]
             + ["--process_id", str(process)],
             cwd=ROOT,
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"},
+            env=runs.environment(devices=4),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -72,23 +70,9 @@ STOPPED = """
 """
 
 
-def arguments(images, compiled, workdir):  # noqa: F811
-    return [
-        *("--config", f"configs/patchcore_folder.py:path={images}"),
-        *("--workdir", str(workdir), f"--config.compilation_cache={compiled}"),
-        *("--config.dataset.image_size=(64, 64)", "--config.coreset.ratio=0.1"),
-        *("--config.batch_size=1", "--config.overlays=0", "--config.save_seconds=1e9"),
-    ]
-
-
-def test_two_processes_end_in_the_bytes_of_one(
-    whole,  # noqa: F811
-    images,  # noqa: F811
-    compiled,  # noqa: F811
-    tmp_path,
-):
+def test_two_processes_end_in_the_bytes_of_one(whole, things, tmp_path):
     """Stopped in the feature pass, by a signal to the one that does not write."""
-    given = arguments(images, compiled, tmp_path / "run")
+    given = runs.stoppable_command(things, tmp_path / "run", save_seconds=1e9)
     codes, errors = end(start(STOPPED, *given))
     assert codes == [75, 75], errors
     assert all("the same command goes on from here" in error for error in errors)
@@ -96,36 +80,32 @@ def test_two_processes_end_in_the_bytes_of_one(
     assert [path.name for path in saved.iterdir()] == ["000000000"]
     codes, errors = end(start(MAIN, *given))
     assert codes == [0, 0], errors
-    test_passes.same_run(tmp_path / "run", whole)
+    runs.assert_same(tmp_path / "run", whole)
     assert "things (1 of 1)" in errors[0] and "things (1 of 1)" not in errors[1]
 
 
-def test_two_processes_with_a_budget_a_cache_and_neighbours(
-    images,  # noqa: F811
-    compiled,  # noqa: F811
-    tmp_path,
-):
-    config = test_passes.make_config(images, cache=tmp_path / "cache of one")
+def test_two_processes_with_a_budget_a_cache_and_neighbours(things, tmp_path):
     fields = {
         "detector.image_score": "reweighted",
         "detector.reweight_neighbours": 3,
-        "detector.max_device_bytes": 269_490_500,  # the bank in five parts
+        "detector.max_device_bytes": 268_696_193,  # the bank in five parts
     }
-    config.update_from_flattened_dict(fields)
+    cache = {"feature_cache": str(tmp_path / "cache of one")}
+    config = runs.stoppable(things, **fields, **cache)
     experiment.run(config, str(tmp_path / "one"))
-    given = arguments(images, compiled, tmp_path / "two")
-    given += [f"--config.{name}={value}" for name, value in fields.items()]
-    codes, errors = end(start(MAIN, *given, f"--config.feature_cache={tmp_path / 'c'}"))
+    fields["feature_cache"] = str(tmp_path / "cache of two")
+    given = runs.stoppable_command(things, tmp_path / "two", **fields)
+    codes, errors = end(start(MAIN, *given))
     assert codes == [0, 0], errors
-    test_passes.same_run(tmp_path / "two", tmp_path / "one")
+    runs.assert_same(tmp_path / "two", tmp_path / "one")
 
 
 TRAIN = """
     import os, signal, sys, time
     import jax, numpy as np
-    sys.path.insert(0, "tests")
-    import test_train
-    from jaxad import launch, sharding
+    sys.path.insert(0, "tests/training")
+    import test_loop
+    from jaxad.devices import launch, sharding
     launch._LOST = 4
     stop_at, folder, told = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     coordinator, count, process = sys.argv[-5], int(sys.argv[-3]), int(sys.argv[-1])
@@ -137,11 +117,11 @@ TRAIN = """
                 if 0 <= stop_at <= step:
                     time.sleep(1)  # JAX looks for a signal every second
                 yield {"image": batch["image"].repeat(2, 0)[4 * process :][:4]}
-        whole = test_train.images().batches
-        return test_train.Images(11, batches)
+        whole = test_loop.images().batches
+        return test_loop.Images(11, batches, (3,))
     with launch.joined(coordinator, count, process):
-        stage = test_train.make_stage("images", batch_size=8)
-        out = test_train.run(folder, stage, images(), mesh=sharding.make_mesh())
+        stage = test_loop.make_stage("images", batch_size=8)
+        out = test_loop.run(folder, stage, images(), mesh=sharding.make_mesh())
         np.save(f"{folder}/{process}.npy", np.asarray(out["mean"]))
 """
 
@@ -175,7 +155,7 @@ def test_training_stops_at_the_same_step_and_ends_in_the_same_bytes(tmp_path):
 SCRIPT = """
     import os, pathlib, signal, sys, time
     import jax, numpy as np
-    from jaxad import launch, processes, sharding
+    from jaxad.devices import launch, processes, sharding
     from jaxad.errors import InputError
     launch._LOST = 4
     coordinator, count, process = sys.argv[-5], int(sys.argv[-3]), int(sys.argv[-1])
@@ -243,7 +223,7 @@ def test_the_first_process_is_missed_too():
 
 def in_a_new_process(code):
     """Joining is for a process that has not used JAX yet. Returns what it prints."""
-    code = "from jaxad import launch\n" + textwrap.dedent(code)
+    code = "from jaxad.devices import launch\n" + textwrap.dedent(code)
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -518,7 +518,15 @@ def test_stopping_ends_after_an_image(many, tmp_path):
     assert 0 < summary.images <= 21 and len(rows(tmp_path / "out")) == summary.images
 
 
-def test_a_signal_stops_once_and_the_next_one_interrupts():
+@pytest.fixture
+def interruptible():
+    """As in a terminal: what runs in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_stops_once_and_the_next_one_interrupts(interruptible):
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     for number in (signal.SIGTERM, signal.SIGINT):
         with watch.stopping() as stop:

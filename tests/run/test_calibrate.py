@@ -109,14 +109,14 @@ def test_results_say_how_the_threshold_fares(images, tmp_path):
 
 
 def test_bad_images_among_the_good_ones_are_the_first_suspects(tmp_path):
-    root = runs.category(tmp_path / "cap", train=40)
-    for i in range(3):
+    root = runs.category(tmp_path / "cap", train=60)
+    for i in range(4):
         runs.picture(root / f"train/good/bad{i}.png", 300 + i, bad=True)
     run(root, tmp_path / "run")
     with (tmp_path / "run/cap/suspects.csv").open(newline="") as file:
         suspects = [row["file"] for row in csv.DictReader(file)]
-    assert len(suspects) == 43
-    assert sum("bad" in name for name in suspects[:5]) == 3
+    assert len(suspects) == 64
+    assert sum("bad" in name for name in suspects[:6]) == 4
 
 
 def test_too_few_images_for_the_rate_are_told(images, tmp_path, caplog):
