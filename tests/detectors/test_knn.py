@@ -1,5 +1,7 @@
 """The detector on a backbone whose features are the pixels themselves."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -192,7 +194,8 @@ def test_a_bank_of_one_patch_is_told(ratio, told, caplog):
     config.coreset.ratio = ratio
     rows = np.random.default_rng(0).normal(size=(3 * 16, 3)).astype(np.float32)
     keep = passes.unkept()
-    normal = base.Normal(Stack([rows]), (4, 4), None, keep, processes.progress)
+    bar = functools.partial(processes.progress, desc="fit")
+    normal = base.Normal(Stack([rows]), (4, 4), None, keep, bar)
     state, report = knn.build(config).fit(normal)
     assert len(state["memory_bank"]) == report["bank_patches"] == (1 if told else 4)
     assert ("raise config.coreset.ratio=0.01" in caplog.text) == told

@@ -38,7 +38,8 @@ def tree(tmp_path_factory):
 
 
 def test_a_run_of_such_names(tree, tmp_path):
-    config = runs.config(tree, overlays=1)
+    # Enough images for the rate: pytest's workers cannot hand on a warning's bytes.
+    config = runs.config(tree, overlays=1, **{"threshold.false_alarms": 0.4})
     outcome = experiment.run(config, str(tmp_path / "run"))
     category, defect, image = LATIN
     assert list(outcome["categories"]) == [category]
