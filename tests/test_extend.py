@@ -63,6 +63,7 @@ def config(path, kind="patchcore", **fields):
             "coreset.ratio": 0.2,
             "batch_size": 2,
             "overlays": 0,
+            "threshold.calibration": "none",
             "compilation_cache": "",
             **KINDS[kind],
             **fields,

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+import runs
 import trees
 from PIL import Image
 
-from jaxad import config as config_lib
 from jaxad.run import experiment
 
 
@@ -31,14 +31,7 @@ def write(root):
 
 def test_pixel_metrics(tmp_path):
     write(tmp_path / "own")
-    config = config_lib.base()
-    config.dataset.name = "folder"
-    config.dataset.path = str(tmp_path / "own")
-    config.dataset.image_size = (64, 64)
-    config.coreset.ratio = 0.25
-    config.batch_size = 8
-    config.overlays = 1
-    config.compilation_cache = ""
+    config = runs.config(tmp_path / "own", overlays=1)
     outcome = experiment.run(config, str(tmp_path / "run"))
     metrics = outcome["categories"]["own"]
     assert metrics["image_auroc"] == pytest.approx(1.0)

@@ -252,7 +252,7 @@ port, process, folder = sys.argv[1:]
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process))
-from jaxad import sharding
+from jaxad.devices import sharding
 from jaxad.bank.memory_bank import greedy_coreset, nearest
 mesh, x = sharding.make_mesh(), np.load(f"{folder}/x.npy")
 assert mesh.size == 8

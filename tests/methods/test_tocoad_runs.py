@@ -42,6 +42,7 @@ def make_config(places, **changes):
     config.backbone.name = "plugins.levels"
     config.method.decoder.depths = (1, 1, 1)
     config.method.heads.update(width=16, bottleneck=8)
+    config.threshold.calibration = "none"
     config.overlays = 0
     config.update_from_flattened_dict(changes)
     return config

@@ -25,7 +25,8 @@ def images(tmp_path_factory):
 
 
 def config(images, category="cap,hat", **changed):
-    made = runs.config(images, **{"dataset.category": category, "batch_size": 2})
+    fields = {"dataset.category": category, "threshold.calibration": "none"}
+    made = runs.config(images, **fields, batch_size=2)
     made.method = reconpatch.fields()
     made.method.update(dim=8, learning_rate=1e-3, epochs=2, batch_size=32)
     made.train.log_every = 2
