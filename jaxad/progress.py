@@ -32,9 +32,9 @@ class Lines:
       n: how many are done.
     """
 
-    def __init__(self, total: int, unit: str, desc: str, initial: int):
+    def __init__(self, total: int | None, unit: str, desc: str, initial: int):
         self._total, self._desc = total, desc
-        self._units = {"img": "images"}.get(unit, f"{unit}s")
+        self._units = {"img": "images", "MB": "MB"}.get(unit, f"{unit}s")
         self.n, self._since = initial, None
 
     def __enter__(self) -> "Lines":
@@ -60,21 +60,22 @@ class Lines:
         print(text)
 
     def _line(self, now: float) -> str:
-        line = f"{self._desc}: {self.n} of {self._total} {self._units}"
+        of = "" if self._total is None else f" of {self._total}"
+        line = f"{self._desc}: {self.n}{of} {self._units}"
         before, since = self._since or (self.n, now)
-        if self.n in (before, self._total):
+        if self._total is None or self.n in (before, self._total):
             return line
         left = (now - since) * (self._total - self.n) / (self.n - before)
         return f"{line}, about {_in_words(left)} left"
 
 
 def bar(
-    *, total: int, unit: str, desc: str, initial: int = 0, shown: bool = True
+    *, total: int | None, unit: str, desc: str, initial: int = 0, shown: bool = True
 ) -> Bar | Lines:
     """Shows how far a pass is; a context manager, moved by `update(n)`.
 
     Args:
-      total: how many there are.
+      total: how many there are, None where nobody knows.
       unit: what is counted: "img", "step".
       desc: what is done.
       initial: how many were done before.

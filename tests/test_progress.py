@@ -47,6 +47,15 @@ def test_the_first_step_has_no_estimate(at, caplog):
     assert caplog.records[0].getMessage() == "fit: 1 of 100 images"
 
 
+def test_without_a_total_there_is_a_count(at, caplog):
+    caplog.set_level(logging.INFO, "jaxad")
+    with progress.bar(total=None, unit="file", desc="extract a.zip") as bar:
+        bar.update(4)
+        at(61)
+        bar.update()
+    assert caplog.records[0].getMessage() == "extract a.zip: 5 files"
+
+
 def test_what_is_not_shown_says_nothing(at, caplog, capsys):
     caplog.set_level(logging.INFO, "jaxad")
     with progress.bar(total=100, unit="img", desc="fit", shown=False) as bar:

@@ -18,8 +18,8 @@ from typing import BinaryIO
 import requests
 from etils import epath
 from tensorflow_datasets.core.download import resource
-from tqdm import tqdm
 
+from jaxad import progress
 from jaxad.errors import InputError, NotHere
 
 _LOG = logging.getLogger(f"jaxad.{__name__}")
@@ -200,7 +200,11 @@ def _extracted(
         try:
             extract(path, temporary)
             (temporary / digest_file.name).write_text(digest)
-            temporary.rename(target)
+            try:
+                temporary.rename(target)
+            except OSError:
+                if not target.exists():  # or else another run was faster
+                    raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     root = _root(target, is_root)
@@ -212,19 +216,14 @@ def _extracted(
 def sha256(path: pathlib.Path) -> str:
     """Of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
+    blocks = -(-path.stat().st_size // 2**20)
     with (
         path.open("rb") as file,
-        tqdm(
-            total=path.stat().st_size,
-            desc=f"sha256 {path.name}",
-            unit="B",
-            unit_scale=True,
-            disable=None,
-        ) as progress,
+        progress.bar(total=blocks, unit="MB", desc=f"sha256 of {path.name}") as bar,
     ):
         while block := file.read(2**20):
             digest.update(block)
-            progress.update(len(block))
+            bar.update()
     return digest.hexdigest()
 
 
@@ -246,10 +245,12 @@ def extract(path: pathlib.Path, target: pathlib.Path) -> None:
         plain files and folders with names that stay inside the target.
     """
     try:
-        with _members(path) as members:
-            for name, opened in tqdm(
-                members, desc=f"extract {path.name}", unit="file", disable=None
-            ):
+        with (
+            _members(path) as members,
+            progress.bar(total=None, unit="file", desc=f"extract {path.name}") as bar,
+        ):
+            for name, opened in members:
+                bar.update()
                 destination = target.joinpath(*name.parts)
                 destination.parent.mkdir(parents=True, exist_ok=True)
                 with opened() as source, destination.open("wb") as file:

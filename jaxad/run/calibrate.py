@@ -21,7 +21,7 @@ import numpy as np
 from jaxad import data
 from jaxad.detectors import base, threshold
 from jaxad.detectors.base import Detector, Normal, Scored
-from jaxad.devices import sharding
+from jaxad.devices import processes, sharding
 from jaxad.devices.rows import Stack
 from jaxad.errors import InputError
 from jaxad.inference.decisions import Decision, decide
@@ -162,17 +162,17 @@ def _scores_of(
         rows = project(pipeline.method, detector.params, described)
         normal = normal_of(pipeline, detector.params, rows, [split], passes, label)
     if kind == "folds":
-        return _folds(pipeline, normal, passes)
+        return _folds(pipeline, normal, passes, label)
 
     def score(described, images):
         if kind == "split":
             return scorer.score(detector.state, described)
         return scorer.left_out(detector.state, described, images + fitted.first)
 
-    return _scored(pipeline, normal, passes, score)
+    return _scored(pipeline, normal, passes, score, label)
 
 
-def _folds(pipeline: Pipeline, normal: Normal, passes: Passes) -> Scored:
+def _folds(pipeline: Pipeline, normal: Normal, passes: Passes, label: str) -> Scored:
     """Each image by a fit on the images of all other folds."""
     config, n = pipeline.config, normal.images
     folds = min(config.threshold.folds, n)
@@ -195,6 +195,7 @@ def _folds(pipeline: Pipeline, normal: Normal, passes: Passes) -> Scored:
             apart,
             passes,
             lambda described, _, state=state: pipeline.scorer.score(state, described),
+            f"{label}: fold {fold + 1} of {folds}",
         )
         patches[held_out], images[held_out] = found.patches, found.images
     return Scored(patches, images)
@@ -212,22 +213,31 @@ def _rows_of(normal: Normal, images: np.ndarray) -> np.ndarray:
 
 
 def _scored(
-    pipeline: Pipeline, normal: Normal, passes: Passes, score: Callable[..., Scored]
+    pipeline: Pipeline,
+    normal: Normal,
+    passes: Passes,
+    score: Callable[..., Scored],
+    label: str,
 ) -> Scored:
     """`score(described [b, h, w, d], images [b])` of all images, to the host.
 
     Every batch has the same shape; the last one is filled up.
     """
     patches, found, batch = [], [], pipeline.images_a_call
-    for first in range(0, normal.images, batch):
-        images = np.minimum(np.arange(first, first + batch), normal.images - 1)
-        rows = normal.rows.take(_rows_of(normal, images))
-        described = rows.reshape(batch, *normal.grid, -1)
-        one = score(pipeline.place(sharding.share_of(described)), images)
-        count = min(batch, normal.images - first)
-        patches.append(sharding.fetch(one.patches)[:count])
-        found.append(sharding.fetch(one.images)[:count])
-        passes.point()
+    bar = processes.progress(
+        total=normal.images, unit="img", desc=f"{label}: threshold"
+    )
+    with bar:
+        for first in range(0, normal.images, batch):
+            images = np.minimum(np.arange(first, first + batch), normal.images - 1)
+            rows = normal.rows.take(_rows_of(normal, images))
+            described = rows.reshape(batch, *normal.grid, -1)
+            one = score(pipeline.place(sharding.share_of(described)), images)
+            count = min(batch, normal.images - first)
+            patches.append(sharding.fetch(one.patches)[:count])
+            found.append(sharding.fetch(one.images)[:count])
+            bar.update(count)
+            passes.point()
     return Scored(np.concatenate(patches), np.concatenate(found))
 
 

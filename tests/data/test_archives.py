@@ -193,21 +193,14 @@ def test_an_encrypted_zip_is_refused(tmp_path):
 
 
 def test_a_sha256_takes_all_of_a_file_and_shows_its_progress(tmp_path, monkeypatch):
-    bars = []
-
-    def bar(**options):
-        bars.append(
-            archives_tqdm(**options | {"disable": False, "file": io.StringIO()})
-        )
-        assert options["disable"] is None  # no terminal, no bar
-        return bars[-1]
-
-    archives_tqdm = archives.tqdm
-    monkeypatch.setattr(archives, "tqdm", bar)
+    bars, bar = [], archives.progress.bar
+    monkeypatch.setattr(
+        archives.progress, "bar", lambda **o: bars.append(bar(**o)) or bars[-1]
+    )
     content = bytes(range(251)) * 10_000  # 2.4 blocks
     (tmp_path / "a.tar").write_bytes(content)
     assert archives.sha256(tmp_path / "a.tar") == hashlib.sha256(content).hexdigest()
-    assert [(bar.n, bar.total) for bar in bars] == [(2_510_000, 2_510_000)]
+    assert [bar._line(0.0) for bar in bars] == ["sha256 of a.tar: 3 of 3 MB"]
 
 
 def test_the_published_size_with_another_content_is_refused(tmp_path):
@@ -236,6 +229,25 @@ def test_an_archive_is_extracted_once(tmp_path):
     assert not found.published
     (found.root / "mark").touch()
     assert (find(manager).root / "mark").exists()
+
+
+def test_two_runs_may_extract_it_at_the_same_time(tmp_path, monkeypatch):
+    archive = trees.packed(
+        trees.mvtec_ad(tmp_path / "tree"), tmp_path / "m/set_2020.tar"
+    )
+    manager = Manager(tmp_path / "downloads", archive.parent)
+    extract, found = archives.extract, []
+
+    def overtaken(path, target):
+        monkeypatch.setattr(archives, "extract", extract)
+        found.append(find(manager))  # another run is done while this one extracts
+        extract(path, target)
+
+    monkeypatch.setattr(archives, "extract", overtaken)
+    assert [find(manager)] == found
+    assert [path.name for path in (tmp_path / "downloads/extracted").iterdir()] == [
+        found[0].root.name
+    ]
 
 
 def test_the_published_archive_is_known_by_its_sha256(tmp_path):
