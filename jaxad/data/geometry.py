@@ -107,6 +107,10 @@ class Geometry:
             spans.append(slice(*np.clip((first, stop), 0, self.size[axis]).tolist()))
         return tuple(spans)
 
+    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What an image of (height, width) becomes before any crop or padding."""
+        return self._place(size[::-1])[0][::-1]
+
     def padding(self, size: tuple[int, int]) -> float:
         """The share of [H, W] that shows nothing of an image of (height, width)."""
         y, x = self._axes(size)

@@ -21,6 +21,8 @@ from jaxad.run import masks
 _LOG = logging.getLogger(__name__)
 
 ERROR, WARNING = "error", "warning"
+# An image that loses so many times its pixels is told of.
+_SHRUNK = 4
 # Lines that the table gives to findings of one kind.
 _LINES = 10
 _DUPLICATE = "duplicate image"
@@ -39,7 +41,7 @@ class Finding:
 
 
 def check(config: ml_collections.ConfigDict, category: str) -> list[Finding]:
-    """Looks at every image and mask of a category.
+    """Looks at every image and mask of a category; logs how much images shrink.
 
     Args:
       config: `config.dataset`, completed: masks are looked at in the run's size, too.
@@ -63,6 +65,7 @@ def check(config: ml_collections.ConfigDict, category: str) -> list[Finding]:
         findings += _of_masks(split, looks[split.name])
     findings += _duplicates(looks, ERROR if own else WARNING)
     findings += _mixed(looks)
+    _tell_of_shrinking(splits[0], looks["train"], category)
     return sorted(findings, key=lambda f: (f.severity, f.kind, f.split, f.file))
 
 
@@ -277,6 +280,21 @@ def _mixed(looks: dict[str, list[_Look]]) -> Iterable[Finding]:
             if value != usual:
                 detail = f"{value}, most are {usual}"
                 yield Finding(WARNING, split, look.file, kind, detail)
+
+
+def _tell_of_shrinking(split: data.Split, looks: list[_Look], category: str) -> None:
+    """Logs what becomes of the most common size, where most of its pixels go."""
+    sizes = collections.Counter(look.shape for look in looks if look.shape)
+    if not sizes:
+        return
+    height, width = sizes.most_common(1)[0][0]
+    rows, columns = split.geometry.resized((height, width))
+    if height * width > _SHRUNK * rows * columns:
+        _LOG.info(
+            "%s: %d x %d becomes %d x %d; small defects need a larger "
+            "config.dataset.image_size",
+            *(category, height, width, rows, columns),
+        )
 
 
 def table(findings: list[Finding]) -> str:

@@ -252,6 +252,31 @@ def test_masks_are_looked_at_in_the_size_of_the_run(config):
     ]
 
 
+@pytest.mark.parametrize(
+    ("size", "resize", "becomes"),
+    [
+        ((14, 16), "resize", None),  # exactly four times the pixels
+        ((14, 17), "resize", "7 x 8"),
+        ((14, 17), "pad", "7 x 8"),
+        ((14, 170), "pad", "1 x 8"),
+        ((14, 170), "resize_crop", None),  # half its sides, and then cut
+        ((16, 170), "resize_crop", "7 x 74"),
+    ],
+)
+def test_images_that_shrink_are_told_of(config, folder, caplog, size, resize, becomes):
+    config.image_size, config.resize, config.resize_to = (7, 8), resize, 7
+    # Most images are of this size; the test images do not count.
+    trees.image(folder / "train/good/large.png", size=(600, 600))
+    for i in range(5):
+        trees.image(folder / f"train/good/more{i}.png", size=size, mark=100 + i)
+    caplog.set_level("INFO", "jaxad")
+    doctor.check(config, "bottle")
+    told = [line.getMessage() for line in caplog.records]
+    wanted = f"bottle: {size[0]} x {size[1]} becomes {becomes}; small defects need a "
+    wanted += "larger config.dataset.image_size"
+    assert told == ([wanted] if becomes else [])
+
+
 def test_pages_and_frames_that_are_not_looked_at(config, folder):
     first, second = (Image.new("RGB", (8, 6), (v, 0, 0)) for v in (10, 200))
     more = {"save_all": True, "append_images": [second, first]}
