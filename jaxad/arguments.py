@@ -1,5 +1,6 @@
 """What is typed: flags and configs, and one sentence for what is wrong with them."""
 
+import ast
 import pathlib
 import re
 import sys
@@ -15,11 +16,23 @@ from jaxad import config as config_lib
 from jaxad import fields
 from jaxad.errors import InputError, did_you_mean
 
+
+class _LiteralParser(flags.ArgumentParser):
+    """Of a field of any kind: a literal of Python, or else text."""
+
+    def parse(self, argument: str) -> Any:
+        try:
+            return ast.literal_eval(argument)
+        except (SyntaxError, ValueError):
+            return argument
+
+
 _PARSERS = {
     bool: flags.BooleanParser(),
     int: flags.IntegerParser(),
     float: flags.FloatParser(),
     tuple: tuple_parser.TupleParser(),
+    object: _LiteralParser(),
 }
 
 
@@ -160,13 +173,14 @@ def _require_fits(config, name: str, text: str | None, *, closed: bool) -> Any:
                 known = f"; it has {', '.join(sorted(config))}"
                 raise InputError(f"{place} has no field {part!r}{hint or known}")
             return None
+        kind = config.get_type(part)
         config, place = config[part], f"{place}.{part}"
     if isinstance(config, ml_collections.ConfigDict):
         raise InputError(
             f"{place} is a group of fields; set one of them, such as "
             f"--{place}.{next(iter(config))}"
         )
-    parser = _PARSERS.get(type(config))
+    parser = _PARSERS.get(kind)
     if parser is None or text is None:
         return text
     try:

@@ -43,6 +43,7 @@ from jaxad.fields import (
     defaults,
     numbers_of,
     one_of,
+    or_word,
 )
 from jaxad.fields import choose as choose
 from jaxad.fields import require as require
@@ -262,8 +263,15 @@ FIELDS = dict(
     ),
     overlays=Field(
         4,
-        "overlays a kind (true and false alarms, misses, clean passes); 0 is none",
-        NOT_NEGATIVE,
+        "pictures a kind (hits, misses, false alarms, clean passes, suspects); all: of "
+        "every test image",
+        or_word(NOT_NEGATIVE, "all"),
+    ),
+    raw_maps=Field(
+        "none",
+        "anomaly maps of all test images as numbers, in the images' own shape: npz "
+        "(float32) or png (16 bits)",
+        one_of("none", "npz", "png"),
     ),
     feature_cache=Field(
         "",

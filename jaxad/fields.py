@@ -30,11 +30,13 @@ class Bound:
       words: what follows "must be".
       holds: of a value that is of the default's kind.
       names: all that there are, where it is one of them, or a tuple of some.
+      word: a text that a field of another kind may be as well.
     """
 
     words: str
     holds: Callable[[Any], bool] = lambda value: True
     names: tuple[str, ...] = ()
+    word: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +58,19 @@ class Field:
     def may_be(self) -> str:
         return (self.bound or _KINDS[type(self.default)]).words
 
+    @property
+    def word(self) -> str | None:
+        return self.bound and self.bound.word
+
     def check(self, name: str, value: Any) -> None:
         """Raises InputError, naming the field, for a value that cannot work."""
         # JSON, in which a run keeps its config, has no tuples.
         value = tuple(value) if isinstance(value, list) else value
+        if self.word is not None and value == self.word:
+            return
         kind = _KINDS[type(self.default)]
-        words = self.may_be if isinstance(self.default, tuple) else kind.words
+        in_full = isinstance(self.default, tuple) or self.word is not None
+        words = self.may_be if in_full else kind.words
         require(kind.holds(value), name, repr(value), words)
         if self.bound is None:
             return
@@ -109,6 +118,11 @@ def at_least(least: float) -> Bound:
 
 def between(low: float, high: float) -> Bound:
     return Bound(f"{low} to {high}", lambda x: low <= x <= high)
+
+
+def or_word(bound: Bound, word: str) -> Bound:
+    """A text beside what the bound says."""
+    return dataclasses.replace(bound, words=f"{bound.words}, or {word}", word=word)
 
 
 def one_of(*names: str) -> Bound:
@@ -173,11 +187,19 @@ def defaults(table: Table) -> ml_collections.ConfigDict:
 
     def values(table):
         return {
-            name: entry.default if isinstance(entry, Field) else values(entry)
+            name: value(entry) if isinstance(entry, Field) else values(entry)
             for name, entry in table.items()
         }
 
+    def value(field):
+        # A config keeps to the kind of a default, unless told of any.
+        return field.default if field.word is None else _of_any_kind(field.default)
+
     return ml_collections.ConfigDict(values(table))
+
+
+def _of_any_kind(default: Any) -> ml_collections.FieldReference:
+    return ml_collections.FieldReference(default, field_type=object)
 
 
 def check(table: Table, config: Mapping, group: str = "") -> None:

@@ -129,6 +129,8 @@ MISTAKES = {
     "main --config own.py --config.seed.x=1": "config.seed is a field, and has no ",
     "main --config own.py --config.coreset.ratio=all": "config.coreset.ratio=all must "
     "be a number",
+    "main --config own.py --config.overlays=most": "config.overlays='most' must be 0 "
+    "or more, or all",
     "main --config own.py --config.dataset.check=no": "config.dataset.check=no must be "
     "true or false",
     "main --config own.py --config.dataset.image_size=64": "config.dataset.image_size="

@@ -48,7 +48,9 @@ def test_parse_arg_names_what_is_wrong(arg, message):
         ("patches.neighbourhood", 2, "config.patches.neighbourhood=2 must be an odd"),
         ("detector.image_score", "mean", "choose one of max, reweighted"),
         ("batch_size", 0, "config.batch_size=0 must be at least 1"),
-        ("overlays", -1, "config.overlays=-1 must be 0 or more"),
+        ("overlays", -1, "config.overlays=-1 must be 0 or more, or all"),
+        ("overlays", "most", "config.overlays='most' must be 0 or more, or all"),
+        ("raw_maps", "tiff", "config.raw_maps='tiff' is not known"),
     ],
 )
 def test_validate_names_the_field(field, value, message):
@@ -57,6 +59,15 @@ def test_validate_names_the_field(field, value, message):
         config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=message):
         config_lib.validate(config)
+
+
+def test_a_field_may_be_a_word_or_a_number():
+    config = config_lib.base()
+    for value in ("all", 0, 7):
+        config.overlays = value
+        config_lib.validate(config)
+    again = config_lib.completed(config.to_dict() | {"overlays": "all"})
+    assert again.overlays == "all"
 
 
 def test_validate_wants_a_crop_no_larger_than_what_it_is_cut_from():

@@ -10,6 +10,14 @@ from jaxad.detectors.threshold import Threshold
 # What a card says where no decision was asked for.
 NO_DECISION = {"threshold": None, "pixel_threshold": None}
 
+# What a verdict on a labelled image may be: (label, whether it is called anomalous).
+OUTCOMES = {
+    "hit": (1, True),
+    "miss": (1, False),
+    "false_alarm": (0, True),
+    "pass": (0, False),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
@@ -38,6 +46,13 @@ class Decision:
             Threshold.from_dict(card["threshold"]),
             Threshold.from_dict(card["pixel_threshold"]),
         )
+
+    def outcomes(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The name in `OUTCOMES` of each image, [n]."""
+        names = {key: name for name, key in OUTCOMES.items()}
+        verdicts = self.images.verdicts(scores)
+        pairs = zip(np.asarray(labels).tolist(), verdicts.tolist(), strict=True)
+        return np.array([names[pair] for pair in pairs], "<U11")
 
     def results(self, scores: np.ndarray, labels: np.ndarray) -> dict:
         """What results say: the decision, and how it fares on a labelled split."""

@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxad.data import images
 from jaxad.devices import locks
 from jaxad.errors import InputError, writing
 from jaxad.inference import pictures
@@ -97,15 +96,7 @@ class Journal:
 
     def path_of_map(self, file: str) -> pathlib.Path:
         """Where the picture of an image lies: under its name, as PNG, in `maps`."""
-        # Steps out of the folder stay in it, and a.jpg and a.png have one each.
-        parts = pathlib.PurePath(file).parts
-        parts = ["_" if part == ".." else part for part in parts if part != os.sep]
-        *folders, name = parts
-        stem, suffix = os.path.splitext(name.lower())
-        if suffix != ".png" or stem.endswith(images.SUFFIXES):
-            name += ".png"
-        parts = map(pictures.fitting, (*folders, name))
-        return self.folder.joinpath(MAPS, *parts)
+        return pictures.place(self.folder / MAPS, file)
 
     def _counted(self, row: Row) -> None:
         self.done.add(row.file)

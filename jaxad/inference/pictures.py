@@ -5,6 +5,7 @@ that what is normal stays visible; a bar says which score a colour stands for, a
 the threshold lies. What is above it has a white outline, a true mask a magenta one.
 """
 
+import bisect
 import contextlib
 import functools
 import hashlib
@@ -19,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from jaxad.data import images
 from jaxad.errors import writing
 
 # The longest side of a panel, in pixels, its width where two stand side by side, and
@@ -170,6 +172,20 @@ def fitting(name: str) -> str:
         if not kept or len(os.fsencode(short + suffix)) <= _NAME_BYTES:
             return short + suffix
         kept -= 1
+
+
+def place(folder: pathlib.Path, file: str, suffix: str = ".png") -> pathlib.Path:
+    """Where what is made of an image lies: under its name, in a folder.
+
+    Steps out of the folder stay in it, and a.jpg and a.png have one each.
+    """
+    parts = pathlib.PurePath(file).parts
+    parts = ["_" if part == ".." else part for part in parts if part != os.sep]
+    *folders, name = parts
+    stem, own = os.path.splitext(name.lower())
+    if own != suffix or stem.endswith(images.SUFFIXES):
+        name += suffix
+    return folder.joinpath(*map(fitting, (*folders, name)))
 
 
 def save(picture: Image.Image, path: pathlib.Path) -> None:
@@ -324,11 +340,14 @@ def _shortened(text: str, font, width: float) -> str:
     text = text.encode("ascii", "replace").decode()
     if font.getlength(text) <= width:
         return text
-    for kept in range(len(text) - 1, 1, -1):
-        short = f"{text[: kept // 2]}...{text[len(text) - (kept + 1) // 2 :]}"
-        if font.getlength(short) <= width:
-            return short
-    return "..."
+
+    def short(kept: int) -> str:
+        return f"{text[: kept // 2]}...{text[len(text) - (kept + 1) // 2 :]}"
+
+    longer = bisect.bisect_right(
+        range(len(text)), width, key=lambda kept: font.getlength(short(kept))
+    )
+    return short(max(0, longer - 1))
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxad import config as config_lib
@@ -21,6 +22,9 @@ from jaxad.run.results import COLUMNS
 
 _LOG = logging.getLogger(__name__)
 
+# What is kept of a pass that is not finished.
+KEPT = ("scores", "ranges", "pixels")
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -28,11 +32,13 @@ class Evaluation:
 
     Attributes:
       scores: image scores, float32 [n], in the split's order.
+      ranges: the lowest and the highest value of each anomaly map, float32 [n, 2].
       metrics: name -> value; None where the split has no masks, or no image at all,
         NaN where undefined.
     """
 
     scores: np.ndarray
+    ranges: np.ndarray
     metrics: dict[str, float | None]
 
 
@@ -62,11 +68,11 @@ def evaluate(
     """
     keep = keep or passes.unkept()
     n, done = len(split), 0
-    scores = np.zeros(n, np.float32)
+    scores, ranges = np.zeros(n, np.float32), np.zeros((n, 2), np.float32)
     # Of all images that are saved, and of this process's images since then.
     pixels, recent = PixelMetrics(), PixelMetrics()
     for first, done, found in keep.resume():
-        scores[first:done] = found["scores"]
+        scores[first:done], ranges[first:done] = found["scores"], found["ranges"]
         pixels.merge(PixelMetrics.of_arrays(found["pixels"]))
 
     def merged() -> PixelMetrics:
@@ -79,7 +85,11 @@ def evaluate(
         return state
 
     def found_in(first: int, stop: int):
-        return {"scores": scores[first:stop], "pixels": merged().arrays()}
+        return {
+            "scores": scores[first:stop],
+            "ranges": ranges[first:stop],
+            "pixels": merged().arrays(),
+        }
 
     unseen, earlier = 0, done
     with processes.progress(total=n, initial=done, desc=label, unit="img") as bar:
@@ -94,6 +104,8 @@ def evaluate(
                     "is not finite; check the weights, or the file itself"
                 )
             scores[done : done + len(image_scores)] = image_scores
+            found = sharding.fetch(_ranges(maps))[: n - done]
+            ranges[done : done + len(found)] = found
             if split.has_masks:
                 masks = batch["mask"][valid]
                 recent.update(sharding.fetch_share(maps)[valid], masks)
@@ -113,12 +125,19 @@ def evaluate(
         )
     of_pixels = _named(pixels if split.has_masks else None)
     if not n:
-        return Evaluation(scores, dict.fromkeys((*_IMAGE_METRICS, *of_pixels, *own)))
+        return Evaluation(
+            scores, ranges, dict.fromkeys((*_IMAGE_METRICS, *of_pixels, *own))
+        )
     further = {
         name: float(compute(scores, split.labels)) for name, compute in own.items()
     }
     of_images = _image_metrics(scores, split.labels)
-    return Evaluation(scores, {**of_images, **of_pixels, **further})
+    return Evaluation(scores, ranges, {**of_images, **of_pixels, **further})
+
+
+@jax.jit
+def _ranges(maps: jax.Array) -> jax.Array:
+    return jnp.stack([maps.min((1, 2)), maps.max((1, 2))], axis=1)
 
 
 def own_metrics(config) -> dict[str, Callable]:

@@ -333,13 +333,14 @@ def _category(
         return [sharding.fetch(x) for x in predict(sharding.share_of(images))]
 
     overlays.write(
-        folder / "maps",
+        folder,
         predict_all,
         test,
-        evaluation.scores,
-        config.overlays,
+        evaluation,
         pipelines[0].images_a_call,
+        count=None if config.overlays == "all" else config.overlays,
         decision=decision,
+        raw=config.raw_maps,
     )
     seconds["total"] += time.perf_counter() - start
     row = {
@@ -411,10 +412,13 @@ def _show_suspects(folder, members, calibration, decision, config) -> None:
     """The good images by how unlike the others they are: a table, and pictures."""
     split, scores = calibration.split, calibration.scores
     results.write_suspects(folder / "suspects.csv", split, scores)
-    worst = np.argsort(-scores, kind="stable")[: config.overlays]
+    count = config.overlays
+    if count == "all":  # which means the test images
+        count = config_lib.FIELDS["overlays"].default
+    worst = np.argsort(-scores, kind="stable")[:count]
     if len(worst):
         maps = calibrate.maps(members, calibration, worst)
-        overlays.write_suspects(folder / "maps", split, scores, maps, worst, decision)
+        overlays.write_suspects(folder, split, scores, maps, worst, decision)
 
 
 def card(
@@ -465,7 +469,8 @@ def _learnt(pipeline: Pipeline, member: base.Detector) -> bool:
 def _scores_key(pipelines: list[Pipeline], members, test) -> str:
     """Names all that scores depend on and the config does not say."""
     return features.digest(
-        {
+        {"kept": evaluate.KEPT}
+        | {
             pipeline.backbone.name: (
                 descriptors.key_of(pipeline, member.params, test),
                 models.fingerprint({"state": base.on_host(member.state)}),

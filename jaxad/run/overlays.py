@@ -5,7 +5,7 @@ import logging
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,20 +14,39 @@ from jaxad.data import Split, given
 from jaxad.data.split import decode_mask
 from jaxad.devices import processes
 from jaxad.inference import pictures
-from jaxad.inference.decisions import Decision
+from jaxad.inference.decisions import OUTCOMES, Decision
+from jaxad.run import raw_maps
+from jaxad.run.evaluate import Evaluation
 
 _LOG = logging.getLogger(__name__)
 
+# Of a kind, those that come first: the others begin with the lowest score.
+_HIGHEST_FIRST = ("hit", "false_alarm")
 
-def choose(scores: np.ndarray, labels: np.ndarray, count: int) -> dict[str, np.ndarray]:
+
+def choose(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    count: int,
+    decision: Decision | None = None,
+) -> dict[str, np.ndarray]:
     """The images that a person would want to look at.
 
     Returns:
-      kind -> indices [<= count], the most telling first: "anomalous_highest" (caught),
-      "anomalous_lowest" (missed), "normal_highest" (false alarms), "normal_lowest". No
-      image is in two kinds.
+      kind -> indices [<= count], the most telling first. Kinds are those of
+      `decisions.OUTCOMES`: the clearest hits, the misses and passes of the lowest
+      scores, and the false alarms of the highest. Without a decision, when nothing can
+      be said to be missed, they are "anomalous_highest", "anomalous_lowest",
+      "normal_highest" and "normal_lowest". No image is in two kinds.
     """
     order = np.argsort(scores, kind="stable")
+    if decision is not None:
+        outcomes = decision.outcomes(scores, labels)[order]
+        rising = {kind: order[outcomes == kind] for kind in OUTCOMES}
+        return {
+            kind: (found[::-1] if kind in _HIGHEST_FIRST else found)[:count]
+            for kind, found in rising.items()
+        }
     chosen = {}
     for name, label in (("anomalous", 1), ("normal", 0)):
         ranked = order[labels[order] == label]
@@ -41,13 +60,14 @@ def write(
     folder: pathlib.Path,
     predict,
     split,
-    scores: np.ndarray,
-    count: int,
+    evaluation: Evaluation,
     batch_size: int,
     *,
+    count: int | None,
     decision: Decision | None = None,
+    raw: str = "none",
 ) -> None:
-    """Writes one PNG an image, see `inference.pictures.render`.
+    """Writes one PNG an image, see `inference.pictures.render`, and maps as numbers.
 
     All pictures of a category share one colour scale, so a cold picture is a normal
     image and not a rescaled one. Images that were disturbed are shown as they were
@@ -56,41 +76,50 @@ def write(
     Nothing depends on the pictures: one that cannot be drawn is a warning.
 
     Args:
-      folder: where the pictures go; files are named by kind, rank and image.
+      folder: of the category. Pictures go to `maps`, named by kind, rank and image,
+        numbers to `raw_maps`, under the images' names.
       predict: `images [b, H, W, 3] in [0, 1] -> (scores [b], maps [b, H, W])`, arrays
         of the host; called by all processes.
-      split, scores: the images, and their image scores [n].
-      count: pictures a kind.
+      split, evaluation: the images, and what has been found of them.
       batch_size: images a call of `predict`.
+      count: pictures a kind; None is one of every image.
       decision: gives the verdicts, and the regions that are outlined.
+      raw: "npz" or "png" of every map, see `raw_maps`; or "none".
     """
-    chosen = choose(scores, split.labels, count)
-    index = np.concatenate(list(chosen.values())).astype(int)
-    if not len(index):
+    scores, ranges = evaluation.scores, evaluation.ranges
+    most = len(split) if count is None else count
+    chosen = choose(scores, split.labels, most, decision)
+    # In the order in which they are drawn; "" of those that no picture is made of.
+    plan = [
+        (kind, rank, int(i))
+        for kind, indices in chosen.items()
+        for rank, i in enumerate(indices, start=1)
+    ]
+    if raw != "none":
+        drawn = {i for _, _, i in plan}
+        plan += [("", 0, i) for i in range(len(split)) if i not in drawn]
+    if not plan:
         return
+    scale = pictures.Scale.of(ranges, decision and decision.pixels.value)
     failed: list[str] = []
-    blank = np.zeros((*split.geometry.size, 3), np.float32)
-    examples = [{"image": blank}] * len(index)
-    for place, i in enumerate(index):
+    save_raw = None
+    if raw != "none" and processes.first():
+        save_raw = raw_maps.writer(folder / "raw_maps", raw, ranges)
+    indices = [i for *_, i in plan]
+    shown = _mapped(predict, split, indices, batch_size, failed)
+    for (kind, rank, i), (example, anomaly_map) in zip(plan, shown, strict=True):
+        if example is None or not processes.first():
+            continue
         with _optional(failed):
-            examples[place] = split[int(i)]
-    # What cannot be read is there as a blank: all processes take part, and in step.
-    maps = _maps(predict, [e["image"] for e in examples], batch_size)
-    if not processes.first():
-        return
-    threshold = None if decision is None else decision.pixels.value
-    scale = pictures.Scale.of(maps, threshold)
-    shown = iter(zip(examples, maps, strict=True))
-    for kind, indices in chosen.items():
-        for rank, i in enumerate(indices, start=1):
-            example, anomaly_map = next(shown)
-            if example["image"] is blank:
-                continue
-            with _optional(failed):
+            panels = _panels(split, i, example, anomaly_map)
+            if save_raw:
+                save_raw(split.filenames[i], panels["anomaly_map"])
+            if kind:
                 caption = _caption(split, i, scores[i], decision, kind, rank)
-                picture = _picture(split, i, example, anomaly_map, scale, caption)
-                pictures.save(picture, folder / _name(split, i, f"{kind}_{rank}"))
-    _tell(failed, len(index), folder)
+                picture = _picture(split, i, panels, scale, caption)
+                name = _name(split, i, f"{kind}_{rank}")
+                pictures.save(picture, folder / "maps" / name)
+    _tell(failed, len(plan), folder)
 
 
 def write_suspects(
@@ -117,10 +146,32 @@ def write_suspects(
     for rank, (i, anomaly_map) in enumerate(zip(worst, maps, strict=True), start=1):
         with _optional(failed):
             caption = _caption(split, i, scores[i], decision, "suspect", rank)
-            example = split[int(i)]
-            picture = _picture(split, i, example, anomaly_map, scale, caption)
-            pictures.save(picture, folder / _name(split, i, f"suspect_{rank}"))
+            panels = _panels(split, int(i), split[int(i)], anomaly_map)
+            picture = _picture(split, i, panels, scale, caption)
+            name = _name(split, i, f"suspect_{rank}")
+            pictures.save(picture, folder / "maps" / name)
     _tell(failed, len(worst), folder)
+
+
+def _mapped(
+    predict, split, indices: Sequence[int], batch_size: int, failed: list[str]
+) -> Iterator[tuple[dict | None, np.ndarray]]:
+    """Examples with their maps [H, W]; None for one that cannot be read.
+
+    A blank stands in for that: all processes take part, and in step. Batches keep the
+    shape that is already compiled.
+    """
+    blank = np.zeros((*split.geometry.size, 3), np.float32)
+    for start in range(0, len(indices), batch_size):
+        batch = indices[start : start + batch_size]
+        examples: list[dict | None] = [None] * len(batch)
+        for place, i in enumerate(batch):
+            with _optional(failed):
+                examples[place] = split[i]
+        pixels = [blank if one is None else one["image"] for one in examples]
+        pixels += [pixels[-1]] * (batch_size - len(batch))
+        maps = predict(np.stack(pixels))[1]
+        yield from zip(examples, maps[: len(batch)], strict=True)
 
 
 @contextlib.contextmanager
@@ -149,13 +200,8 @@ def _name(split, i: int, prefix: str) -> str:
     return pictures.fitting(f"{prefix}_{stem}.png")
 
 
-def _picture(split, i: int, example, anomaly_map, scale, caption: dict[str, Any]):
-    return pictures.render(
-        **_panels(split, int(i), example, anomaly_map),
-        scale=scale,
-        title=split.filenames[i],
-        **caption,
-    )
+def _picture(split, i: int, panels: dict[str, Any], scale, caption: dict[str, Any]):
+    return pictures.render(**panels, scale=scale, title=split.filenames[i], **caption)
 
 
 def _panels(split, i: int, example: dict, anomaly_map: np.ndarray) -> dict[str, Any]:
@@ -173,7 +219,7 @@ def _panels(split, i: int, example: dict, anomaly_map: np.ndarray) -> dict[str, 
 
 
 def _caption(split, i: int, score, decision, kind: str, rank: int) -> dict[str, Any]:
-    kind = kind.replace("_", ", ")
+    kind = kind.replace("_", " " if kind in OUTCOMES else ", ")
     verdict, judged = None, pictures.score_details(score)
     if decision is not None:
         threshold = decision.images
@@ -182,14 +228,3 @@ def _caption(split, i: int, score, decision, kind: str, rank: int) -> dict[str, 
         judged = pictures.score_details(score, threshold.value, p_value)
     details = [split.defect_types[i], *judged, f"{kind} {rank}"]
     return {"verdict": verdict, "details": details}
-
-
-def _maps(predict, pixels, batch_size):
-    """Anomaly maps [n, H, W]; batches keep the shape that is already compiled."""
-    out = []
-    for start in range(0, len(pixels), batch_size):
-        batch = pixels[start : start + batch_size]
-        padding = [batch[-1]] * (batch_size - len(batch))
-        maps = predict(np.stack(batch + padding))[1]
-        out.extend(maps[: len(batch)])
-    return np.stack(out)

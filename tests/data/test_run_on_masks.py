@@ -31,11 +31,18 @@ def write(root):
 
 def test_pixel_metrics(tmp_path):
     write(tmp_path / "own")
-    config = runs.config(tmp_path / "own", overlays=1)
+    config = runs.config(tmp_path / "own", overlays="all", raw_maps="npz")
     outcome = experiment.run(config, str(tmp_path / "run"))
     metrics = outcome["categories"]["own"]
     assert metrics["image_auroc"] == pytest.approx(1.0)
     assert metrics["pixel_auroc"] > 0.9
     assert 0.5 < metrics["aupro_0.3"] <= 1
     assert 0.5 < metrics["pixel_f1_max"] <= 1
-    assert (tmp_path / "run/own/maps").is_dir()
+    pictures = [path.name for path in (tmp_path / "run/own/maps").iterdir()]
+    shown = [name for name in pictures if not name.startswith("suspect")]
+    assert len(shown) == 8 and len(pictures) == 12
+    raw = tmp_path / "run/own/raw_maps"
+    assert len(list(raw.rglob("*.npz"))) == 8
+    with np.load(raw / "test/square/1.png.npz") as content:
+        assert content["map"].shape == (64, 64)
+        assert content["map"][16:32, 16:32].mean() > 2 * content["map"].mean()

@@ -50,7 +50,7 @@ def test_a_run_of_such_names(tree, tmp_path):
         assert rows[1].startswith(b"test/good/\xe90.png,0,")
         assert rows[3].startswith(b"test/kr\xe4tzer/0xxx")
     assert b",train/good/\xe9" in (folder / "suspects.csv").read_bytes()
-    assert len(list((folder / "maps").glob("anomalous_highest_1_test_kr_tzer*"))) == 1
+    assert len(list((folder / "maps").glob("hit_1_test_kr_tzer*"))) == 1
     # A finished run is found again.
     again = experiment.run(config, str(tmp_path / "run"))
     assert again["categories"].keys() == outcome["categories"].keys()

@@ -1,0 +1,64 @@
+"""Anomaly maps as numbers, in the images' own shape, for other programs.
+
+* npz: `map`, float32 [height, width]; NaN where nobody has looked.
+* png: 16-bit grey, one scale for all images of a category. 0 is where nobody has
+  looked; any other value stands for the score low + (value - 1) / 65534 (high - low),
+  with the two numbers that lie beside the images in `scale.json`.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from jaxad.errors import writing
+from jaxad.inference import pictures
+from jaxad.run import results
+
+_STEPS = 65534
+
+
+def writer(
+    folder: pathlib.Path, kind: str, ranges: np.ndarray
+) -> Callable[[str, np.ndarray], None]:
+    """What writes a map, float32 [height, width], given the name of its image.
+
+    Args:
+      folder: of the category's raw maps.
+      kind: "npz" or "png".
+      ranges: the lowest and the highest value of each map there is, [n, 2].
+
+    Raises:
+      InputError: `scale.json` cannot be written; later on, a map cannot.
+    """
+    low, high = float(ranges.min()), float(ranges.max())
+    if kind == "png":
+        results.write_json(folder / "scale.json", {"low": low, "high": high})
+
+    def write(file: str, anomaly_map: np.ndarray) -> None:
+        path = pictures.place(folder, file, f".{kind}")
+        if kind == "png":
+            pictures.save(Image.fromarray(_levels(anomaly_map, low, high)), path)
+            return
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with open(temporary, "wb") as opened:
+                    np.savez_compressed(opened, map=anomaly_map)
+                temporary.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    return write
+
+
+def _levels(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
+    """uint16 of a map."""
+    span = max(high - low, np.finfo(np.float32).tiny)
+    share = np.clip((anomaly_map.astype(np.float64) - low) / span, 0, 1)
+    levels = 1 + np.round(share * _STEPS)
+    return np.where(np.isnan(anomaly_map), 0, levels).astype(np.uint16)
