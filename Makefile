@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m jaxad.main --config configs/patchcore_elpv.py --workdir runs/demo
@@ -15,8 +15,12 @@ test: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
+docs: $(VENV)/.installed-docs
+	rm -rf docs/api
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs build docs/api
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
@@ -29,4 +33,8 @@ $(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
 
 $(VENV)/.installed-test: pyproject.toml setup.py | $(BIN)/python
 	$(PIP) --editable '.[test]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml setup.py | $(BIN)/python
+	$(PIP) --editable '.[docs]'
 	touch $@ $(VENV)/.installed

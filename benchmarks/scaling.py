@@ -51,6 +51,17 @@ class Machine(NamedTuple):
         return max(point.operations / self.float32, point.moved / self.bandwidth)
 
 
+INTRODUCTION = """# Cost curves
+
+What coreset and search cost against rows, width and devices, beside what the machine \
+could do in float32 ("share" is of that). `python benchmarks/scaling.py --out \
+docs/scaling` writes this page and [the plot](scaling.png).
+
+![Cost curves](scaling.png)
+
+"""
+
+
 def measure_machine(size: int) -> Machine:
     rates = []
     for dtype in (jnp.float32, jnp.bfloat16):
@@ -190,7 +201,7 @@ def main() -> None:
     if flags.out:
         # First the plot, whose library may be missing: both are of one run.
         plot(Path(f"{flags.out}.png"), curves, machine)
-        Path(f"{flags.out}.md").write_text(text)
+        Path(f"{flags.out}.md").write_text(INTRODUCTION + text)
 
 
 if __name__ == "__main__":

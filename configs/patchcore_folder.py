@@ -3,7 +3,7 @@
   python -m jaxad.main --config configs/patchcore_folder.py:path=DIR --workdir runs/own
 
 `path` is a folder laid out as MVTec AD, one with good and bad side by side, a plain
-folder of normal images, or a CSV; docs/data.md has them all. Further arguments:
+folder of normal images, or a CSV; docs/own_images.md has them all. Further arguments:
 `anomalous_path`, a folder of anomalous images beside a plain one of normal images, and
 `runlocal`, which shrinks the run to seconds. A path with a comma in it goes into
 `--config.dataset.path=...` instead.

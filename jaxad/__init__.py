@@ -18,6 +18,7 @@ _HOMES = {
     "load": "jaxad.inference.predictor",
 }
 _MODULES = {
+    "config": "jaxad.config",
     "losses": "jaxad.losses",
     "memory_bank": "jaxad.bank.memory_bank",
     "metrics": "jaxad.metrics",

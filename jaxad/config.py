@@ -64,7 +64,7 @@ _DATASET = dict(
     ),
     manual_dir=Field("", "folder of a downloaded archive, or of one extracted"),
     download=Field(False, "fetches an archive of gigabytes that is not here"),
-    path=Field("", 'only "folder": own images, or a CSV; see docs/data.md'),
+    path=Field("", 'only "folder": own images, or a CSV; see docs/own_images.md'),
     anomalous_path=Field(
         "", "folder of anomalous images, where path is one of normal images"
     ),

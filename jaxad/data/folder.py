@@ -167,7 +167,7 @@ def _require_images(path: pathlib.Path) -> None:
     but = f", but what cannot be read ({counted(unread)})" if unread else ""
     raise InputError(
         f"config.dataset.path={path} holds neither images nor train/good{but}; "
-        "docs/data.md shows how to lay out own images"
+        "docs/own_images.md shows how to lay them out"
     )
 
 
@@ -259,7 +259,11 @@ def _tell_of_masks(listing: Listing, root: str, pairs: masks.Pairs) -> None:
     for mask in pairs.unused:
         path = f"{root}{os.sep}{mask}"
         # Where none at all has an image, they are not some that are left over.
-        rule = "" if pairs.of else "no mask has one; docs/data.md says how to name them"
+        rule = (
+            ""
+            if pairs.of
+            else "no mask has one; docs/own_images.md says how to name them"
+        )
         listing.note("test", path, "mask without image", rule, grave=not pairs.of)
     for mask, of in pairs.unclear:
         path = f"{root}{os.sep}{mask}"

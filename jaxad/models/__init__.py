@@ -1,7 +1,8 @@
 """Backbones, and the pretrained weights that come with them.
 
 A backbone of your own is as good as one of these: `config.backbone.name` takes the
-dotted path of a module that defines `spec() -> Spec`.
+dotted path of a module that defines `spec() -> Spec`. Batch normalisation in it is that
+of `jaxad.models.layers`, which `fold` knows, and the Flax module has its `epsilon`.
 
 Example:
   module, variables = models.load("efficientnet_lite0")

@@ -40,11 +40,13 @@ def fold(module: nn.Module, variables: dict) -> dict:
     A normalisation of what a convolution gives becomes part of the convolution,
     W' = W s and b' = b - m s with s = scale / sqrt(var + epsilon); any other becomes
     the map x s + b'. The module computes the same in inference mode, in fewer
-    operations, and has no training mode any more.
+    operations, and has no training mode any more. A module without statistics keeps
+    what it has, which may be nothing.
     """
-    epsilon = module.epsilon
-    statistics = variables.get("batch_stats", {})
-    return {"params": _fold(variables["params"], statistics, epsilon)}
+    params, statistics = variables.get("params", {}), variables.get("batch_stats", {})
+    return {
+        "params": _fold(params, statistics, module.epsilon) if statistics else params
+    }
 
 
 def _fold(params, statistics, epsilon):

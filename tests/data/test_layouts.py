@@ -372,7 +372,7 @@ def test_masks_that_cannot_be_placed(config, root):
     make(root, "ground_truth/dent/7_seg.png")
     one = ("ground_truth/dent/7_seg.png", "mask without image")
     ((detail, grave),) = notes(config).values()
-    assert notes(config).keys() == {one} and "docs/data.md" in detail and grave
+    assert notes(config).keys() == {one} and "docs/own_images.md" in detail and grave
     make(root, "ground_truth/dent/7.png")
     assert notes(config) == {one: ("", False)}
 

@@ -1,4 +1,5 @@
 import flax
+import flax.linen as nn
 import goldens
 import jax
 import jax.numpy as jnp
@@ -92,6 +93,13 @@ def test_fold_by_hand():
     np.testing.assert_allclose(folded["c"]["bias"], [-0.5], rtol=1e-6)
     np.testing.assert_allclose(folded["n"]["scale"], [1.5], rtol=1e-6)
     np.testing.assert_allclose(folded["n"]["bias"], [-0.5], rtol=1e-6)
+
+
+def test_without_statistics_there_is_nothing_to_fold():
+    params = {"conv": {"kernel": np.ones((1, 1, 1, 1), np.float32)}}
+    # Neither has an `epsilon`.
+    assert models.fold(nn.Conv(1, (1, 1)), {"params": params}) == {"params": params}
+    assert models.fold(nn.Sequential([]), {}) == {"params": {}}
 
 
 def test_nothing_behind_the_deepest_tap_is_computed(networks):
