@@ -5,6 +5,7 @@
 The pictures that are damaged are drawn here, too: two pieces of woven cloth.
 """
 
+import functools
 import pathlib
 
 import jax
@@ -43,6 +44,11 @@ def rows() -> list[np.ndarray]:
         ("noise", lambda k, x: anomalies.perlin(k, x, None, unchanged=0.0)),
         ("cutpaste_patch", anomalies.cutpaste_patch),
         ("cutpaste_scar", anomalies.cutpaste_scar),
+        ("smooth_blend", anomalies.smooth_blend),
+        (
+            "literal",
+            lambda k, x: anomalies.smooth_blend(k, x, literal=True),
+        ),
         ("nsa", lambda k, x: anomalies.nsa(k, x, other)),
     ):
         keys = rng.per_example(rng.stream(0, name), jnp.arange(4 * COLUMNS))
@@ -52,7 +58,14 @@ def rows() -> list[np.ndarray]:
         drawn.append(np.asarray(images)[shown])
         drawn.append(np.repeat(np.asarray(masks)[shown][..., None], 3, -1))
     keys = rng.per_example(rng.stream(0, "views"), jnp.arange(COLUMNS))
-    drawn.append(np.asarray(jax.vmap(lambda key: views.weak_view(key, image))(keys)))
+    weak = dict(scale=(0.9, 1.0), ratio=(0.95, 1.05), grey=0.0)
+    weak |= dict(jitter=(0.1, 0.1, 0.1, 0.02), blur=(0.1, 0.5))
+    for view in (
+        views.weak_view,
+        views.global_view,
+        functools.partial(views.global_view, **weak),
+    ):
+        drawn.append(np.asarray(jax.vmap(lambda key, v=view: v(key, image))(keys)))
     return drawn
 
 

@@ -207,9 +207,12 @@ def simsiam_loss(
 def ntxent_loss(z1: jax.Array, z2: jax.Array, *, temperature: float = 0.5) -> jax.Array:
     """Each projection picks the other view of its image among all others in the batch.
 
+    L = mean over the 2n projections z_i of
+      -log [exp(cos(z_i, z_i') / t) / sum over j != i of exp(cos(z_i, z_j) / t)]
+
     Args:
-      z1, z2: projections of the two views, [n, d].
-      temperature: of the softmax over cosines.
+      z1, z2: projections of the two views, [n, d]; n is the global batch.
+      temperature: t, of the softmax over cosines.
 
     Returns:
       Scalar.
@@ -218,10 +221,77 @@ def ntxent_loss(z1: jax.Array, z2: jax.Array, *, temperature: float = 0.5) -> ja
       Chen et al., A Simple Framework for Contrastive Learning of Visual
       Representations, ICML 2020 (arXiv:2002.05709), eq. 1.
     """
-    z = jnp.concatenate([z1, z2])
-    cosine = cosine_similarity(z[:, None], z[None]) / temperature
+    z = _unit(jnp.concatenate([z1, z2]))
     n = len(z)
+    cosine = jnp.matmul(z, z.T, precision=_HIGHEST) / temperature
     cosine = jnp.where(jnp.eye(n, dtype=bool), -jnp.inf, cosine)
-    partner = (jnp.arange(n) + n // 2) % n
-    picked = jnp.take_along_axis(jax.nn.log_softmax(cosine), partner[:, None], 1)
+    return cross_entropy(cosine, (jnp.arange(n) + n // 2) % n)
+
+
+# ---- SPot-the-Difference (Zou et al., ECCV 2022, arXiv:2207.14315) and its bases
+
+
+def spd_loss(anchor: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Array:
+    """An anchor comes closer to what changed as a whole than to what changed in a spot.
+
+    L = mean over rows of cos(anchor, negative) - cos(anchor, positive)
+
+    Args:
+      anchor: projections, [n, d].
+      positive: of the same images after a weak global change, [n, d].
+      negative: after one and a local change, [n, d].
+
+    Returns:
+      Scalar in [-2, 2].
+    """
+    far = cosine_similarity(anchor, negative)
+    return (far - cosine_similarity(anchor, positive)).mean()
+
+
+def info_nce_loss(
+    query: jax.Array, key: jax.Array, queue: jax.Array, *, temperature: float = 0.2
+) -> jax.Array:
+    """Each query picks its own key among it and the keys of earlier batches.
+
+    L = mean over i of -log [e_i / (e_i + sum over j of exp(cos(q_i, queue_j) / t))],
+    with e_i = exp(cos(q_i, k_i) / t)
+
+    Args:
+      query: [n, d].
+      key: of the other view, [n, d]; it stands still.
+      queue: earlier keys, [m, d]; they stand still.
+      temperature: t.
+
+    Returns:
+      Scalar.
+
+    References:
+      He et al., Momentum Contrast for Unsupervised Visual Representation Learning, CVPR
+      2020 (arXiv:1911.05722), eq. 1.
+    """
+    query, key, queue = _unit(query), _unit(key), _unit(queue)
+    key, queue = jax.lax.stop_gradient((key, queue))
+    own = (query * key).sum(1, keepdims=True)
+    others = jnp.matmul(query, queue.T, precision=_HIGHEST)
+    logits = jnp.concatenate([own, others], axis=1) / temperature
+    return cross_entropy(logits, jnp.zeros(len(query), jnp.int32))
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """L = mean over rows of -log softmax(logits)[label].
+
+    Args:
+      logits: [n, classes]; minus infinity rules a class out.
+      labels: int32 [n].
+
+    Returns:
+      Scalar.
+    """
+    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)
     return -picked.mean()
+
+
+def _unit(z: jax.Array) -> jax.Array:
+    """Rows [n, d] at length 1; a zero row stays zero."""
+    squares = (z**2).sum(-1, keepdims=True)
+    return z * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))

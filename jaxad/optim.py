@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-RULES = ("adam", "adamw", "sgd")
+RULES = ("adam", "adamw", "sgd", "lars")
 
 
 def scale_by(
@@ -18,14 +18,28 @@ def scale_by(
     Args:
       rule: one of `RULES`. "adam" adds the decay to the gradient, as PyTorch's Adam
         does, "adamw" to the step; "sgd" is the former with momentum in Adam's place.
-      betas: decay of the first and second moment; "sgd" reads the first alone.
-      weight_decay: of every parameter.
+        "lars" is "sgd" in which every kernel's step, before the momentum, has 0.001 of
+        the kernel's length.
+      betas: decay of the first and second moment; "sgd" and "lars" read the first.
+      weight_decay: of every parameter; with "lars" of kernels alone.
+
+    References:
+      You et al., Large Batch Training of Convolutional Networks, 2017
+      (arXiv:1708.03888): LARS.
     """
     decay = optax.add_decayed_weights(weight_decay)
+    if rule == "lars":
+        step = optax.chain(decay, optax.scale_by_trust_ratio(trust_coefficient=1e-3))
+        return optax.chain(optax.masked(step, _kernels), optax.trace(betas[0]))
     if rule == "sgd":
         return optax.chain(decay, optax.trace(betas[0]))
     adam = optax.scale_by_adam(*betas)
     return optax.chain(adam, decay) if rule == "adamw" else optax.chain(decay, adam)
+
+
+def _kernels(params):
+    """Where a parameter is a kernel, and no bias, scale or shift."""
+    return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
 class AdamPState(NamedTuple):
@@ -120,3 +134,14 @@ def _project(step, grad, weight, delta, eps):
 def cosine(progress: jax.Array) -> jax.Array:
     """Cosine annealing: 1 at progress 0 down to 0 at progress 1."""
     return 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+
+
+def warm_cosine(progress: jax.Array, warmup: float) -> jax.Array:
+    """Up to 1 in a straight line, and by a cosine down to 0.
+
+    Args:
+      progress: 0 to 1.
+      warmup: the share of it that the way up takes, below 1.
+    """
+    down = cosine(jnp.maximum(progress - warmup, 0.0) / (1.0 - warmup))
+    return jnp.where(progress < warmup, progress / max(warmup, 1e-9), down)

@@ -303,3 +303,64 @@ def test_ntxent_loss_equals_the_naive_sum():
         jnp.asarray(z1, jnp.float32), jnp.asarray(z2, jnp.float32), temperature=0.3
     )
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+# ---- SPot-the-Difference
+
+
+def test_spd_loss_by_hand():
+    anchor = jnp.asarray([[1.0, 0.0], [0.0, 2.0]])
+    positive = jnp.asarray([[3.0, 4.0], [0.0, 1.0]])  # cosines 3/5 and 1
+    negative = jnp.asarray([[-2.0, 0.0], [4.0, 3.0]])  # cosines -1 and 3/5
+    ours = losses.spd_loss(anchor, positive, negative)
+    np.testing.assert_allclose(ours, ((-1 - 0.6) + (0.6 - 1)) / 2, rtol=1e-6)
+    gradients = jax.grad(losses.spd_loss, (0, 1, 2))(anchor, positive, negative)
+    for gradient in gradients:  # through all three branches
+        assert np.abs(gradient).max() > 0
+
+
+def test_ntxent_loss_by_hand():
+    """Two images; views at a right angle to those of the other one, and equal."""
+    z = jnp.asarray([[2.0, 0.0], [0.0, 3.0]])
+    want = -math.log(math.e**2 / (math.e**2 + 2))  # temperature 1/2
+    np.testing.assert_allclose(losses.ntxent_loss(z, z), want, rtol=1e-5)
+
+
+def test_info_nce_loss_by_hand():
+    query, key = jnp.asarray([[3.0, 4.0]]), jnp.asarray([[1.0, 0.0]])
+    queue = jnp.asarray([[0.0, -2.0], [3.0, 4.0]])
+    # Cosines 3/5 with its key, -4/5 and 1 with the queue; temperature 1/5.
+    want = -math.log(math.exp(3) / (math.exp(3) + math.exp(-4) + math.exp(5)))
+    loss = functools.partial(losses.info_nce_loss, temperature=0.2)
+    np.testing.assert_allclose(loss(query, key, queue), want, rtol=1e-5)
+    gradients = jax.grad(loss, (0, 1, 2))(query, key, queue)
+    assert np.abs(gradients[0]).max() > 0
+    np.testing.assert_array_equal(gradients[1], 0)
+    np.testing.assert_array_equal(gradients[2], 0)
+
+
+def test_info_nce_loss_equals_the_naive_sum():
+    rng = np.random.default_rng(0)
+    query, key, queue = (rng.normal(size=(n, 6)) for n in (4, 4, 9))
+
+    def cosine(a, b):
+        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+    want = 0.0
+    for q, k in zip(query, key, strict=True):
+        own = math.exp(cosine(q, k) / 0.07)
+        others = sum(math.exp(cosine(q, other) / 0.07) for other in queue)
+        want -= math.log(own / (own + others)) / 4
+    ours = losses.info_nce_loss(
+        *(jnp.asarray(x, jnp.float32) for x in (query, key, queue)), temperature=0.07
+    )
+    np.testing.assert_allclose(ours, want, rtol=1e-5)
+
+
+def test_cross_entropy_by_hand():
+    """Odds of 1 to 3 and of 2 to 1; a class that is ruled out takes no part."""
+    logits = jnp.log(jnp.asarray([[1.0, 3.0, 0.0], [2.0, 1.0, 0.0]]))
+    ours = losses.cross_entropy(logits, jnp.asarray([1, 0]))
+    np.testing.assert_allclose(
+        ours, -(math.log(3 / 4) + math.log(2 / 3)) / 2, rtol=1e-6
+    )

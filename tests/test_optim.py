@@ -159,3 +159,29 @@ def test_betas_by_hand():
 def test_cosine():
     got = optim.cosine(jnp.array([0.0, 1 / 3, 0.5, 1.0]))
     np.testing.assert_allclose(got, [1.0, 0.75, 0.5, 0.0], atol=1e-7)
+
+
+def test_lars_by_hand():
+    """Kernel (3, 4) of length 5, gradient (0, 2); decay 1/2 makes that (1.5, 4).
+
+    Its step is 0.001 x 5 / sqrt(1.5^2 + 4^2) times as long; the bias, neither decayed
+    nor rescaled, takes its gradient. Then momentum 1/2.
+    """
+    tx = optim.scale_by("lars", betas=(0.5, 0.9), weight_decay=0.5)
+    params = {"kernel": jnp.array([[3.0], [4.0]]), "bias": jnp.array([7.0])}
+    grads = {"kernel": jnp.array([[0.0], [2.0]]), "bias": jnp.array([2.0])}
+    first, state = tx.update(grads, tx.init(params), params)
+    ratio = 0.005 / (1.5**2 + 4**2) ** 0.5
+    np.testing.assert_allclose(first["kernel"], [[1.5 * ratio], [4 * ratio]], rtol=1e-6)
+    np.testing.assert_allclose(first["bias"], [2.0])
+    second, _ = tx.update(grads, state, params)
+    np.testing.assert_allclose(second["kernel"], 1.5 * first["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(second["bias"], [3.0])
+
+
+def test_warm_cosine():
+    """A fifth of the way up, then down: at 0.6 half of the way down is done."""
+    progress = jnp.array([0.0, 0.1, 0.2, 0.6, 1.0])
+    got = optim.warm_cosine(progress, 0.2)
+    np.testing.assert_allclose(got, [0.0, 0.5, 1.0, 0.5, 0.0], atol=1e-6)
+    np.testing.assert_allclose(optim.warm_cosine(progress, 0.0), optim.cosine(progress))

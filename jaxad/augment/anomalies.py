@@ -10,8 +10,8 @@ The constants are those of each generator's own paper and code.
 
 References:
   DRAEM: Zavrtanik et al., ICCV 2021 (arXiv:2108.07610), section 3.3.
-  CutPaste: Li et al., CVPR 2021 (arXiv:2104.04015), sections 2.2 and 4.1.
-  NSA (in `jaxad.augment.nsa`): Schlüter et al., ECCV 2022 (arXiv:2109.15222).
+  CutPaste, SmoothBlend: in `jaxad.augment.cutpaste`.
+  NSA: in `jaxad.augment.nsa`.
 """
 
 from collections.abc import Mapping
@@ -22,11 +22,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxad.augment import colour, geometry
+from jaxad.augment.cutpaste import cutpaste as cutpaste
+from jaxad.augment.cutpaste import cutpaste_patch as cutpaste_patch
+from jaxad.augment.cutpaste import cutpaste_scar as cutpaste_scar
+from jaxad.augment.cutpaste import smooth_blend as smooth_blend
 from jaxad.augment.nsa import nsa as nsa
-
-# -----------------------------------------------------------------------------
-# Perlin noise (DRAEM)
-# -----------------------------------------------------------------------------
 
 
 def perlin(
@@ -215,140 +215,7 @@ def vary_texture(
     return texture
 
 
-# -----------------------------------------------------------------------------
-# CutPaste
-# -----------------------------------------------------------------------------
-
-
-def cutpaste(
-    key: jax.Array,
-    image: jax.Array,
-    *,
-    patch: Mapping[str, Any] = MappingProxyType({}),
-    scar: Mapping[str, Any] = MappingProxyType({}),
-    jitter: float = 0.1,
-) -> tuple[jax.Array, jax.Array]:
-    """`cutpaste_patch` or `cutpaste_scar`, half of the time each.
-
-    Args:
-      key, image, jitter: as both take them.
-      patch, scar: what else they take.
-
-    Returns:
-      Image [H, W, 3] and mask [H, W].
-    """
-    choice_key, patch_key, scar_key = jax.random.split(key, 3)
-    patched = cutpaste_patch(patch_key, image, jitter=jitter, **patch)
-    scarred = cutpaste_scar(scar_key, image, jitter=jitter, **scar)
-    choice = jax.random.bernoulli(choice_key)
-    return jax.tree.map(lambda a, b: jnp.where(choice, a, b), patched, scarred)
-
-
-def cutpaste_patch(
-    key: jax.Array,
-    image: jax.Array,
-    *,
-    area: tuple[float, float] = (0.02, 0.15),
-    aspect: tuple[float, float] = (0.3, 1 / 0.3),
-    jitter: float = 0.1,
-) -> tuple[jax.Array, jax.Array]:
-    """A rectangle of the image, colours jittered, pasted elsewhere in it.
-
-    Args:
-      key: random key.
-      image: [H, W, 3].
-      area: bounds of the rectangle's share of the image, drawn uniformly.
-      aspect: bounds of its width over its height, drawn log-uniformly.
-      jitter: strengths of `colour.colour_jitter`.
-
-    Returns:
-      Image [H, W, 3] and mask [H, W].
-    """
-    h, w = image.shape[:2]
-    area_key, aspect_key, from_key, to_key, jitter_key = jax.random.split(key, 5)
-    pixels = h * w * jax.random.uniform(area_key, minval=area[0], maxval=area[1])
-    low, high = jnp.log(jnp.asarray(aspect))
-    ratio = jnp.exp(jax.random.uniform(aspect_key, minval=low, maxval=high))
-    height = jnp.clip(jnp.round(jnp.sqrt(pixels / ratio)), 1, h).astype(jnp.int32)
-    width = jnp.clip(jnp.round(jnp.sqrt(pixels * ratio)), 1, w).astype(jnp.int32)
-    top, left = geometry.random_corner(to_key, (h, w), height, width)
-    from_top, from_left = geometry.random_corner(from_key, (h, w), height, width)
-    shift = (top - from_top, left - from_left)
-    moved = _jitter(jitter_key, jnp.roll(image, shift, (0, 1)), jitter)
-    mask = _rectangle(image, top, left, height, width)
-    return jnp.where(mask[..., None] > 0, moved, image), mask
-
-
-def cutpaste_scar(
-    key: jax.Array,
-    image: jax.Array,
-    *,
-    width: tuple[float, float] = (2, 16),
-    height: tuple[float, float] = (10, 25),
-    rotation: float = 45,
-    jitter: float = 0.1,
-) -> tuple[jax.Array, jax.Array]:
-    """A thin rectangle of the image, colours jittered, turned, pasted elsewhere.
-
-    Args:
-      key: random key.
-      image: [H, W, 3].
-      width, height: bounds of its sides in pixels, drawn uniformly.
-      rotation: bound of the angle in degrees.
-      jitter: strengths of `colour.colour_jitter`.
-
-    Returns:
-      Image [H, W, 3] and mask [H, W].
-    """
-    width_key, height_key, angle_key, from_key, to_key, jitter_key = jax.random.split(
-        key, 6
-    )
-    wide = jax.random.uniform(width_key, minval=width[0], maxval=width[1])
-    high = jax.random.uniform(height_key, minval=height[0], maxval=height[1])
-    angle = _angle(angle_key, rotation)
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    # The turned scar's bounding box stays inside the image.
-    box = (high * cos + wide * jnp.abs(sin), wide * cos + high * jnp.abs(sin))
-    to_top, to_left = geometry.random_corner(to_key, image.shape[:2], *box)
-    from_top, from_left = geometry.random_corner(from_key, image.shape[:2], high, wide)
-    y = jnp.arange(image.shape[0])[:, None] - (to_top + (box[0] - 1) / 2)
-    x = jnp.arange(image.shape[1])[None, :] - (to_left + (box[1] - 1) / 2)
-    along, across = cos * y - sin * x, sin * y + cos * x
-    inside = (jnp.abs(along) <= high / 2) & (jnp.abs(across) <= wide / 2)
-    rows = jnp.round(along + from_top + (high - 1) / 2)
-    columns = jnp.round(across + from_left + (wide - 1) / 2)
-    rows = jnp.clip(rows, 0, image.shape[0] - 1).astype(jnp.int32)
-    columns = jnp.clip(columns, 0, image.shape[1] - 1).astype(jnp.int32)
-    flat = image.reshape(-1, image.shape[2])
-    index = rows * image.shape[1] + columns
-    scar = _jitter(jitter_key, jnp.take(flat, index, 0), jitter)
-    return jnp.where(inside[..., None], scar, image), inside.astype(image.dtype)
-
-
-# -----------------------------------------------------------------------------
-# Helpers
-# -----------------------------------------------------------------------------
-
-
 def _angle(key, degrees):
     """Uniform in ± degrees, in radians."""
     bound = jnp.deg2rad(degrees)
     return jax.random.uniform(key, minval=-bound, maxval=bound)
-
-
-def _rectangle(image, top, left, height, width):
-    y, x = jnp.arange(image.shape[0]) - top, jnp.arange(image.shape[1]) - left
-    rows, columns = (y >= 0) & (y < height), (x >= 0) & (x < width)
-    return (rows[:, None] & columns[None, :]).astype(image.dtype)
-
-
-def _jitter(key, image, strength):
-    jittered = colour.colour_jitter(
-        key,
-        image,
-        brightness=strength,
-        contrast=strength,
-        saturation=strength,
-        hue=strength,
-    )
-    return jnp.clip(jittered, 0, 1)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxad.augment import colour, geometry
+from jaxad.augment.blur import gaussian_blur
 
 
 def disturb(
@@ -58,20 +59,5 @@ def disturb(
     )
     if blur > 0:
         sigma = jax.random.uniform(key_blur, maxval=blur)
-        image = _blur(image, sigma, radius=math.ceil(3 * blur))
+        image = gaussian_blur(image, sigma, math.ceil(3 * blur))
     return jnp.clip(image, 0.0, 1.0), (moved >= 0.5).astype(mask.dtype)
-
-
-def _blur(image: jax.Array, sigma: jax.Array, *, radius: int) -> jax.Array:
-    """Gaussian of a traced width, cut at `radius` pixels; the border pixel repeats."""
-    offset = jnp.arange(-radius, radius + 1)
-    weight = jnp.exp(-0.5 * (offset / jnp.maximum(sigma, 1e-3)) ** 2)
-    weight /= weight.sum()
-    for axis in (0, 1):
-        pad = [(radius, radius) if i == axis else (0, 0) for i in range(3)]
-        padded = jnp.pad(image, pad, mode="edge")
-        image = sum(
-            weight[i] * jax.lax.dynamic_slice_in_dim(padded, i, image.shape[axis], axis)
-            for i in range(2 * radius + 1)
-        )
-    return image

@@ -57,6 +57,29 @@ CUTPASTE = dict(
     ),
 )
 
+# `cutpaste.smooth_blend`
+JITTER = numbers_of(
+    "four numbers of 0 or more: brightness, contrast, saturation, hue",
+    lambda x: x >= 0,
+    4,
+)
+SMOOTH_BLEND = dict(
+    area=Field((0.02, 0.15), "the patch's share of the image (ours)", RANGE),
+    aspect=Field((0.3, 1 / 0.3), "the patch's width over its height (ours)", RANGE),
+    jitter=Field((0.4, 0.4, 0.4, 0.1), "of the patch's colours (ours)", JITTER),
+    blur=Field(
+        (2.0, 6.0),
+        "deviation of the Gaussian over the patch's mask, in pixels of an image of "
+        "224, in proportion in others (ours)",
+        RANGE,
+    ),
+    literal=Field(
+        False,
+        "the formula as written, which draws a dark ring around the patch; else "
+        "nothing outside the patch changes (ours)",
+    ),
+)
+
 # `nsa.nsa`
 NSA = dict(
     half_height=Field(
@@ -90,4 +113,32 @@ WEAK_VIEW = dict(
     ratio=Field((3 / 4, 4 / 3), "a crop's width over its height (ours)", RANGE),
     jitter=Field(0.1, "strength of the colour jitter (ours)", NOT_NEGATIVE),
     flip=Field(False, "mirror half of the views: only what is symmetric (ours)"),
+)
+
+
+def global_view(scale, ratio, jitter, grey, blur, who, jittered=0.8, blurred=0.5):
+    """Of `views.global_view`; `who` says where the defaults are from, if it is us."""
+    who = who and f" ({who})"
+    return dict(
+        scale=Field(scale, f"a crop's share of the area{who}", RANGE),
+        ratio=Field(ratio, f"a crop's width over its height{who}", RANGE),
+        jitter=Field(jitter, f"strength of the colour jitter{who}", JITTER),
+        jittered=Field(jittered, f"how probable the jitter is{who}", SHARE),
+        grey=Field(grey, f"how probable a view without colours is{who}", SHARE),
+        blur=Field(
+            blur,
+            "deviation of the blur, in pixels of an image of 224, in proportion in "
+            f"others{who}",
+            RANGE,
+        ),
+        blurred=Field(blurred, f"how probable the blur is{who}", SHARE),
+        flipped=Field(0.5, f"how probable a mirrored view is{who}", SHARE),
+    )
+
+
+STRONG_VIEW = global_view(
+    (0.2, 1.0), (3 / 4, 4 / 3), (0.4, 0.4, 0.4, 0.1), 0.2, (0.1, 2.0), ""
+)
+WEAK_GLOBAL_VIEW = global_view(
+    (0.9, 1.0), (0.95, 1.05), (0.1, 0.1, 0.1, 0.02), 0.0, (0.1, 0.5), "ours"
 )

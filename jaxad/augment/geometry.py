@@ -74,17 +74,22 @@ def crop_resize(
     left: jax.Array,
     height: jax.Array,
     width: jax.Array,
+    *,
+    size: tuple[int, int] | None = None,
 ) -> jax.Array:
-    """A crop brought back to the image's size, bilinear with half-pixel centres.
+    """A crop brought to one size, bilinear with half-pixel centres.
+
+    Nothing is smoothed first: a crop that is larger than the result by much aliases.
 
     Args:
       image: [H, W, c].
       top, left, height, width: the crop in pixels, fractions allowed.
+      size: (h, w) of the result; the image's own unless given.
 
     Returns:
-      [H, W, c].
+      [h, w, c].
     """
-    h, w = image.shape[:2]
+    h, w = size or image.shape[:2]
     rows = top + (jnp.arange(h) + 0.5) * (height / h) - 0.5
     columns = left + (jnp.arange(w) + 0.5) * (width / w) - 0.5
     return sample_grid(image, rows, columns)

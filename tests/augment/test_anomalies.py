@@ -39,6 +39,7 @@ GENERATORS = [
     anomalies.cutpaste,
     anomalies.cutpaste_patch,
     anomalies.cutpaste_scar,
+    anomalies.smooth_blend,
     anomalies.nsa,
 ]
 
@@ -230,6 +231,42 @@ def test_union_holds_both_kinds():
     _, masks = batch(anomalies.cutpaste)
     rectangles = [m.sum() == m.any(1).sum() * m.any(0).sum() for m in masks]
     assert 16 < np.sum(rectangles) < 48
+
+
+@pytest.mark.parametrize("literal", [False, True])
+def test_smooth_blend_is_its_formula(literal):
+    """On one colour, with the patch of another one: alpha is all that shows.
+
+    3 pixels of 224 are 0.64 of 48, and the Gaussian reaches 2 pixels far.
+    """
+    flat = jnp.full((SIDE, SIDE, 3), 0.5)
+    out, mask = anomalies.smooth_blend(
+        jax.random.key(2), flat,
+        area=(0.1, 0.1), jitter=(0.4, 0, 0, 0), blur=(3.0, 3.0), literal=literal,
+    )  # fmt: skip
+    out, mask = np.asarray(out), np.asarray(mask)
+    sigma = 3 * SIDE / 224
+    alpha = scipy.ndimage.gaussian_filter(mask, sigma, mode="nearest", radius=2)
+    assert 0 < alpha[mask == 0].max() < 0.5
+    if not literal:
+        np.testing.assert_array_equal(out[mask == 0], 0.5)
+        alpha = alpha * mask
+    colour_of = (out[mask > 0] - 0.5) / alpha[mask > 0, None] + 0.5
+    np.testing.assert_allclose(colour_of, colour_of[0, 0], atol=1e-5)
+    assert 0.3 <= colour_of[0, 0] <= 0.7 and abs(colour_of[0, 0] - 0.5) > 0.01
+    want = 0.5 * (1 - alpha) + alpha * mask * colour_of[0, 0]
+    np.testing.assert_allclose(out[..., 0], want, atol=1e-6)
+
+
+def test_smooth_blend_shows_a_piece_of_the_image():
+    """Deep inside, where alpha is 1: a copy from elsewhere."""
+    y, x = jnp.mgrid[:SIDE, :SIDE] / SIDE
+    ramp = jnp.stack([y, x, 0 * x], -1)
+    still = dict(area=(0.15, 0.15), aspect=(1.0, 1.0), jitter=(0, 0, 0, 0))
+    out, mask = anomalies.smooth_blend(jax.random.key(1), ramp, blur=(1, 1), **still)
+    deep = scipy.ndimage.binary_erosion(np.asarray(mask), iterations=2)
+    shift = np.rint((np.asarray(out) - np.asarray(ramp))[deep] * SIDE).astype(int)
+    assert len(shift) > 100 and (shift == shift[0]).all() and np.abs(shift[0]).max() > 0
 
 
 def test_nsa_draws_one_to_three_patches():

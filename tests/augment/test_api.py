@@ -4,11 +4,20 @@ import inspect
 
 import pytest
 
-from jaxad.augment import anomalies, colour, geometry, nsa, poisson, views
+from jaxad.augment import (
+    anomalies,
+    blur,
+    colour,
+    cutpaste,
+    geometry,
+    nsa,
+    poisson,
+    views,
+)
 
 PUBLIC = [
     function
-    for module in (anomalies, colour, geometry, nsa, poisson, views)
+    for module in (anomalies, blur, colour, cutpaste, geometry, nsa, poisson, views)
     for name, function in inspect.getmembers(module, inspect.isfunction)
     if function.__module__ == module.__name__ and not name.startswith("_")
 ]

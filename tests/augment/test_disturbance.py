@@ -6,7 +6,7 @@ import numpy as np
 import scipy.ndimage
 
 from jaxad import rng
-from jaxad.augment import disturbance
+from jaxad.augment.blur import gaussian_blur
 from jaxad.augment.disturbance import disturb
 
 STILL = dict(rotation=0.0, translation=0.0, brightness=0.0, contrast=0.0, blur=0.0)
@@ -57,12 +57,12 @@ def test_brightness_scales_the_image():
 
 def test_blur_against_scipy():
     image, _ = picture()
-    got = disturbance._blur(jnp.asarray(image), jnp.float32(0.8), radius=3)
+    got = gaussian_blur(jnp.asarray(image), jnp.float32(0.8), 3)
     want = scipy.ndimage.gaussian_filter(
         image, (0.8, 0.8, 0), mode="nearest", radius=(3, 3, 0)
     )
     np.testing.assert_allclose(got, want, atol=1e-5)
-    sharp = disturbance._blur(jnp.asarray(image), jnp.float32(0.0), radius=3)
+    sharp = gaussian_blur(jnp.asarray(image), jnp.float32(0.0), 3)
     np.testing.assert_allclose(sharp, image, atol=1e-6)
 
 

@@ -1,6 +1,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+import scipy.ndimage
 
 from jaxad.augment import geometry, views
 
@@ -74,3 +76,60 @@ def test_weak_view_stays_in_range_and_flips_half():
 
     assert rises(False).all()
     assert 20 < rises(True).sum() < 44
+
+
+def test_crop_resize_to_another_size():
+    image = jnp.arange(16.0).reshape(4, 4, 1)
+    half = geometry.crop_resize(image, 0.0, 0.0, 4.0, 4.0, size=(2, 2))
+    # The middle between four pixels.
+    np.testing.assert_allclose(half[..., 0], [[2.5, 4.5], [10.5, 12.5]])
+
+
+STILL = dict(
+    scale=(1.0, 1.0), ratio=(1.0, 1.0), jittered=0.0, grey=0.0, blurred=0.0, flipped=0.0
+)
+
+
+def halved(x):
+    rows = (x[::2] + x[1::2]) / 2
+    return (rows[:, ::2] + rows[:, 1::2]) / 2
+
+
+def blurred(x):
+    """28 pixels of 224 are 2 of 16, cut off at 6."""
+    return scipy.ndimage.gaussian_filter(x, (2, 2, 0), mode="nearest", radius=(6, 6, 0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "want"),
+    [
+        ({}, lambda x: x),
+        ({"flipped": 1.0}, lambda x: x[:, ::-1]),
+        ({"grey": 1.0}, lambda x: np.repeat(x @ [[0.299], [0.587], [0.114]], 3, -1)),
+        ({"size": (8, 8)}, halved),
+        ({"blurred": 1.0, "blur": (28.0, 28.0)}, blurred),
+    ],
+    ids=lambda x: "-".join(x) if isinstance(x, dict) else "",
+)
+def test_each_change_of_a_global_view(changes, want):
+    image = np.random.default_rng(0).random((16, 16, 3), np.float32)
+    view = views.global_view(jax.random.key(0), image, **STILL | changes)
+    np.testing.assert_allclose(view, want(image), atol=1e-5)
+
+
+def test_global_views_are_as_probable_as_they_say():
+    image = np.random.default_rng(0).random((8, 8, 3), np.float32)
+    keys = jax.random.split(jax.random.key(0), 256)
+    options = STILL | dict(grey=0.2, flipped=0.5, jittered=0.8)
+    drawn = jax.jit(jax.vmap(lambda key: views.global_view(key, image, **options)))
+    found = np.asarray(drawn(keys))
+    assert found.min() >= 0 and found.max() <= 1
+    grey = np.ptp(found, axis=-1).max((1, 2)) < 1e-6
+    either = np.stack([image, image[:, ::-1]])[:, None]
+    same = np.abs(found - either).max((2, 3, 4)).min(0) < 1e-6
+    # Shares of 256 draws, within four deviations.
+    assert 0.1 < grey.mean() < 0.3
+    assert 0.06 < same.mean() < 0.26  # neither grey nor jittered: 0.8 x 0.2
+    straight, turned = np.abs(found - either).mean((2, 3, 4))
+    mirrored = turned < straight
+    assert 0.37 < mirrored.mean() < 0.63
