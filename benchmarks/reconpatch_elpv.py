@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxad import command_line, data, methods, metrics
 from jaxad.bank import memory_bank
-from jaxad.detectors import knn
+from jaxad.detectors import base, knn
 from jaxad.run import features
 from jaxad.run import pipeline as pipeline_lib
 from jaxad.training import loop
@@ -61,7 +61,7 @@ def descriptors(config, folder: pathlib.Path):
         path = folder / f"elpv_{category}_{name}.npy"
         if not path.exists():
             rows = features.extract(
-                lambda images: knn.features(
+                lambda images: base.features(
                     pipeline.method, pipeline.backbone, params, images
                 ),
                 split,

@@ -36,7 +36,8 @@ from configs import tocoad_elpv  # noqa: E402
 from jaxad import data, losses, methods, models, rng
 from jaxad.augment import anomalies, views  # noqa: E402
 from jaxad.bank import memory_bank
-from jaxad.detectors import knn  # noqa: E402
+from jaxad.detectors import base, knn  # noqa: E402
+from jaxad.inference import folder  # noqa: E402
 from jaxad.methods import tocoad  # noqa: E402
 from jaxad.metrics import PixelMetrics, auroc  # noqa: E402
 from jaxad.run import experiment, features
@@ -111,7 +112,7 @@ def _row(arguments, row, changes, seed, rate) -> None:
     name = f"{seed}-{rate}-{row.replace(' ', '_')}"
     workdir = pathlib.Path(arguments.workdir, name)
     outcome = experiment.run(config, str(workdir))
-    detector = experiment.restore(workdir / "mono")
+    (detector,) = folder.load(folder.find(workdir / "mono")).members
     pixels = [
         value
         for generator in HELD_OUT.values()
@@ -134,7 +135,9 @@ def _over_banks(config, detector) -> tuple[list[float], float, float]:
 
     def describe(split, params=detector.params):
         return features.extract(
-            functools.partial(knn.describe, detector.method, detector.backbone, params),
+            functools.partial(
+                base.describe, detector.method, detector.backbone, params
+            ),
             split,
             config.batch_size,
             label=split.name,
@@ -196,7 +199,7 @@ def _pixels(config, detector, generator) -> tuple[float, float]:
         indices = normal[start : start + size]
         images = np.stack([split[int(i)]["image"] for i in indices])
         defects, masks = draw(indices, images)
-        _, maps = knn.predict(detector, defects)
+        _, maps = base.predict(detector, defects)
         metrics.update(np.asarray(maps), np.asarray(masks).astype(np.uint8))
     values = metrics.compute()
     return values["pixel_auroc"], values["aupro_0.3"]

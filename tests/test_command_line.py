@@ -1,11 +1,9 @@
 """What is typed: names of configs and commands, mistakes, and `--help`."""
 
-import json
 import os
 import pathlib
-import subprocess
-import sys
 
+import calls
 import ml_collections
 import pytest
 import test_architecture
@@ -19,46 +17,11 @@ from jaxad.errors import InputError, NotHere
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# Calls `jaxad` with each line of arguments in a process of its own, which need not
-# import anything again, and says whether that has imported JAX.
-CALLS = """
-import json, os, runpy, sys, tempfile
-import jaxad.command_line
-answers = []
-for arguments in json.load(sys.stdin):
-    with tempfile.TemporaryFile("w+") as out:
-        child = os.fork()
-        if not child:
-            for number in (1, 2):
-                os.dup2(out.fileno(), number)
-            sys.argv = ["jaxad", *arguments]
-            try:
-                runpy.run_module("jaxad", run_name="__main__", alter_sys=True)
-                sys.exit()
-            finally:
-                print("jax" in sys.modules, flush=True)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        out.seek(0)
-        text, _, jax = out.read().rstrip().rpartition("\\n")
-        answers.append((status, text, jax == "True"))
-print(json.dumps(answers))
-"""
 
-
-def calls(lines, folder):
+def answers(lines, folder):
     """(exit status, output, whether JAX was imported) of each line."""
-    done = subprocess.run(
-        [sys.executable, "-c", CALLS],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        input=json.dumps([line.split() for line in lines]),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(zip(lines, json.loads(done.stdout), strict=True))
+    found = calls.calls([line.split() for line in lines], folder)
+    return dict(zip(lines, found, strict=True))
 
 
 FILES = {
@@ -148,7 +111,7 @@ def told(tmp_path_factory):
     folder = tmp_path_factory.mktemp("typed")
     for name, content in FILES.items():
         (folder / name).write_text(content)
-    return calls(list(MISTAKES), folder)
+    return answers(list(MISTAKES), folder)
 
 
 @pytest.mark.parametrize("line", MISTAKES)
@@ -175,7 +138,7 @@ def test_help_says_what_it_does_with_an_example_and_flags(command, helps):
 def helps(tmp_path_factory):
     lines = [f"{name} {flag}" for name in entry.COMMANDS for flag in ("--help", "-h")]
     lines += ["", "--help", "help", "--version"]
-    return calls(lines, tmp_path_factory.mktemp("help"))
+    return answers(lines, tmp_path_factory.mktemp("help"))
 
 
 def test_jaxad_alone_lists_the_commands(helps):
