@@ -5,8 +5,6 @@ import re
 import jaxad
 
 project = "jaxad"
-author = "the authors of jaxad"
-copyright = author
 release = version = jaxad.__version__
 
 extensions = [
@@ -17,6 +15,7 @@ extensions = [
 ]
 html_theme = "sphinx_book_theme"
 html_theme_options = {"show_toc_level": 2}
+html_show_copyright = False
 html_title = f"jaxad {version}"
 templates_path = ["_templates"]
 myst_heading_anchors = 3

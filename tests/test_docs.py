@@ -21,9 +21,10 @@ import pytest
 import runs
 from PIL import Image
 
+import jaxad
 from jaxad import __main__ as entry
 from jaxad import config as config_lib
-from jaxad import methods, rng
+from jaxad import detectors, methods, rng
 from jaxad.augment import anomalies
 from jaxad.fields import flat
 
@@ -285,6 +286,15 @@ def test_files_that_a_page_names_exist(page):
     folders = "jaxad|configs|benchmarks|docs|tests|tfds_builders"
     named = re.findall(rf"(?:{folders})/[\w/.]+\.\w+", " ".join(spans_of(page)))
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_index_of_the_api_has_what_one_calls():
+    wanted = {f"jaxad.methods.{name}" for name in methods.NAMES}
+    wanted |= {f"jaxad.detectors.{name}" for name in detectors.NAMES}
+    wanted |= set(jaxad._MODULES.values())
+    files = {path.stem for path in (ROOT / "jaxad/augment").glob("*.py")}
+    wanted |= {f"jaxad.augment.{name}" for name in files - {"__init__", "fields"}}
+    assert wanted - set(re.findall(r"^   ([\w.]+)$", PAGES["api.md"], re.M)) == set()
 
 
 def test_links_of_the_readme_lead_somewhere():
