@@ -25,7 +25,10 @@ for arguments in calls:
                 os.dup2(out.fileno(), number)
             sys.argv, status = ["jaxad", *arguments], 1
             try:
-                runpy.run_module("jaxad", run_name="__main__", alter_sys=True)
+                if arguments[:1] == ["python"]:
+                    runpy.run_path(arguments[1], run_name="__main__")
+                else:
+                    runpy.run_module("jaxad", run_name="__main__", alter_sys=True)
                 status = 0
             except SystemExit as ended:
                 status = ended.code or 0
@@ -49,7 +52,7 @@ def calls(
     """Calls `jaxad` with each line of arguments in a process of its own, in turn.
 
     Args:
-      lines: the arguments of each call.
+      lines: the arguments of each call; of a script "python" and its path.
       folder: where it is called.
       modules: what is imported once for all.
 

@@ -15,17 +15,13 @@ import types
 from typing import NamedTuple
 
 import calls
-import jax
-import numpy as np
 import pytest
 import runs
-from PIL import Image
 
 import jaxad
 from jaxad import __main__ as entry
 from jaxad import config as config_lib
-from jaxad import detectors, methods, rng
-from jaxad.augment import anomalies
+from jaxad import detectors, methods
 from jaxad.fields import flat
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -117,6 +113,39 @@ TYPED = [words for words in COMMANDS if jaxad_arguments(words)]
 UNMARKED = list(dict.fromkeys(words for block, words in IN_BLOCKS if not block.reason))
 TO_RUN = [words for words in UNMARKED if words in TYPED]
 
+# What a page takes for granted. A small network stands in for the default one.
+_SMALL = """
+import runs
+from jaxad import config
+config.base = runs.config("", **{"coreset.ratio": 0.1}).copy_and_resolve_references
+"""
+_PICTURES = f"""{_SMALL}
+import numpy
+from PIL import Image
+array, pil_image = numpy.zeros((40, 48, 3), numpy.uint8), Image.new("L", (40, 40))
+"""
+GIVEN = {
+    "README.md": _PICTURES,
+    "predict.md": _PICTURES,
+    "threshold.md": """
+import numpy
+scores = scores_of_the_day = numpy.random.default_rng(0).random(200)
+new = [0.5, 2.0]
+""",
+    "generators.md": """
+import jax, numpy
+from jaxad import rng
+from jaxad.augment import anomalies
+step_key = jax.random.key(0)
+batch = {"index": numpy.arange(2), "image": numpy.full((2, 32, 32, 3), 0.5)}
+""",
+}
+PYTHON = [block for block in BLOCKS if block.kind == "python" and not block.file]
+SCRIPTS = {
+    page: "\n".join([GIVEN.get(page, ""), *(b.text for b in PYTHON if b.page == page)])
+    for page in dict.fromkeys(block.page for block in PYTHON)
+}
+
 # A small network stands in for the default one, and a small run for the demo's.
 SMALL = (
     "--config.backbone.name=plugins.backbone",
@@ -135,7 +164,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
     runs.category(folder / "DIR")
     runs.category(folder / "mono")
-    for i in range(4):
+    for i in range(8):
         runs.picture(folder / f"NEW/{i}.png", 300 + i)
         runs.picture(folder / f"good parts/{i}.png", 400 + i)
     runs.picture(folder / "a.png", 500)
@@ -153,19 +182,26 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answers(folder):
-    """(exit status, output) of every command: of those typed with --help, and run."""
-    typed = [[*jaxad_arguments(words), "--help"] for words in TYPED]
-    typed = [[word.replace("FILE", "patchcore_elpv") for word in x] for x in typed]
-    to_run = [list(DEMO), *map(jaxad_arguments, TO_RUN)]
-    for arguments in to_run:
-        if "--config" in arguments:
-            own = any(word.startswith("own/") for word in arguments)
-            arguments += SMALL[-1:] if own else SMALL
-    found = calls.calls([*typed, *to_run], folder, MODULES)
+    """(exit status, output): of commands with --help, of those run, of Python."""
+    asked = {}
+    for words in TYPED:
+        arguments = [*jaxad_arguments(words), "--help"]
+        asked["--help", words] = [
+            x.replace("FILE", "patchcore_elpv") for x in arguments
+        ]
+    asked["run", DEMO] = [*DEMO, *SMALL]
+    for words in TO_RUN:
+        more = ()
+        if "--config" in words:
+            own = any(word.startswith("own/") for word in words)
+            more = SMALL[-1:] if own else SMALL
+        asked["run", words] = [*jaxad_arguments(words), *more]
+    for page, text in SCRIPTS.items():
+        (folder / f"{page}.py").write_text(text)
+        asked["python", page] = ["python", f"{page}.py"]
+    found = calls.calls(list(asked.values()), folder, MODULES)
     found = [(status, text) for status, text, _ in found]
-    assert found[len(typed)][0] == 0, found[len(typed)][1]
-    looked_at = dict(zip(TYPED, found[: len(typed)], strict=True))
-    return looked_at, dict(zip(TO_RUN, found[len(typed) + 1 :], strict=True))
+    return dict(zip(asked, found, strict=True))
 
 
 def test_blocks_are_of_a_known_kind():
@@ -182,14 +218,15 @@ def test_blocks_are_of_a_known_kind():
 
 @pytest.mark.parametrize("words", TYPED, ids=" ".join)
 def test_flags_configs_and_fields_of_a_command_are_there(words, answers):
-    status, text = answers[0][words]
+    status, text = answers["--help", words]
     assert status == 0, text
 
 
 @pytest.mark.parametrize("words", UNMARKED, ids=" ".join)
 def test_a_command_runs(words, answers):
     assert words in TO_RUN, "only jaxad is run here; say before it why this one is not"
-    status, text = answers[1][words]
+    assert answers["run", DEMO][0] == 0, answers["run", DEMO][1]
+    status, text = answers["run", words]
     assert status == 0 and "Traceback" not in text, text
 
 
@@ -225,34 +262,11 @@ def source(script):
 
 # ---- Python
 
-ARRAY = np.random.default_rng(0).random((40, 48, 3), np.float32)
-SCORES = np.random.default_rng(1).random(200)
-# What a page takes for granted.
-GIVEN = {
-    "README.md": {"array": ARRAY, "pil_image": Image.new("L", (40, 40))},
-    "predict.md": {"array": ARRAY, "pil_image": Image.new("L", (40, 40))},
-    "threshold.md": {"scores": SCORES, "new": [0.5, 2.0], "scores_of_the_day": SCORES},
-    "generators.md": {
-        "anomalies": anomalies,
-        "jax": jax,
-        "rng": rng,
-        "step_key": jax.random.key(0),
-        "batch": {"index": np.arange(2), "image": np.stack([ARRAY, ARRAY])},
-    },
-}
 
-
-@pytest.mark.parametrize(
-    "page", list(dict.fromkeys(b.page for b in BLOCKS if b.kind == "python"))
-)
-def test_python_blocks_run(page, folder, answers, monkeypatch):
-    small = runs.config("", **{"coreset.ratio": 0.1})
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(config_lib, "base", small.copy_and_resolve_references)
-    namespace = dict(GIVEN.get(page, {}))
-    for block in BLOCKS:
-        if block.page == page and block.kind == "python" and not block.file:
-            exec(compile(block.text, page, "exec"), namespace)
+@pytest.mark.parametrize("page", SCRIPTS)
+def test_python_blocks_run(page, answers):
+    status, text = answers["python", page]
+    assert status == 0, text
 
 
 def test_the_files_of_one_s_own_are_all_used():
