@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import runs
 import trees
 from PIL import Image
 
@@ -363,7 +363,7 @@ def test_command(places, tmp_path):
         return subprocess.run(
             [sys.executable, "-m", f"jaxad.{module}", *map(str, arguments)],
             cwd=ROOT,
-            env=dict(os.environ),
+            env=runs.environment(devices=1),
             capture_output=True,
             text=True,
             timeout=300,
@@ -375,8 +375,10 @@ def test_command(places, tmp_path):
         "main",
         f"--config=configs/patchcore_folder.py:path={places / 'some/cap'}",
         f"--workdir={base}",
-        f"--config.compilation_cache={tmp_path / 'xla'}",
-        "--config.dataset.image_size=(64, 64)",
+        "--config.compilation_cache=",
+        "--config.backbone.name=plugins.backbone",
+        "--config.dataset.image_size=(32, 32)",
+        "--config.batch_size=8",
         "--config.coreset.ratio=0.2",
     )
     assert done.returncode == 0, done.stderr

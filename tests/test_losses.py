@@ -8,6 +8,8 @@ import pytest
 
 from jaxad import losses
 
+pytestmark = pytest.mark.isa
+
 # ---- ReConPatch, from its equations, loop by loop
 
 

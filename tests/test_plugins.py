@@ -49,7 +49,7 @@ def test_it_is_restored_and_travels(run, tmp_path):
     assert set(detector.state) == {"mean"}
     assert (
         predictor.load(tmp_path / "copy")
-        .predict(np.zeros((32, 32, 3), np.uint8))
+        .predict(np.full((32, 32, 3), 255, np.uint8))
         .is_anomalous
     )
 

@@ -123,6 +123,7 @@ def test_ensemble_refuses_members_with_different_grids():
         base.predict(members, image(0.0, 0.0, 0.5, 0.0))
 
 
+@pytest.mark.isa
 def test_an_image_scores_the_same_wherever_it_lies_in_the_batch():
     images = jnp.concatenate([image(0.1, 0.2, 0.3, 0.4), image(0.9, 0.8, 0.6, 0.5)])
     fitted = detector(BLACK_AND_WHITE)
@@ -146,6 +147,7 @@ def test_more_neighbours_than_memories():
         scorer.check(10, (9, 9), 4)
 
 
+@pytest.mark.isa
 def test_an_image_is_scored_without_its_own_memories():
     """Black is of image 0, white of image 1: each is left with the other's."""
     pixels = jnp.concatenate([image(0.0, 0.25, 0.0, 0.0), image(1.0, 1.0, 0.5, 1.0)])

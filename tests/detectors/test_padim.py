@@ -102,6 +102,7 @@ def test_left_out_by_hand():
     np.testing.assert_allclose(report["left_out"], mean, rtol=1e-6)
 
 
+@pytest.mark.isa
 @BOTH
 def test_distances_are_those_of_float64(n, c):
     x = descriptors(n, c)
@@ -112,6 +113,7 @@ def test_distances_are_those_of_float64(n, c):
     np.testing.assert_array_equal(found.images, found.patches.max((1, 2)))
 
 
+@pytest.mark.isa
 @BOTH
 def test_left_out_is_a_fit_on_the_others(n, c):
     x, images = descriptors(n, c), np.array([3, 0, n - 1])
@@ -122,6 +124,7 @@ def test_left_out_is_a_fit_on_the_others(n, c):
     np.testing.assert_array_equal(found.images, found.patches.max((1, 2)))
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("scale", [0.01, 1, 3])
 @pytest.mark.parametrize(("n", "c"), [(20, 60), (50, 60), (80, 60)])
 def test_no_digits_are_lost(n, c, scale):

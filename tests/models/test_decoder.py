@@ -15,6 +15,16 @@ def levels(sides=(16, 8, 4, 2), widths=(8, 8, 16, 12)):
     ]
 
 
+def drawn(network, maps):
+    """Variables of the network; its own initialisers take long to compile."""
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), maps, (9, 9)))
+    return jax.tree.map(
+        lambda x: jnp.asarray(rng.uniform(0.1, 1, x.shape) / len(x.shape), x.dtype),
+        shapes,
+    )
+
+
 def test_up_convolution_equals_laxs_transposed_convolution():
     x = levels()[1]
     layer = decoder.UpConvNorm(5)
@@ -50,7 +60,7 @@ def test_it_mirrors_wide_resnet50():
 def test_only_skips_see_the_shallow_levels(skip):
     maps = levels()
     network = decoder.build(maps, depths=(1, 1, 1), skip=skip)
-    variables = jax.jit(network.init, static_argnums=2)(jax.random.key(0), maps, (9, 9))
+    variables = drawn(network, maps)
 
     apply = jax.jit(lambda maps: network.apply(variables, maps, (9, 9)))
     plain, seen = apply(maps), []

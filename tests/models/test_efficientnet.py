@@ -9,6 +9,8 @@ from PIL import Image
 from jaxad import models
 from jaxad.models import layers
 
+pytestmark = pytest.mark.isa
+
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 # ImageNet's classes of what the pictures show.
 TOP_1 = {"chelsea": 285, "coffee": 967}  # Egyptian cat, espresso

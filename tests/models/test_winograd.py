@@ -5,6 +5,8 @@ import pytest
 
 from jaxad.models import layers, winograd
 
+pytestmark = pytest.mark.isa
+
 
 def general(x, kernel, padding):
     return jax.lax.conv_general_dilated(
