@@ -197,7 +197,7 @@ def fields() -> ml_collections.ConfigDict:
 
 
 def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Shrinks a run to seconds: few small images, few steps, the same code paths."""
+    """Few small images, few steps, the same code paths: a minute or two on a laptop."""
     config = config_lib.runlocal(config)
     config.dataset.image_size = (64, 64)
     config.backbone.name = "efficientnet_lite0"
