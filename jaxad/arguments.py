@@ -36,16 +36,23 @@ _PARSERS = {
 }
 
 
-def parse(argv: list[str], required: Sequence[str], called: str) -> list[str]:
+def parse(
+    argv: list[str],
+    required: Sequence[str],
+    called: str,
+    *,
+    operands: str | None = None,
+) -> list[str]:
     """Parses the flags; what needs no config is looked at before one is loaded.
 
     Args:
       argv: without what asks for help; a config may be named.
       required: names of the flags that must be given.
       called: what calls the command, for messages.
+      operands: what may stand without a flag; None where nothing does.
 
     Returns:
-      What is left of `argv`: its first element.
+      What is left of `argv`: its first element, and the operands.
 
     Raises:
       InputError: whatever is wrong, by the name of the flag, the file or the field.
@@ -64,7 +71,7 @@ def parse(argv: list[str], required: Sequence[str], called: str) -> list[str]:
         rest = flags.FLAGS(argv)
     except Exception as error:
         raise InputError(_sentence(error, typed, overrides)) from error
-    if rest[1:]:
+    if rest[1:] and operands is None:
         raise InputError(f"{rest[1]!r} is not a flag{_meant(rest[1])}")
     for name in required:
         if flags.FLAGS[name].value is None:

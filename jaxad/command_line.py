@@ -28,7 +28,13 @@ _HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 _LONGEST = 200  # bytes of the name of a run's folder
 
 
-def run(main: Callable[[], int | None], command: str, required: Sequence[str]) -> None:
+def run(
+    main: Callable[..., int | None],
+    command: str,
+    required: Sequence[str],
+    *,
+    operands: str | None = None,
+) -> None:
     """Parses the flags and calls `main`; never returns.
 
     Exit status: that of main, 0 after `--help`; 2 for a mistake that one sentence
@@ -39,6 +45,8 @@ def run(main: Callable[[], int | None], command: str, required: Sequence[str]) -
       main: the command; the docstring of its module is what `--help` says first.
       command: its name.
       required: names of the flags that must be given.
+      operands: what stands without a flag, at least once, and is given to `main` as a
+        list; None where nothing does.
     """
     # `jaxad.__main__` has put its own words there.
     called = sys.argv[0]
@@ -48,21 +56,26 @@ def run(main: Callable[[], int | None], command: str, required: Sequence[str]) -
     def parse(argv: list[str]) -> list[str]:
         given = [argument for argument in argv if argument not in _HELP]
         asked = len(given) < len(argv)
-        rest = arguments.parse(given, () if asked else required, called)
+        if operands is not None:
+            flags.FLAGS.set_gnu_getopt()  # flags may stand behind them
+        rest = arguments.parse(
+            given, () if asked else required, called, operands=operands
+        )
         if asked:
             about = _help(main.__globals__["__doc__"])
             signals.end_with_the_reader()
             print(about.replace(f"python -m jaxad.{command}", called).rstrip())
             sys.exit()
+        if operands is not None and not rest[1:]:
+            raise InputError(f"{operands} is missing; see {called} --help")
         return rest
 
     def call(argv: list[str]) -> int | None:
-        del argv
         _set_up_logging()
         # Names of files are bytes, and a terminal has not a letter for each.
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="backslashreplace")
-        return main()
+        return main() if operands is None else main(argv[1:])
 
     signals.catch()
     try:

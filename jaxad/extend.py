@@ -37,6 +37,7 @@ _CATEGORY = flags.DEFINE_string("category", None, "Where the run has several.")
 
 def main() -> None:
     command_line.require_there(base=_BASE.value, images=_IMAGES.value)
+    from jaxad.reporting import pages
     from jaxad.run import experiment, extend, results
 
     workdir = _WORKDIR.value
@@ -48,8 +49,10 @@ def main() -> None:
         mode=_MODE.value,
         category=_CATEGORY.value,
     )
+    pages.after(workdir)
     print(results.table(outcome), end="")
     print(f"Results: {os.path.join(workdir, 'results.json')}")
+    print(f"Report: {os.path.join(workdir, pages.REPORT)}")
 
 
 if __name__ == "__main__":

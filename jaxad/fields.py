@@ -219,7 +219,7 @@ def check(table: Table, config: Mapping, group: str = "") -> None:
             value = get(config, name)
         except (KeyError, TypeError):
             raise InputError(
-                f"config.{place} is missing; its default is {_shown(field.default)}"
+                f"config.{place} is missing; its default is {shown(field.default)}"
             ) from None
         field.check(place, value)
 
@@ -236,10 +236,10 @@ def text(table: Table, config: Mapping) -> str:
     lines = []
     for name, field in flat(table):
         try:
-            value = _shown(get(config, name))
+            value = shown(get(config, name))
         except (KeyError, TypeError):
             value = "missing"
-        default = _shown(field.default)
+        default = shown(field.default)
         other = "" if value == default else f"; {default} by default"
         lines.append(f"  --config.{name}={value}  ({field.may_be}{other})")
         lines += textwrap.wrap(
@@ -252,13 +252,13 @@ def markdown(table: Table, group: str = "") -> str:
     """The same as a table of Markdown, at the defaults."""
     lines = ["| Field | Default | May be | Meaning |", "| --- | --- | --- | --- |"]
     for name, field in flat(table, group):
-        cells = f"`{name}`", f"`{_shown(field.default)}`", field.may_be, field.meaning
+        cells = f"`{name}`", f"`{shown(field.default)}`", field.may_be, field.meaning
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells))
         lines[-1] += " |"
     return "\n".join(lines) + "\n"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """As a command line takes it."""
     if isinstance(value, str):
         return value or '""'
@@ -266,7 +266,7 @@ def _shown(value: Any) -> str:
         return repr(float(f"{value:.6g}"))
     if isinstance(value, tuple | list):
         inner = ", ".join(
-            repr(one) if isinstance(one, str) else _shown(one) for one in value
+            repr(one) if isinstance(one, str) else shown(one) for one in value
         )
         return f"({inner},)" if len(value) == 1 else f"({inner})"
     return repr(value)

@@ -36,6 +36,7 @@ _JOIN = command_line.define_processes()
 
 def main() -> None:
     from jaxad.devices import processes
+    from jaxad.reporting import pages
     from jaxad.run import experiment, results
 
     config, workdir = _CONFIG.value, command_line.workdir(_WORKDIR.value)
@@ -48,8 +49,10 @@ def main() -> None:
         )
         if not processes.first():
             return
+    pages.after(workdir)
     print(results.table(outcome), end="")
     print(f"Results: {os.path.join(workdir, 'results.json')}")
+    print(f"Report: {os.path.join(workdir, pages.REPORT)}")
     for category in outcome["categories"]:
         print(f"Heat maps: {os.path.join(workdir, category, 'maps')}")
 

@@ -9,6 +9,7 @@ of its own below `--workdir`, so a study that was interrupted goes on, and a row
 later is all that is run.
 """
 
+import os
 import pathlib
 import re
 import runpy
@@ -151,7 +152,11 @@ def main() -> None:
             config, lambda config: run(config, study, seeds, workdir)
         )
         if processes.first():
+            from jaxad.reporting import pages
+
+            pages.after_study(workdir)
             print(text, end="")
+            print(f"Report: {os.path.join(workdir, pages.REPORT)}")
 
 
 if __name__ == "__main__":

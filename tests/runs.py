@@ -106,7 +106,11 @@ def environment(devices):
 
 def assert_same(one, other):
     """The outcome of two such runs, to the byte; nothing is left over of the first."""
-    for name in ("scores.csv", "detector/plugins.backbone/arrays.npz"):
+    for name in (
+        "scores.csv",
+        "thumbnails.npz",
+        "detector/plugins.backbone/arrays.npz",
+    ):
         content = (one / "things" / name).read_bytes()
         assert content == (other / "things" / name).read_bytes(), name
     results = [json.loads((run / "results.json").read_text()) for run in (one, other)]

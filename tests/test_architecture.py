@@ -16,13 +16,15 @@ MODULES = {
     for path in ROOT.rglob("*.py")
 }
 
-COMMANDS = {"main", "check", "predict", "extend", "sweep", "export"}
+COMMANDS = {"main", "check", "predict", "report", "extend", "sweep", "export"}
 EVERYWHERE = {"errors", "config", "fields", "rng", "arrays", "signals", "progress"}
 # What the commands share, and what calls them by name.
 AROUND = {"command_line", "arguments", "__main__"}
-PURE = {"losses", "metrics", "optim", "patches", "scores"}
+PURE = {"losses", "metrics", "optim", "patches", "scores", "statistics"}
 ARROWS = {
-    "commands": {"run", "inference", "data", "methods", "devices"},
+    "commands": {"run", "inference", "reporting", "data", "methods", "devices"},
+    # What a finished run shows.
+    "reporting": {"run", "inference", "detectors", "data", "methods", "pure"},
     "run": {"training", "inference", "detectors", "data", "methods", "models"}
     | {"augment", "devices", "pure"},
     "training": {"methods", "devices"},

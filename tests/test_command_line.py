@@ -38,7 +38,7 @@ FILES = {
 OF_METHOD = "config.method has no field 'kk'; it has "
 MISTAKES = {
     "mian --config a": "'mian' is not a command (did you mean 'main'?)",
-    "xyz": "'xyz' is not a command; choose one of main, check, predict, extend, ",
+    "xyz": "'xyz' is not a command; choose one of main, check, predict, report, ",
     # Flags
     "main": "--config is missing; see jaxad main --help",
     "main --workdir x --config.batch_size=3": "--config is missing; see jaxad main",
@@ -58,6 +58,12 @@ MISTAKES = {
     "predict --run . --images none": "--images=none does not exist",
     "extend --base none --images x --workdir y": "--base=none does not exist",
     "export --run none --out x": "--run=none does not exist",
+    "report": "RUN is missing; see jaxad report --help",
+    "report none": "RUN=none does not exist; name the --workdir of a run",
+    "report README.md": "RUN=README.md is a file; name the --workdir of a run",
+    "report . .": "a run is named twice; name each once",
+    "report . --out x.txt": "--out=x.txt must be a file NAME.html",
+    "report . --outt=x.html": "--outt is not a flag (did you mean '--out'?)",
     "sweep --config own.py": "own.py has no sweep(add); run it with python -m jaxad.",
     # Files
     "main --config README.md": "the config file README.md is not a Python file, ",
@@ -129,7 +135,8 @@ def test_help_says_what_it_does_with_an_example_and_flags(command, helps):
     status, text, jax = helps[f"{command} --help"]
     assert status == 0 and not jax
     assert text == helps[f"{command} -h"][1]
-    about, example = text.splitlines()[0], f"\n  jaxad {command} --"
+    first = "RUN" if command == "report" else "--"
+    about, example = text.splitlines()[0], f"\n  jaxad {command} {first}"
     assert about.endswith(".") and example in text and "\nFlags:\n  --" in text
     assert ("--config.batch_size=16" in text) == (command in ("main", "check", "sweep"))
 

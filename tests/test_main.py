@@ -103,6 +103,16 @@ def test_maps_are_written_for_both_labels(finished):
     assert str(workdir / "mono" / "maps") in done.stdout
 
 
+def test_a_report_shows_all_images(finished):
+    workdir, done = finished
+    assert f"Report: {workdir / 'report.html'}" in done.stdout
+    page = (workdir / "report.html").read_text(encoding="utf-8")
+    assert page.count('class="card') == page.count("data:image/webp") / 2
+    cards = [page.count(f' data-outcome="{kind}"') for kind in ("suspect", "")]
+    assert cards == [12, 0]  # of two categories with six training images each
+    assert page.count('data-label="1"') == 12 and "no picture" not in page
+
+
 def test_a_finished_run_does_nothing(finished, places):
     workdir, _ = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}

@@ -41,6 +41,7 @@ from jaxad.data.textures import load as load_textures
 from jaxad.errors import InputError, did_you_mean
 
 __all__ = (
+    "Geometry",
     "Note",
     "Split",
     "categories",

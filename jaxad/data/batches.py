@@ -41,7 +41,8 @@ def eval_batches(
 
     Yields:
       `index` int32 [b], `image` float32 [b, H, W, 3], `mask` uint8 [b, H, W], `label`
-      int32 [b] and `valid` bool [b], False for the rows filled up.
+      int32 [b], `valid` bool [b], False for the rows filled up, and `size` int32
+      [b, 2], (height, width) of the images themselves.
     """
     share, last = _share(batch_size, process, processes), len(split) - 1
     rows = [
@@ -49,7 +50,7 @@ def eval_batches(
         for first in range(start, len(split), batch_size)
         for place in share
     ]
-    return _batches(split.__getitem__, rows, len(share))
+    return _batches(split.__getitem__, rows, len(share), without=("filename",))
 
 
 def batches_of(
@@ -63,7 +64,7 @@ def batches_of(
       process, processes: which share of every batch to read.
 
     Yields:
-      As `eval_batches`; all rows are valid.
+      As `eval_batches`, without `size`; all rows are valid.
     """
     share = _share(images.shape[1], process, processes)
     rows = [(int(image), True) for image in images[:, share].ravel()]
@@ -92,8 +93,8 @@ def train_batches(
       process, processes: which share of every batch to read.
 
     Yields:
-      As `eval_batches`; all rows are valid. With textures also `texture`, float32
-      [b, H, W, 3].
+      As `eval_batches`, without `size`; all rows are valid. With textures also
+      `texture`, float32 [b, H, W, 3].
 
     Raises:
       InputError: a batch is larger than the split, or than the textures.
@@ -195,7 +196,12 @@ def _kept(split: Split) -> Callable[[int], dict]:
 
 
 def _batches(
-    item: Callable[..., dict], rows, batch_size: int, start: int = 0
+    item: Callable[..., dict],
+    rows,
+    batch_size: int,
+    start: int = 0,
+    *,
+    without: Sequence[str] = ("filename", "size"),
 ) -> Iterator[Batch]:
     def read(row: tuple) -> dict:
         index, valid = row
@@ -210,13 +216,14 @@ def _batches(
         num_threads=_THREADS, prefetch_buffer_size=max(_THREADS, 2 * batch_size)
     )
     items = grain.MapDataset.source(rows)[start:].map(read)
-    return iter(items.to_iter_dataset(ahead).batch(batch_size, batch_fn=_stack))
+    stack = functools.partial(_stack, without=without)
+    return iter(items.to_iter_dataset(ahead).batch(batch_size, batch_fn=stack))
 
 
-def _stack(items: Sequence[dict]) -> Batch:
-    types = {"index": np.int32, "label": np.int32, "valid": bool}
+def _stack(items: Sequence[dict], without: Sequence[str]) -> Batch:
+    types = {"index": np.int32, "label": np.int32, "valid": bool, "size": np.int32}
     return {
         name: np.stack([np.asarray(item[name], types.get(name)) for item in items])
         for name in items[0]
-        if name != "filename"
+        if name not in without
     }

@@ -73,8 +73,9 @@ class Split:
         """The item `i`.
 
         Returns:
-          `index` int, `filename` str, `label` int, `image` float32 [H, W, 3] in [0, 1],
-          `mask` uint8 [H, W] in {0, 1}: zeros where there is none.
+          `index` int, `filename` str, `label` int, `size` (height, width) of the image
+          itself, `image` float32 [H, W, 3] in [0, 1], `mask` uint8 [H, W] in {0, 1}:
+          zeros where there is none.
 
         Raises:
           InputError: the file cannot be read, or its mask does not fit it.
@@ -91,11 +92,13 @@ class Split:
             raise InputError(
                 f"{self.filenames[i]} cannot be read ({error}); mend or remove it"
             ) from None
+        is_array = isinstance(image, np.ndarray)
+        size = image.shape[:2] if is_array else image.size[::-1]
         if mask is None:
             mask = np.zeros(self.geometry.size, np.uint8)
-        elif mask.shape != image.size[::-1]:
+        elif mask.shape != size:
             raise InputError(
-                f"{self.filenames[i]} is {image.height} x {image.width} pixels, but "
+                f"{self.filenames[i]} is {size[0]} x {size[1]} pixels, but "
                 f"its mask is {mask.shape[0]} x {mask.shape[1]}; make them one size"
             )
         else:
@@ -104,6 +107,7 @@ class Split:
             "index": i,
             "filename": self.filenames[i],
             "label": int(self.labels[i]),
+            "size": size,
             "image": self.geometry.image(image),
             "mask": mask,
         }

@@ -32,7 +32,7 @@ _HEAT = np.array(
 )
 # From where in them to where they cover more and more of the image.
 _COVER = ((0.2, 0.5, 1.0), (0.0, 0.3, 0.6))
-_ABOVE, _TRUE, _HALO = (255, 255, 255), (255, 0, 200), (0, 0, 0)
+_ABOVE, TRUE, _HALO = (255, 255, 255), (255, 0, 200), (0, 0, 0)
 _UNSEEN = (128, 128, 128)
 _INK, _PALE = (30, 30, 30), (110, 110, 110)
 _VERDICTS = {"anomalous": (200, 30, 30), "normal": (40, 130, 60)}
@@ -227,9 +227,9 @@ def _heated(plain: np.ndarray, anomaly_map: np.ndarray, scale: Scale, mask):
     height, width = plain.shape[:2]
     drawn, unseen = [], np.isnan(anomaly_map)
     scores = _resized(np.where(unseen, scale.low, anomaly_map), (width, height))
-    heat = np.clip((scores - scale.low) / max(scale.high - scale.low, 1e-12), 0, 1)
-    cover = np.interp(heat, *_COVER)[..., None]
-    blended = (1 - cover) * plain + cover * _coloured(heat)
+    colours, cover = heat(scores, scale)
+    cover = cover[..., None]
+    blended = (1 - cover) * plain + cover * colours
     if unseen.any():
         blank = _resized(unseen, (width, height)) > 0.5
         blended[blank] = 0.4 * blended[blank] + 0.6 * np.array(_UNSEEN)
@@ -240,9 +240,20 @@ def _heated(plain: np.ndarray, anomaly_map: np.ndarray, scale: Scale, mask):
     if mask is not None and mask.any():
         # A scratch that is thinner than a pixel of the panel still counts.
         least = 0.5 * min(1, width / mask.shape[1])
-        _outline(blended, _resized(mask != 0, (width, height)) > least, _TRUE)
-        drawn.append(("true defect", _TRUE))
+        _outline(blended, _resized(mask != 0, (width, height)) > least, TRUE)
+        drawn.append(("true defect", TRUE))
     return Image.fromarray(blended.round().astype(np.uint8)), drawn
+
+
+def heat(scores: np.ndarray, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
+    """Colours [..., 3] of scores, and how much of them covers the image [...]."""
+    share = np.clip((scores - scale.low) / max(scale.high - scale.low, 1e-12), 0, 1)
+    return _coloured(share), np.interp(share, *_COVER)
+
+
+def outlined(region: np.ndarray) -> np.ndarray:
+    """uint8 of a region: 2 at its outline, 1 inside, 0 outside."""
+    return region.astype(np.uint8) + _edge(region)
 
 
 def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -258,10 +269,15 @@ def _coloured(heat: np.ndarray) -> np.ndarray:
 
 def _outline(picture: np.ndarray, region: np.ndarray, colour) -> None:
     """Two pixels of the colour inside the region, and a dark one around them."""
-    line = region & ~ndimage.binary_erosion(region, iterations=2)
+    line = _edge(region)
     halo = ndimage.binary_dilation(line) & ~line
     picture[halo] = 0.4 * picture[halo] + 0.6 * np.array(_HALO)
     picture[line] = colour
+
+
+def _edge(region: np.ndarray) -> np.ndarray:
+    """Its outermost two pixels."""
+    return region & ~ndimage.binary_erosion(region, iterations=2)
 
 
 def _bar(height: int) -> Image.Image:
@@ -277,7 +293,7 @@ def _label_bar(draw, corner: tuple[int, int], height: int, scale: Scale) -> None
     def at(score: float) -> float:
         return top + (height - 1) * (1 - (score - scale.low) / max(span, 1e-12))
 
-    shown, threshold = _ticks(scale.low, scale.high, height), None
+    shown, threshold = ticks(scale.low, scale.high, height), None
     if scale.threshold is not None and scale.low <= scale.threshold <= scale.high:
         threshold = at(scale.threshold)
     for score, text in shown:
@@ -295,12 +311,17 @@ def _label_bar(draw, corner: tuple[int, int], height: int, scale: Scale) -> None
         draw.text((left + _BAR + 8, y), "threshold", _INK, _font(12), anchor="la")
 
 
-def _ticks(low: float, high: float, height: int) -> list[tuple[float, str]]:
-    """Round scores between the two, with their text; two to some six."""
+def ticks(low: float, high: float, length: float) -> list[tuple[float, str]]:
+    """Round scores between the two, with their text; two to some six.
+
+    Args:
+      low, high: of an axis.
+      length: of it, in pixels; there is one about every fifty.
+    """
     span = high - low
     if not span > 0:
         return [(low, f"{low:.3g}")]
-    rough = span / min(max(2, height // 50), 6)
+    rough = span / min(max(2, length // 50), 6)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))

@@ -15,6 +15,7 @@ from jaxad import data, metrics, rng
 from jaxad.augment.disturbance import disturb
 from jaxad.devices import processes, sharding
 from jaxad.errors import InputError
+from jaxad.inference.thumbnails import Thumbnails
 from jaxad.metrics import PixelMetrics
 from jaxad.run import passes
 from jaxad.run.passes import Pass
@@ -23,7 +24,7 @@ from jaxad.run.results import COLUMNS
 _LOG = logging.getLogger(__name__)
 
 # What is kept of a pass that is not finished.
-KEPT = ("scores", "ranges", "pixels")
+KEPT = ("scores", "ranges", "pixels", "thumbnails")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Evaluation:
     Attributes:
       scores: image scores, float32 [n], in the split's order.
       ranges: the lowest and the highest value of each anomaly map, float32 [n, 2].
+      thumbnails: small pictures of the images and their maps, for a report.
       metrics: name -> value; None where the split has no masks, or no image at all,
         NaN where undefined.
     """
@@ -40,6 +42,7 @@ class Evaluation:
     scores: np.ndarray
     ranges: np.ndarray
     metrics: dict[str, float | None]
+    thumbnails: Thumbnails = dataclasses.field(default_factory=Thumbnails)
 
 
 def evaluate(
@@ -71,24 +74,30 @@ def evaluate(
     scores, ranges = np.zeros(n, np.float32), np.zeros((n, 2), np.float32)
     # Of all images that are saved, and of this process's images since then.
     pixels, recent = PixelMetrics(), PixelMetrics()
+    small, recent_small = Thumbnails(), Thumbnails()
     for first, done, found in keep.resume():
         scores[first:done], ranges[first:done] = found["scores"], found["ranges"]
         pixels.merge(PixelMetrics.of_arrays(found["pixels"]))
+        small.merge(Thumbnails.of_arrays(found["thumbnails"]))
 
-    def merged() -> PixelMetrics:
-        nonlocal recent
-        state = PixelMetrics()
-        for arrays in processes.gather(recent.arrays()):
-            state.merge(PixelMetrics.of_arrays(arrays))
-        pixels.merge(state)
-        recent = PixelMetrics()
-        return state
+    def merged() -> tuple[PixelMetrics, Thumbnails]:
+        nonlocal recent, recent_small
+        new, new_small = PixelMetrics(), Thumbnails()
+        for one, other in processes.gather((recent.arrays(), recent_small.arrays())):
+            new.merge(PixelMetrics.of_arrays(one))
+            new_small.merge(Thumbnails.of_arrays(other))
+        pixels.merge(new)
+        small.merge(new_small)
+        recent, recent_small = PixelMetrics(), Thumbnails()
+        return new, new_small
 
     def found_in(first: int, stop: int):
+        new, new_small = merged()
         return {
             "scores": scores[first:stop],
             "ranges": ranges[first:stop],
-            "pixels": merged().arrays(),
+            "pixels": new.arrays(),
+            "thumbnails": new_small.arrays(),
         }
 
     unseen, earlier = 0, done
@@ -106,9 +115,15 @@ def evaluate(
             scores[done : done + len(image_scores)] = image_scores
             found = sharding.fetch(_ranges(maps))[: n - done]
             ranges[done : done + len(found)] = found
+            mine = sharding.fetch_share(maps)[valid]
+            for row, one in zip(np.flatnonzero(valid), mine, strict=True):
+                recent_small.add(
+                    batch["index"][row], batch["image"][row], one, batch["mask"][row],
+                    split.geometry, tuple(batch["size"][row].tolist()),
+                )  # fmt: skip
             if split.has_masks:
                 masks = batch["mask"][valid]
-                recent.update(sharding.fetch_share(maps)[valid], masks)
+                recent.update(mine, masks)
                 blank = ~masks.any(axis=(1, 2))
                 unseen += int((blank & (batch["label"][valid] == 1)).sum())
             done += len(image_scores)
@@ -132,7 +147,8 @@ def evaluate(
         name: float(compute(scores, split.labels)) for name, compute in own.items()
     }
     of_images = _image_metrics(scores, split.labels)
-    return Evaluation(scores, ranges, {**of_images, **of_pixels, **further})
+    named = {**of_images, **of_pixels, **further}
+    return Evaluation(scores, ranges, named, small)
 
 
 @jax.jit
@@ -176,6 +192,8 @@ class Disturbed:
 
     def __init__(self, split, seed: int, **magnitudes: float):
         self._split, self._key = split, rng.stream(seed, "disturbance")
+        # They are shown as they are scored.
+        self.geometry = data.Geometry(split.geometry.size)
         self._disturb = jax.jit(functools.partial(disturb, **magnitudes))
 
     def __len__(self) -> int:
@@ -189,7 +207,7 @@ class Disturbed:
         key = rng.at(self._key, item["index"])
         moved = self._disturb(key, item["image"], item["mask"])
         image, mask = (np.asarray(x) for x in moved)
-        return {**item, "image": image, "mask": mask}
+        return {**item, "image": image, "mask": mask, "size": mask.shape}
 
 
 _IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max", "image_f1_threshold")

@@ -38,7 +38,7 @@ from jaxad.run.pipeline import Pipeline
 _LOG = logging.getLogger(__name__)
 
 # What may change between two calls of a run, because its numbers do not.
-_PLACES = (
+PLACES = (
     "dataset.download",
     "dataset.data_dir",
     "dataset.manual_dir",
@@ -59,6 +59,7 @@ _PATHS = (
     "feature_cache",
     "train.stage_cache",
 )
+_SUSPECTS = 24  # that a report shows
 _PHASES = ("features", "fit", "score", "total")
 
 # By phase, spent on what is trained in a folder.
@@ -157,7 +158,7 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     fields = {
         f"config.{name}": value for name, value in _flat(config.to_dict()).items()
     }
-    for place in _PLACES:
+    for place in PLACES:
         del fields[f"config.{place}"]
     processes.require_same(fields | results.versions())
     folder = pathlib.Path(workdir)
@@ -174,7 +175,7 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     # Each host has looked for textures on its own disk.
     processes.require_same({"method.texture": members[0].method.get("texture")})
     _require_same_run(folder, members[0])
-    finished = read_json(folder / "results.json")
+    finished = results.read_json(folder / "results.json")
     if finished is not None:
         _LOG.info("%s holds this run, finished: nothing to do", folder)
         _tell_changes(finished["categories"], members[0])
@@ -252,7 +253,7 @@ def stored(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     Raises:
       InputError: the folder holds no run.
     """
-    config = read_json(workdir / "config.json")
+    config = results.read_json(workdir / "config.json")
     if config is None:
         raise InputError(
             f"{workdir / 'config.json'} does not exist; name a run's --workdir, or the "
@@ -280,7 +281,7 @@ def _category(
     maker: Maker,
 ) -> dict:
     """One row of the results, from `result.json` where the category is finished."""
-    row, config = read_json(folder / "result.json"), pipelines[0].config
+    row, config = results.read_json(folder / "result.json"), pipelines[0].config
     if row is not None:
         if changed := _changed(row, config, category):
             raise InputError(
@@ -324,6 +325,8 @@ def _category(
             own=evaluate.own_metrics(config),
         )
     results.write_scores(folder / "scores.csv", test, evaluation.scores)
+    if processes.first():
+        evaluation.thumbnails.save(folder / "thumbnails.npz")
     if decision:
         results.write_verdicts(
             folder / "verdicts.csv", test, evaluation.scores, decision.images
@@ -415,10 +418,9 @@ def _show_suspects(folder, members, calibration, decision, config) -> None:
     count = config.overlays
     if count == "all":  # which means the test images
         count = config_lib.FIELDS["overlays"].default
-    worst = np.argsort(-scores, kind="stable")[:count]
-    if len(worst):
-        maps = calibrate.maps(members, calibration, worst)
-        overlays.write_suspects(folder, split, scores, maps, worst, decision)
+    worst = np.argsort(-scores, kind="stable")[: max(count, _SUSPECTS)]
+    maps = calibrate.maps(members, calibration, worst)
+    overlays.write_suspects(folder, split, scores, maps, worst, decision, count)
 
 
 def card(
@@ -556,7 +558,7 @@ def _key(pipelines: list[Pipeline], train: data.Split, test) -> str:
     return features.digest(
         {
             "weights": [pipeline.fingerprint for pipeline in pipelines],
-            "config": {k: v for k, v in config.items() if k not in _PLACES},
+            "config": {k: v for k, v in config.items() if k not in PLACES},
             "images": [train.version, test.version],
             "versions": {k: v for k, v in results.versions().items() if k != "device"},
         }
@@ -622,7 +624,7 @@ def _require_same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -
     """Raises InputError if the folder holds another run, or anything else."""
     mine = json.loads(json.dumps(config.to_dict()))
     path = folder / "config.json"
-    theirs = read_json(path)
+    theirs = results.read_json(path)
     if theirs is None:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--workdir={folder} is a file; name a folder")
@@ -632,7 +634,7 @@ def _require_same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -
                 f"{folder} is not empty and holds no run; choose another --workdir"
             )
         return
-    differing = _differing(mine, theirs) - set(_PLACES)
+    differing = _differing(mine, theirs) - set(PLACES)
     if differing:
         raise InputError(
             f"{path} is of another run (it differs in {', '.join(sorted(differing))}); "
@@ -655,15 +657,3 @@ def _flat(tree: dict, prefix: str = "") -> dict:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def read_json(path: pathlib.Path) -> dict | None:
-    """The JSON of a file, None where there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError:
-        raise InputError(
-            f"{path} is not valid JSON; remove it to have it made again"
-        ) from None

@@ -18,7 +18,7 @@ from jaxad.detectors.base import Detector, Extension
 from jaxad.devices.rows import Stack
 from jaxad.errors import InputError, did_you_mean
 from jaxad.inference import folder as detector_folder
-from jaxad.run import descriptors, doctor, experiment, fit
+from jaxad.run import descriptors, doctor, experiment, fit, results
 from jaxad.run.passes import Passes
 from jaxad.run.pipeline import Pipeline
 
@@ -72,7 +72,7 @@ def run(
             "learnt and add to it; use --mode exact"
         )
     category = _category(config.dataset, category)
-    before = experiment.read_json(base_folder / category / "result.json")
+    before = results.read_json(base_folder / category / "result.json")
     if before is None:
         raise InputError(
             f"{base_folder} has no finished category {category}; run the command that "

@@ -15,6 +15,7 @@ from jaxad.data.split import decode_mask
 from jaxad.devices import processes
 from jaxad.inference import pictures
 from jaxad.inference.decisions import OUTCOMES, Decision
+from jaxad.inference.thumbnails import Thumbnails
 from jaxad.run import raw_maps
 from jaxad.run.evaluate import Evaluation
 
@@ -129,8 +130,11 @@ def write_suspects(
     maps: np.ndarray,
     worst: np.ndarray,
     decision: Decision,
+    count: int,
 ) -> None:
-    """Writes a picture of each of the good images that are most unlike the others.
+    """Writes pictures of the good images that are most unlike the others.
+
+    Thumbnails of all of them go to `suspects.npz`, numbered by rank from 0.
 
     Args:
       folder: as for `write`; files are named `suspect_<rank>_<image>`.
@@ -138,18 +142,28 @@ def write_suspects(
       maps: anomaly maps [k, H, W] of some, in the same way.
       worst: which these are, int [k], the most anomalous first.
       decision: gives the verdicts, and the regions that are outlined.
+      count: of pictures, the most anomalous first.
     """
     if not processes.first():
         return
+    small = Thumbnails()
     scale = pictures.Scale.of(maps, decision.pixels.value)
     failed: list[str] = []
     for rank, (i, anomaly_map) in enumerate(zip(worst, maps, strict=True), start=1):
         with _optional(failed):
+            item = split[int(i)]
+            small.add(
+                rank - 1, item["image"], anomaly_map, item["mask"], split.geometry,
+                item["size"],
+            )  # fmt: skip
+            if rank > count:
+                continue
             caption = _caption(split, i, scores[i], decision, "suspect", rank)
-            panels = _panels(split, int(i), split[int(i)], anomaly_map)
+            panels = _panels(split, int(i), item, anomaly_map)
             picture = _picture(split, i, panels, scale, caption)
             name = _name(split, i, f"suspect_{rank}")
             pictures.save(picture, folder / "maps" / name)
+    small.save(folder / "suspects.npz")
     _tell(failed, len(worst), folder)
 
 
@@ -196,8 +210,12 @@ def _tell(failed: list[str], count: int, folder: pathlib.Path) -> None:
 
 def _name(split, i: int, prefix: str) -> str:
     """A picture's file, after the image's whole name."""
-    stem = re.sub(r"[^\w.-]+", "_", os.path.splitext(split.filenames[i])[0])
-    return pictures.fitting(f"{prefix}_{stem}.png")
+    return pictures.fitting(f"{prefix}_{stem(split.filenames[i])}.png")
+
+
+def stem(file: str) -> str:
+    """What the picture of an image has of its name."""
+    return re.sub(r"[^\w.-]+", "_", os.path.splitext(file)[0])
 
 
 def _picture(split, i: int, panels: dict[str, Any], scale, caption: dict[str, Any]):

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxad.detectors.threshold import Threshold
 from jaxad.devices import processes
-from jaxad.errors import writing
+from jaxad.errors import InputError, writing
 
 VERDICTS = {False: "normal", True: "anomalous"}
 
@@ -64,6 +64,18 @@ def write_json(path: pathlib.Path, content) -> None:
     write_text(path, text + "\n", errors="backslashreplace")
 
 
+def read_json(path: pathlib.Path) -> dict | None:
+    """The JSON of a file, None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        raise InputError(
+            f"{path} is not valid JSON; remove it to have it made again"
+        ) from None
+
+
 def finite(content):
     """The same as JSON has it: NaN and infinities are None, arrays' numbers plain."""
     if isinstance(content, dict):
@@ -78,17 +90,17 @@ def finite(content):
 
 
 def write_scores(path: pathlib.Path, split, scores: np.ndarray) -> None:
-    """`scores.csv`: file, label (0 normal, 1 anomalous), image score.
+    """`scores.csv`: file, label (0 normal, 1 anomalous), image score, kind of defect.
 
     Scores have nine significant digits, enough to give back the float32.
     """
     _write_csv(
         path,
-        ("file", "label", "score"),
+        ("file", "label", "score", "defect_type"),
         (
-            (name, int(label), f"{float(score):.9g}")
-            for name, label, score in zip(
-                split.filenames, split.labels, scores, strict=True
+            (name, int(label), f"{float(score):.9g}", kind)
+            for name, label, score, kind in zip(
+                split.filenames, split.labels, scores, split.defect_types, strict=True
             )
         ),
     )

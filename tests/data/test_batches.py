@@ -70,7 +70,9 @@ def test_eval_batches_are_in_order_and_the_last_one_is_padded():
         "mask": ((3, 3, 4), "uint8"),
         "label": ((3,), "int32"),
         "valid": ((3,), "bool"),
+        "size": ((3, 2), "int32"),
     }
+    assert batches[2]["size"].tolist() == [[3, 4]] * 3
 
 
 def test_eval_batches_that_fit_need_no_padding():

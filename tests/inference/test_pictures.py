@@ -145,7 +145,7 @@ def test_the_bar_says_which_score_a_colour_is():
     ],
 )
 def test_ticks_are_round(low, high, height, expected):
-    ticks = pictures._ticks(low, high, height)
+    ticks = pictures.ticks(low, high, height)
     assert [text for _, text in ticks] == expected
     np.testing.assert_allclose([at for at, _ in ticks], np.array(expected, float))
 

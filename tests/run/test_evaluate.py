@@ -10,6 +10,7 @@ class Split:
     labels = np.array([0, 1, 1], np.int32)
     filenames = ["a", "b", "c"]
     has_masks = True
+    geometry = data.Geometry((16, 16))
 
     def __len__(self):
         return 3
@@ -20,6 +21,7 @@ class Split:
             "index": i,
             "filename": self.filenames[i],
             "label": self.labels[i],
+            "size": (16, 32),
             "image": random.uniform(size=(16, 16, 3)).astype(np.float32),
             "mask": random.integers(0, 2, (16, 16)).astype(np.uint8),
         }

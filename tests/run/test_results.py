@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import types
@@ -18,13 +19,16 @@ def test_json_is_strict_and_undefined_is_null(tmp_path):
 def test_scores_keep_every_bit_of_a_float32(tmp_path):
     values = np.random.default_rng(0).normal(size=50).astype(np.float32)
     split = types.SimpleNamespace(
-        filenames=[f"good/ü {i}, b.png" for i in range(50)], labels=np.arange(50) % 2
+        filenames=[f"good/ü {i}, b.png" for i in range(50)],
+        labels=np.arange(50) % 2,
+        defect_types=["good", "cut, deep"] * 25,
     )
     results.write_scores(tmp_path / "scores.csv", split, values)
-    lines = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "file,label,score"
-    assert lines[2].startswith('"good/ü 1, b.png",1,')
-    back = [np.float32(line.rsplit(",", 1)[1]) for line in lines[1:]]
+    with open(tmp_path / "scores.csv", encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["file", "label", "score", "defect_type"]
+    assert rows[1][:2] == ["good/ü 1, b.png", "1"] and rows[1][3] == "cut, deep"
+    back = [np.float32(row[2]) for row in rows]
     np.testing.assert_array_equal(back, values)
 
 
@@ -32,7 +36,9 @@ LATIN = os.fsdecode(b"gr\xfcn.png")
 
 
 def test_names_come_back_byte_for_byte(tmp_path):
-    split = types.SimpleNamespace(filenames=[LATIN, "ü.png"], labels=np.array([0, 1]))
+    split = types.SimpleNamespace(
+        filenames=[LATIN, "ü.png"], labels=np.array([0, 1]), defect_types=["", "x"]
+    )
     scores = np.array([0.25, 0.5], np.float32)
     decision = threshold.calibrate(np.arange(20) / 100, method="split", rate=0.1)
     results.write_scores(tmp_path / "scores.csv", split, scores)

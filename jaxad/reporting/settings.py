@@ -1,0 +1,62 @@
+"""Configs of finished runs: what is not at its default, and what differs."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jaxad import config as config_lib
+from jaxad import fields, methods
+from jaxad.errors import InputError
+from jaxad.reporting.reading import Run
+from jaxad.run import experiment
+
+
+def changed(run: Run) -> dict[str, Any]:
+    """Fields that are not at their default, and all fields as they are."""
+    flat = dict(_flat(run.config))
+    try:
+        config = config_lib.completed(run.config)
+        table = config_lib.FIELDS | {"method": methods.fields(config)}
+    except InputError:  # a method of one's own, which is not at hand
+        table = config_lib.FIELDS
+    known = dict(fields.flat(table))
+    others = [
+        {
+            "name": name,
+            "value": fields.shown(value),
+            "default": fields.shown(known[name].default) if name in known else "",
+            "meaning": known[name].meaning if name in known else "",
+        }
+        for name, value in flat.items()
+        if name not in known or _plain(value) != _plain(known[name].default)
+    ]
+    everything = [(name, fields.shown(value)) for name, value in flat.items()]
+    return {"changed": others, "all": everything}
+
+
+def _flat(tree: dict, group: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field with its name in dots."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{group}{name}.")
+        else:
+            yield f"{group}{name}", value
+
+
+def _plain(value):
+    """As JSON has it, which knows no tuples."""
+    return list(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Fields that the runs do not have the same, with the value of each.
+
+    Those on which no number depends are not among them.
+    """
+    flat = [dict(_flat(run.config)) for run in runs]
+    names = dict.fromkeys(name for one in flat for name in one)
+    return [
+        (name, [fields.shown(one[name]) if name in one else "-" for one in flat])
+        for name in names
+        if name not in experiment.PLACES
+        and len({repr(_plain(one.get(name))) for one in flat}) > 1
+    ]
