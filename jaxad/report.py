@@ -7,7 +7,7 @@ a run writes it by itself. Several runs are compared with the first: on the same
 images by paired tests, with the images that changed sides; runs on other images stand
 side by side. That page is `comparison.html` in the present folder.
 
-A page needs nothing beside it but, of more than 2,000 images, the folder of pictures
+A page needs nothing beside it but, of more than 2,500 images, the folder of pictures
 that has its name.
 """
 

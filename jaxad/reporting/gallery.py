@@ -20,7 +20,7 @@ from jaxad.inference.thumbnails import Thumbnail
 # Bytes that pictures may take in a page; what is more lies in a folder beside it.
 BUDGET = 7_500_000
 # Images that are made smaller to fit, at most.
-MOST = 2000
+MOST = 2500
 _BASE64 = 4 / 3
 _LEAST = 48  # pixels of the longest side
 _MAP_BYTES = 1000  # about what a map takes
