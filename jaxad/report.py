@@ -11,6 +11,7 @@ A page needs nothing beside it but, of more than 2,500 images, the folder of pic
 that has its name.
 """
 
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -33,6 +34,8 @@ def main(named: Sequence[str]) -> None:
     page = None if _OUT.value is None else pathlib.Path(_OUT.value).expanduser()
     if page is not None and page.suffix not in (".html", ".htm"):
         raise InputError(f"--out={page} must be a file NAME.html")
+    # Nothing is computed, and a run that goes on may hold the accelerators.
+    os.environ["JAX_PLATFORMS"] = "cpu"
     from jaxad.reporting import pages
 
     if len(folders) == 1:
