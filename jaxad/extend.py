@@ -38,10 +38,10 @@ _CATEGORY = flags.DEFINE_string("category", None, "Where the run has several.")
 def main() -> None:
     command_line.require_there(base=_BASE.value, images=_IMAGES.value)
     from jaxad.reporting import pages
-    from jaxad.run import experiment, extend, results
+    from jaxad.run import extend, identity, results
 
     workdir = _WORKDIR.value
-    command_line.use_compilation_cache(experiment.stored(pathlib.Path(_BASE.value)))
+    command_line.use_compilation_cache(identity.stored(pathlib.Path(_BASE.value)))
     outcome = extend.run(
         _BASE.value,
         _IMAGES.value,

@@ -37,7 +37,7 @@ _JOIN = command_line.define_processes()
 def main() -> None:
     from jaxad.devices import processes
     from jaxad.reporting import pages
-    from jaxad.run import experiment, results
+    from jaxad.run import experiment, pretrain, results
 
     config, workdir = _CONFIG.value, command_line.workdir(_WORKDIR.value)
     command_line.use_compilation_cache(config)
@@ -49,9 +49,13 @@ def main() -> None:
         )
         if not processes.first():
             return
-    pages.after(workdir)
+    if "backbone" not in outcome:
+        pages.after(workdir)
     print(results.table(outcome), end="")
     print(f"Results: {os.path.join(workdir, 'results.json')}")
+    if "backbone" in outcome:
+        print(f"Backbone: {os.path.join(workdir, pretrain.WEIGHTS)}")
+        return
     print(f"Report: {os.path.join(workdir, pages.REPORT)}")
     for category in outcome["categories"]:
         print(f"Heat maps: {os.path.join(workdir, category, 'maps')}")

@@ -18,7 +18,7 @@ from jaxad import data
 from jaxad.detectors import base
 from jaxad.errors import InputError
 from jaxad.inference import folder
-from jaxad.run import experiment
+from jaxad.run import identity
 
 ROOT = pathlib.Path(__file__).parents[1]
 ELPV = "configs/patchcore_elpv.py:runlocal"
@@ -174,38 +174,38 @@ def test_another_config_never_writes_into_a_run(finished):
     stored = json.loads((workdir / "config.json").read_text())
     stored["coreset"]["ratio"] = 0.5
     with pytest.raises(InputError, match="it differs in coreset.ratio"):
-        experiment._require_same_run(workdir, ml_collections.ConfigDict(stored))
+        identity.require_same_run(workdir, ml_collections.ConfigDict(stored))
 
 
 def test_the_places_of_a_run_may_change(finished):
     workdir, _ = finished
     stored = json.loads((workdir / "config.json").read_text())
     stored["dataset"]["data_dir"] = "/moved"
-    experiment._require_same_run(workdir, ml_collections.ConfigDict(stored))
+    identity.require_same_run(workdir, ml_collections.ConfigDict(stored))
 
 
 def test_a_folder_with_other_files_is_no_workdir(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match="is not empty and holds no run"):
-        experiment._require_same_run(tmp_path, config_lib.base())
+        identity.require_same_run(tmp_path, config_lib.base())
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_what_a_killed_write_leaves_is_no_obstacle(tmp_path):
     (tmp_path / ".config.json.7.tmp").write_text("{")
-    experiment._require_same_run(tmp_path, config_lib.base())
+    identity.require_same_run(tmp_path, config_lib.base())
 
 
 def test_a_file_is_no_workdir(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(InputError, match="run is a file; name a folder"):
-        experiment._require_same_run(tmp_path / "run", config_lib.base())
+        identity.require_same_run(tmp_path / "run", config_lib.base())
 
 
 def test_a_damaged_config_json_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": ')
     with pytest.raises(InputError, match="config.json is not valid JSON"):
-        experiment.stored(tmp_path)
+        identity.stored(tmp_path)
 
 
 def test_a_config_by_name_in_any_folder_and_a_workdir_by_default(things, tmp_path):

@@ -28,6 +28,7 @@ import numpy as np
 
 from jaxad import config as config_lib
 from jaxad.data import builders, folder, images
+from jaxad.data import corpus as corpus_lib
 from jaxad.data import given as given_lib
 from jaxad.data.batches import (
     batches_of,
@@ -46,6 +47,7 @@ __all__ = (
     "Split",
     "categories",
     "batches_of",
+    "corpus",
     "eval_batches",
     "good",
     "joined",
@@ -107,18 +109,47 @@ def load(config: ml_collections.ConfigDict, category: str, split: str) -> Split:
     """
     source = _source(config)
     geometry = _geometry(config)
-    loaded = source.load(config, category, split, geometry)
-    loaded = dataclasses.replace(loaded, version=f"{loaded.version}/{geometry}")
-    if loaded.decode is images.decode_image:
-        decode = images.decoder(config.max_pixels)
-        loaded = dataclasses.replace(loaded, decode=decode)
-    if config.limit:
-        loaded = loaded.take(_limited(loaded.labels, config.limit))
+    loaded = _completed(source.load(config, category, split, geometry), config)
     if split == "train" and not len(loaded):
         worst = sorted(loaded.notes, key=lambda note: not note.grave)
         but = f", but there is: {worst[0]}" if worst else ""
         raise InputError(f"{config.name}/{category} has no training image{but}")
     return loaded
+
+
+def corpus(config: ml_collections.ConfigDict) -> Split:
+    """What to pre-train on; `jaxad.data.corpus` says what that may be.
+
+    Args:
+      config: `config.dataset`.
+
+    Returns:
+      A split whose `labels` number its `classes`, where it has some.
+
+    Raises:
+      InputError: data or a package are missing, or there is no picture.
+    """
+
+    plain = corpus_lib.pictures(config, _geometry(config))
+    if plain is not None:
+        return _completed(plain, config)
+    names = categories(config)
+    splits = [load(config, name, "train").normal() for name in names]
+    for name, split in zip(names, splits, strict=True):
+        if not len(split):
+            raise InputError(f"{config.name}/{name} has no normal training image")
+    return corpus_lib.of_categories(names, splits)
+
+
+def _completed(split: Split, config: ml_collections.ConfigDict) -> Split:
+    """A split with the config's geometry in its version, its decoder and its limit."""
+    split = dataclasses.replace(split, version=f"{split.version}/{split.geometry}")
+    if split.decode is images.decode_image:
+        decode = images.decoder(config.max_pixels)
+        split = dataclasses.replace(split, decode=decode)
+    if config.limit:
+        split = split.take(_limited(split.labels, config.limit))
+    return split
 
 
 def good(

@@ -65,7 +65,7 @@ def load(
     """A split of a category; files are read when their item is asked for."""
     path = _path(config.path, "path")
     if path.is_file():
-        listing = listed.listing(path, category, name, _good(config))
+        listing = listed.listing(path, category, name, good_names(config))
     else:
         found = _folders(config, path)
         folder = next(one for one in found if one.name == category)
@@ -108,7 +108,7 @@ def _path(text: str, field: str) -> pathlib.Path:
     return pathlib.Path(os.path.abspath(path))
 
 
-def _good(config: ml_collections.ConfigDict) -> frozenset[str]:
+def good_names(config: ml_collections.ConfigDict) -> frozenset[str]:
     """Names of folders of normal images, and their labels."""
     return frozenset(name.casefold() for name in (*layout.GOOD, *config.normal_names))
 
@@ -120,7 +120,7 @@ def _folders(
     config: ml_collections.ConfigDict, path: pathlib.Path
 ) -> dict[pathlib.Path, str]:
     """The folder of every category, and how it is laid out."""
-    good = _good(config)
+    good = good_names(config)
     kind = layout.kind(path, good)
     if kind == layout.TREE:
         _require_no_effect(config, "a folder with train", share=True)
@@ -174,7 +174,7 @@ def _require_images(path: pathlib.Path) -> None:
 def _from_folder(
     config: ml_collections.ConfigDict, root: pathlib.Path, kind: str
 ) -> Listing:
-    listing, good = Listing(root), _good(config)
+    listing, good = Listing(root), good_names(config)
     anomalous = _anomalous(config, root) if kind != layout.TREE else None
     walked = list(files.walk(root, [anomalous] if anomalous else []))
     _take(listing, root, walked, layout.placing(kind, root, walked, good))

@@ -52,6 +52,8 @@ class Split:
       mask_ids: whether masks hold class ids, indices of palettes among them, as
         `images.decode_mask` takes it.
       notes: of the files that were found and are in no split, or not as they stand.
+      classes: of a corpus, what `labels` number in place of normal and anomalous; ()
+        where it has none, and of every other split.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Split:
     decode: Callable[[Any], Any] = images.decode_image
     mask_ids: bool = False
     notes: tuple[Note, ...] = ()
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.filenames)

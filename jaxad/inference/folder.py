@@ -311,6 +311,11 @@ def find(path: str | os.PathLike) -> pathlib.Path:
             f"{path} has the detectors of {', '.join(found)}; name one, as "
             f"{path / found[0]}"
         )
+    if (path / "backbone.safetensors").exists():
+        raise InputError(
+            f"{path} holds a backbone, and no detector; a run that makes one takes it "
+            f"with --config.backbone.weights={path / 'backbone.safetensors'}"
+        )
     if (path / "config.json").exists() or (path / "detector").exists():
         raise InputError(
             f"{path} has no finished detector; run the command that made it again, to "

@@ -10,7 +10,7 @@ from jaxad import config as config_lib
 from jaxad.fields import Table
 from jaxad.methods.base import Backbone, Method
 
-NAMES = ("patchcore", "reconpatch", "tocoad")
+NAMES = ("patchcore", "reconpatch", "tocoad", "spd")
 
 
 def complete(config, *, textures: Callable[[], object]) -> None:
@@ -32,6 +32,15 @@ def pasted(config) -> str | None:
     """What synthetic anomalies are made of, None where the method makes none."""
     module = _module(config)
     return module.pasted(config.method) if hasattr(module, "pasted") else None
+
+
+def leaves(config) -> str:
+    """What a run of the method leaves: a "detector", or a "backbone".
+
+    Raises:
+      InputError: there is no such method.
+    """
+    return getattr(_module(config), "LEAVES", "detector")
 
 
 def build(config, backbone: Backbone) -> Method:

@@ -20,6 +20,11 @@ and, where it has use for them,
       Fills in, before `build`, what `config.method` leaves to the data that are there.
   pasted(options) -> str | None
       What synthetic anomalies are made of; None where there are none.
+  LEAVES
+      "backbone" where a run leaves that, to be the weights of other runs, and no
+      detector; `Method.product` is then what the run goes by. The stages train on a
+      corpus (`data.corpus`), and `config.method.classes`, if there is such a field, is
+      how many classes it has.
 
 `params` is the dictionary that travels through a run. It starts as
 `{"backbone": variables}`; every stage adds to it or replaces a part, and what the last
@@ -121,6 +126,8 @@ class Stage:
         that names them is kept for every run that has them the same.
       together: runs of a first stage on patches, of other categories or seeds, that
         one program may train; 1 is each alone, 0 all.
+      stop: `(metrics, progress) -> str | None`, of a line of the curves: why it is of
+        no use to go on, in one sentence, which ends the run.
     """
 
     name: str
@@ -134,6 +141,28 @@ class Stage:
     tunes: bool = False
     fields: tuple[str, ...] = ()
     together: int = 1
+    stop: Callable[[dict[str, float], float], str | None] = lambda metrics, progress: (
+        None
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Product:
+    """A pre-trained backbone, which a method leaves in place of a detector.
+
+    Attributes:
+      embed: `(variables, images [b, H, W, 3] in [0, 1]) -> float32 [b, d]`, what probes
+        look at, in inference mode.
+      compare: `(variables, batch, key) -> {name: float32 [b]}`, numbers of each image,
+        whose means the results have before and after.
+      held_out: the share of the corpus that is for the probes alone.
+      card: what the backbone's card says of how it was trained, plain JSON.
+    """
+
+    embed: Callable[[Any, jax.Array], jax.Array]
+    compare: Callable[[Any, dict[str, jax.Array], jax.Array], Metrics]
+    held_out: float
+    card: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -153,12 +182,14 @@ class Method:
         InputError: a fitted detector never asks.
       check: `(shape) -> None`, of an image's descriptors, (h, w, c). Raises InputError
         where they cannot work, before anything is trained.
+      product: of a method whose runs leave a backbone and no detector.
     """
 
     features: Callable[[Params, jax.Array], jax.Array]
     project: Callable[[Params, jax.Array], jax.Array]
     make_stages: Callable[[], tuple[Stage, ...]] = tuple
     check: Callable[[tuple[int, int, int]], None] = lambda shape: None
+    product: Product | None = None
 
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:

@@ -46,6 +46,8 @@ class Spec:
       rename: from a parameter's name in a weights file to its path here.
       ignore: patterns of names in weights files that the backbone has no use for.
       prepare: brings a weights file's arrays together before they are renamed.
+      zero_residuals: of random parameters, those with which residual blocks begin as
+        the identity; None where there are no such blocks.
     """
 
     name: str
@@ -58,6 +60,9 @@ class Spec:
     image_size: tuple[int, int] = (224, 224)
     ignore: tuple[str, ...] = ()
     prepare: Callable[[dict], dict] = dataclasses.field(default=dict, repr=False)
+    zero_residuals: Callable[[dict], dict] | None = dataclasses.field(
+        default=None, repr=False
+    )
 
 
 def _resnet(name: str, *depths: int, **options: Any) -> Spec:
@@ -67,6 +72,7 @@ def _resnet(name: str, *depths: int, **options: Any) -> Spec:
         weights=f"hf:timm/{name}.tv_in1k",
         module=functools.partial(resnet.ResNet, depths=depths, **options),
         rename=resnet.rename,
+        zero_residuals=resnet.zero_residuals,
     )
 
 
@@ -183,6 +189,8 @@ def load(
         return module, jax.jit(init)()
     path, state = pretrained.read(origin)
     shapes = jax.eval_shape(init)
+    if pretrained.is_ours(state):
+        return module, pretrained.restore(path, state, shapes)
     state = chosen.prepare(state)
     return module, pretrained.assign(path, state, shapes, chosen.rename, chosen.ignore)
 

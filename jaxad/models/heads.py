@@ -1,4 +1,4 @@
-"""Projection and prediction heads of SimSiam."""
+"""Heads that training puts on a backbone: projections, predictions, classifiers."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,8 @@ class SimSiamHeads(nn.Module):
     norm: str = "batch"
 
     def setup(self):
-        self.projectors = [Projector(self.width, self.norm) for _ in range(self.levels)]
+        widths = (self.width,) * 3
+        self.projectors = [Projector(widths, self.norm) for _ in range(self.levels)]
         self.predictors = [
             Predictor(self.width, self.bottleneck, self.norm)
             for _ in range(self.levels)
@@ -49,23 +50,30 @@ class SimSiamHeads(nn.Module):
 
 
 class Projector(nn.Module):
-    """Three layers, the last one normalised but not rescaled: [n, c] -> [n, width]."""
+    """Layers, the last one normalised but not rescaled: [n, c] -> [n, widths[-1]].
 
-    width: int
+    Attributes:
+      widths: of the layers.
+      norm: one of `NORMS`, or "none", with which layers have a bias instead.
+    """
+
+    widths: Sequence[int]
     norm: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        for i in range(3):
-            x = nn.Dense(self.width, use_bias=False, name=f"layer{i}")(x)
-            x = Norm(self.norm, affine=i < 2, name=f"norm{i}")(x)
-            if i < 2:
+        last, plain = len(self.widths) - 1, self.norm == "none"
+        for i, width in enumerate(self.widths):
+            x = nn.Dense(width, use_bias=plain, name=f"layer{i}")(x)
+            if not plain:
+                x = Norm(self.norm, affine=i < last, name=f"norm{i}")(x)
+            if i < last:
                 x = nn.relu(x)
         return x
 
 
 class Predictor(nn.Module):
-    """A bottleneck of two layers: [n, width] -> [n, width]."""
+    """A bottleneck of two layers: [n, width] -> [n, width]; `norm` as `Projector`'s."""
 
     width: int
     bottleneck: int
@@ -73,9 +81,21 @@ class Predictor(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.Dense(self.bottleneck, use_bias=False, name="layer0")(x)
-        x = nn.relu(Norm(self.norm, name="norm0")(x))
-        return nn.Dense(self.width, name="layer1")(x)
+        plain = self.norm == "none"
+        x = nn.Dense(self.bottleneck, use_bias=plain, name="layer0")(x)
+        if not plain:
+            x = Norm(self.norm, name="norm0")(x)
+        return nn.Dense(self.width, name="layer1")(nn.relu(x))
+
+
+class Linear(nn.Module):
+    """A linear classifier: [n, c] -> logits [n, classes]."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(self.classes, name="layer0")(x)
 
 
 class Norm(nn.Module):

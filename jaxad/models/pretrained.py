@@ -5,6 +5,9 @@ A source is one of
   hf:OWNER/REPO     a repository of the Hugging Face hub, optionally @REVISION
   package:NAME      the one .pth file that an installed Python package brings
 
+A .safetensors file that `write` has made holds variables under their own names; all
+others hold PyTorch's.
+
 Names and shapes are checked both ways: a parameter that the file lacks, and one that
 the backbone lacks, stop the run.
 """
@@ -13,6 +16,7 @@ import contextlib
 import functools
 import importlib.util
 import logging
+import os
 import pathlib
 import re
 from collections.abc import Callable
@@ -21,7 +25,7 @@ import flax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxad.errors import InputError
+from jaxad.errors import InputError, writing
 from jaxad.models import pth
 
 _LOG = logging.getLogger(__name__)
@@ -31,6 +35,7 @@ IGNORE = (r"(.*\.)?num_batches_tracked",)
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 # OIHW to HWIO, and [out, in] to [in, out].
 _LAYOUTS = {4: (2, 3, 1, 0), 2: (1, 0)}
+_OURS = ("params/", "batch_stats/")
 _LEAVES = {"bias": "bias", "running_mean": "mean", "running_var": "var"}
 
 
@@ -160,12 +165,65 @@ def assign(
             continue
         if key in found:
             raise InputError(f"{path}: {name} and {sources[key]} both give {key}")
-        if value.shape != wanted[key].shape:
-            raise InputError(
-                f"{path}: {name} has shape {value.shape} as {key}, but the backbone "
-                f"needs {wanted[key].shape}"
-            )
+        _require_shape(path, name, value, wanted[key], key)
         found[key], sources[key] = value, name
+    return _whole(path, found, wanted, left_over)
+
+
+def is_ours(state: dict[str, np.ndarray]) -> bool:
+    """Whether arrays have the names that `write` gives them."""
+    return all(name.startswith(_OURS) for name in state)
+
+
+def write(path: pathlib.Path, variables: dict, about: str) -> None:
+    """Writes a backbone's variables, for `config.backbone.weights`.
+
+    Args:
+      path: ends in .safetensors.
+      variables: not folded.
+      about: the file, for people; it is the header's one entry, since the order of
+        several would not be the same twice.
+    """
+    from safetensors.numpy import save_file
+
+    named = flax.traverse_util.flatten_dict(variables, sep="/")
+    arrays = {key: np.asarray(value, order="C") for key, value in named.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing(path):
+            save_file(arrays, temporary, metadata={"jaxad": about})
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def restore(path: str, state: dict[str, np.ndarray], shapes: dict) -> dict:
+    """The variables that `write` wrote.
+
+    Args:
+      path: of the file, for messages.
+      state: its arrays.
+      shapes: the backbone's variables as shapes, from `jax.eval_shape`.
+
+    Raises:
+      InputError: as `assign`.
+    """
+    wanted = flax.traverse_util.flatten_dict(shapes, sep="/")
+    for name, value in state.items():
+        if name in wanted:
+            _require_shape(path, name, value, wanted[name])
+    found = {name: value for name, value in state.items() if name in wanted}
+    return _whole(path, found, wanted, [name for name in state if name not in wanted])
+
+
+def _require_shape(path, name, value, wanted, place="") -> None:
+    if value.shape != wanted.shape:
+        what = f"{name} has shape {value.shape}{place and f' as {place}'}"
+        raise InputError(f"{path}: {what}, but the backbone needs {wanted.shape}")
+
+
+def _whole(path, found, wanted, left_over) -> dict:
+    """Variables of arrays by their flat keys, none missing and none left over."""
     missing = [key for key in wanted if key not in found]
     if missing or left_over:
         parts = [

@@ -110,6 +110,22 @@ class ResNet(nn.Module):
         return Dense(self.num_classes, self.dtype, name="fc")(jnp.mean(x, (1, 2))), taps
 
 
+def zero_residuals(params: dict) -> dict:
+    """Parameters with which every block gives its shortcut, and no more.
+
+    The last normalisation of each has scale 0 (Goyal et al., Accurate, Large Minibatch
+    SGD, 2017, arXiv:1706.02677, section 5.1).
+    """
+    changed = dict(params)
+    for name, block in params.items():
+        last = "conv3" if "conv3" in block else "conv2"
+        if last in block:
+            norm = block[last]["norm"]
+            norm = norm | {"scale": jnp.zeros_like(norm["scale"])}
+            changed[name] = block | {last: block[last] | {"norm": norm}}
+    return changed
+
+
 _RENAMES = (
     # transformers
     (r"^(resnet\.)?embedder\.embedder\.", "conv1."),

@@ -114,6 +114,11 @@ def run(folder: pathlib.Path) -> Run:
             f"{folder} is not finished: it has no {RESULTS}; give the command that "
             "began it again"
         )
+    if "backbone" in outcome:
+        raise InputError(
+            f"{folder} is a run that leaves a backbone; its results.md has the probes, "
+            "and a report is of a detector"
+        )
     categories = [
         _category(folder / name, name, row)
         for name, row in outcome["categories"].items()

@@ -7,7 +7,7 @@ from jaxad import config as config_lib
 from jaxad import fields, methods
 from jaxad.errors import InputError
 from jaxad.reporting.reading import Run
-from jaxad.run import experiment
+from jaxad.run import identity
 
 
 def changed(run: Run) -> dict[str, Any]:
@@ -57,6 +57,6 @@ def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     return [
         (name, [fields.shown(one[name]) if name in one else "-" for one in flat])
         for name in names
-        if name not in experiment.PLACES
+        if name not in identity.PLACES
         and len({repr(_plain(one.get(name))) for one in flat}) > 1
     ]

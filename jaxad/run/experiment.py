@@ -1,7 +1,6 @@
 """One run: every category trained, fitted and evaluated; the results table."""
 
 import dataclasses
-import json
 import logging
 import pathlib
 import shutil
@@ -26,8 +25,10 @@ from jaxad.run import (
     evaluate,
     features,
     fit,
+    identity,
     overlays,
     passes,
+    pretrain,
     results,
     stages,
 )
@@ -37,18 +38,6 @@ from jaxad.run.pipeline import Pipeline
 
 _LOG = logging.getLogger(__name__)
 
-# What may change between two calls of a run, because its numbers do not.
-PLACES = (
-    "dataset.download",
-    "dataset.data_dir",
-    "dataset.manual_dir",
-    "dataset.check",
-    "dataset.max_pixels",
-    "feature_cache",
-    "train.stage_cache",
-    "compilation_cache",
-    "save_seconds",
-)
 # Where the images and what runs share lie on this machine.
 _PATHS = (
     "dataset.data_dir",
@@ -109,6 +98,8 @@ def run(
 ) -> dict:
     """Trains, fits and evaluates every category of the config.
 
+    Of a method that leaves a backbone it is `pretrain.run`.
+
     A finished category is never done twice: an interrupted run goes on where it was,
     and a finished one returns at once.
 
@@ -139,9 +130,11 @@ def run_together(runs: Sequence[tuple[ml_collections.ConfigDict, str]]) -> list[
     Raises:
       InputError: as `run`; configs that differ in more.
     """
+    if methods.leaves(runs[0][0]) == "backbone":
+        return [pretrain.run(config, workdir) for config, workdir in runs]
     first = runs[0][0].to_dict()
     for config, _ in runs:
-        differing = _differing(first, config.to_dict()) - {"seed"}
+        differing = identity.differing(first, config.to_dict()) - {"seed"}
         if differing:
             raise InputError(
                 "runs can train together if they differ in config.seed alone, not in "
@@ -155,26 +148,14 @@ def run_together(runs: Sequence[tuple[ml_collections.ConfigDict, str]]) -> list[
 def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     """Everything that can be wrong is found here, before anything is trained."""
     config_lib.validate(config)
-    fields = {
-        f"config.{name}": value for name, value in _flat(config.to_dict()).items()
-    }
-    for place in PLACES:
-        del fields[f"config.{place}"]
-    processes.require_same(fields | results.versions())
     folder = pathlib.Path(workdir)
-    processes.require_shared(folder, "--workdir")
-    for name, place in (
-        ("config.feature_cache", config.feature_cache),
-        ("config.train.stage_cache", config.train.stage_cache),
-    ):
-        if place:
-            processes.require_shared(pathlib.Path(place).expanduser(), name)
+    identity.require_alike(config, folder)
     categories = data.categories(config.dataset)
     members = pipeline_lib.members(config)
     evaluate.own_metrics(config)
     # Each host has looked for textures on its own disk.
     processes.require_same({"method.texture": members[0].method.get("texture")})
-    _require_same_run(folder, members[0])
+    identity.require_same_run(folder, members[0])
     finished = results.read_json(folder / "results.json")
     if finished is not None:
         _LOG.info("%s holds this run, finished: nothing to do", folder)
@@ -245,21 +226,6 @@ def _finish(run: _Run, seconds: Seconds, maker: Maker) -> dict:
     # Last: its presence says that the run is finished.
     results.write_json(folder / "results.json", outcome)
     return outcome
-
-
-def stored(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-    """The config of a run.
-
-    Raises:
-      InputError: the folder holds no run.
-    """
-    config = results.read_json(workdir / "config.json")
-    if config is None:
-        raise InputError(
-            f"{workdir / 'config.json'} does not exist; name a run's --workdir, or the "
-            "folder of a category inside it"
-        )
-    return config_lib.completed(config)
 
 
 def member_folder(pipeline: Pipeline, folder: pathlib.Path) -> pathlib.Path:
@@ -554,11 +520,11 @@ def _tell_changes(rows: dict[str, dict], config) -> None:
 
 def _key(pipelines: list[Pipeline], train: data.Split, test) -> str:
     """Names all that a category's results depend on: data, weights, config, code."""
-    config = _flat(pipelines[0].config.to_dict())
+    config = identity.flat(pipelines[0].config.to_dict())
     return features.digest(
         {
             "weights": [pipeline.fingerprint for pipeline in pipelines],
-            "config": {k: v for k, v in config.items() if k not in PLACES},
+            "config": {k: v for k, v in config.items() if k not in identity.PLACES},
             "images": [train.version, test.version],
             "versions": {k: v for k, v in results.versions().items() if k != "device"},
         }
@@ -618,42 +584,3 @@ def _pasted(config) -> str | None:
     """What synthetic anomalies are pasted from."""
     pasted = methods.pasted(config)
     return (config.dataset.textures or "dtd") if pasted == "dtd" else pasted
-
-
-def _require_same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Raises InputError if the folder holds another run, or anything else."""
-    mine = json.loads(json.dumps(config.to_dict()))
-    path = folder / "config.json"
-    theirs = results.read_json(path)
-    if theirs is None:
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"--workdir={folder} is a file; name a folder")
-        # A killed write leaves a hidden temporary file, which is nobody's.
-        if folder.exists() and any(p.name[0] != "." for p in folder.iterdir()):
-            raise InputError(
-                f"{folder} is not empty and holds no run; choose another --workdir"
-            )
-        return
-    differing = _differing(mine, theirs) - set(PLACES)
-    if differing:
-        raise InputError(
-            f"{path} is of another run (it differs in {', '.join(sorted(differing))}); "
-            "choose another --workdir, or remove that folder"
-        )
-
-
-def _differing(one: dict, other: dict) -> set[str]:
-    """Names of the fields that two configs do not have the same."""
-    one, other = _flat(one), _flat(other)
-    return {f for f in one.keys() | other.keys() if one.get(f) != other.get(f)}
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    flat = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -18,7 +18,7 @@ from jaxad.detectors.base import Detector, Extension
 from jaxad.devices.rows import Stack
 from jaxad.errors import InputError, did_you_mean
 from jaxad.inference import folder as detector_folder
-from jaxad.run import descriptors, doctor, experiment, fit, results
+from jaxad.run import descriptors, doctor, experiment, fit, identity, results
 from jaxad.run.passes import Passes
 from jaxad.run.pipeline import Pipeline
 
@@ -65,7 +65,7 @@ def run(
             f"{', '.join(MODES)}"
         )
     base_folder = pathlib.Path(base)
-    config = experiment.stored(base_folder)
+    config = identity.stored(base_folder)
     if mode == "fast" and detectors.build(config).extend is None:
         raise InputError(
             f"config.detector.name={config.detector.name} cannot keep what it has "

@@ -15,7 +15,7 @@ from jaxad import data, models, rng, scores
 from jaxad.detectors import base
 from jaxad.detectors.base import Detector, Normal, Report, State
 from jaxad.devices import processes, sharding
-from jaxad.devices.rows import Stack
+from jaxad.devices.rows import Sharded, Stack
 from jaxad.errors import InputError
 from jaxad.methods.base import Params, identity
 from jaxad.run import features, stages
@@ -133,19 +133,54 @@ def fit(
 
 
 def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label: str):
-    config, method, backbone = pipeline.config, pipeline.method, pipeline.backbone
-    params: Params = {"backbone": pipeline.variables}
-    textures = textures_of(pipeline)
     seconds = {"features": 0.0}
-    descriptors = None  # of the backbone as it is now; computed when first needed
-
-    def describe_now():
+    params, descriptors = learn(pipeline, split, folder, passes, seconds, label=label)
+    if params["backbone"] is not pipeline.variables:
+        folded = models.fold(pipeline.backbone.module, params["backbone"])
+        params = {**params, "backbone": folded}
+    if descriptors is None:
         with timed(seconds, "features"):
-            return describe(pipeline, params, split, label, passes)
+            descriptors = describe(pipeline, params, split, label, passes)
+    rows = project(pipeline.method, params, descriptors)
+    normal = normal_of(pipeline, params, rows, [split], passes, label)
+    with timed(seconds, "fit"):
+        state, report = pipeline.scorer.fit(normal)
+    detector = assemble(
+        pipeline, params, state, report, [split], seconds, passes, label=label
+    )
+    return Fitted(detector, normal, seconds)
 
-    for stage in method.stages:
+
+def learn(
+    pipeline: Pipeline,
+    split: data.Split,
+    folder: pathlib.Path,
+    passes: Passes,
+    seconds: dict[str, float],
+    *,
+    label: str,
+) -> tuple[Params, np.ndarray | Sharded | None]:
+    """Trains the method's stages.
+
+    Args:
+      pipeline: of `jaxad.run.pipeline.load`.
+      split: what they train on.
+      folder: where they keep their checkpoints.
+      passes: what is not finished is kept there.
+      seconds: what the phases take is added here.
+      label: what the progress bars say first.
+
+    Returns:
+      (what the last stage hands on, descriptors of all images by the backbone as it is
+      then, where a stage needed them).
+    """
+    config = pipeline.config
+    params: Params = {"backbone": pipeline.variables}
+    textures, descriptors = textures_of(pipeline), None
+    for stage in pipeline.method.stages:
         if stage.inputs == "patches" and descriptors is None:
-            descriptors = describe_now()
+            with timed(seconds, "features"):
+                descriptors = describe(pipeline, params, split, label, passes)
         items = descriptors
         if stage.inputs == "images":
             shared = sharding.divides(pipeline.mesh, stage.batch_size)
@@ -174,21 +209,7 @@ def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label:
             )
         if stage.inputs == "images":
             descriptors = None
-    if params["backbone"] is not pipeline.variables:
-        params = {
-            **params,
-            "backbone": models.fold(backbone.module, params["backbone"]),
-        }
-    if descriptors is None:
-        descriptors = describe_now()
-    rows = project(method, params, descriptors)
-    normal = normal_of(pipeline, params, rows, [split], passes, label)
-    with timed(seconds, "fit"):
-        state, report = pipeline.scorer.fit(normal)
-    detector = assemble(
-        pipeline, params, state, report, [split], seconds, passes, label=label
-    )
-    return Fitted(detector, normal, seconds)
+    return params, descriptors
 
 
 def normal_of(

@@ -173,7 +173,12 @@ def mean(
 
 
 def table(results: dict) -> str:
-    """The results as a Markdown table, in per cent; a dash where there is none."""
+    """The results as a Markdown table, in per cent; a dash where there is none.
+
+    Those of a backbone are its probes, as they are.
+    """
+    if "probes" in results:
+        return _probes(**results["probes"])
     columns = [
         name
         for name in (*COLUMNS, *results.get("metrics", ()))
@@ -194,6 +199,16 @@ def table(results: dict) -> str:
     for name, values in rows:
         cells = [f"{_percent(values.get(c)):>{len(c)}}" for c in columns]
         lines.append(" | ".join((f"| {name:<{width}}", *cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _probes(before: dict, after: dict) -> str:
+    lines = ["| probe              | before |  after |", "| --- | ---: | ---: |"]
+    for name, value in after.items():
+        cells = (
+            f"{'-' if x is None else f'{x:.4g}':>6}" for x in (before[name], value)
+        )
+        lines.append(f"| {name:<18} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -98,7 +98,7 @@ def train(
         _compile(_alone(stage), source), key=rng.stream(seed, stage.name), total=total
     )
     (state,) = _loop(
-        stage.name,
+        stage,
         source,
         _starts([_init(stage, params, seed, source.item)], mesh),
         lambda starts: steps,
@@ -157,7 +157,7 @@ def train_together(
     _require_same_shapes(stage, inits)
     steps = _stacked(_compile(_together(stage, len(runs)), source), mesh)
     states = _loop(
-        stage.name,
+        stage,
         source,
         _starts(inits, mesh),
         lambda starts: functools.partial(steps, key=keys, total=(starts, totals)),
@@ -201,17 +201,18 @@ def _starts(inits, mesh: sharding.Mesh | None):
     return functools.partial(program, [arguments for _, *arguments in inits])
 
 
-def _loop(name, source, init, steps, totals, workdirs, options: Options):
+def _loop(stage, source, init, steps, totals, workdirs, options: Options):
     """From the latest checkpoints, or the start, to the states after the last step.
 
     Args:
-      name: of the stage.
+      stage: of a method.
       source: a `feed.Table`, `feed.Tables` or `feed.Stream`.
       init: `() -> [state of each run]`.
       steps: `[first step of each run] -> program of _compile`, its key and total given.
       totals: steps of each run.
       workdirs: of each run.
     """
+    name, told = stage.name, stage.stop
     with contextlib.ExitStack() as stack:
         # First in, last out: the last checkpoint is on disk before a signal can kill.
         told_to_stop = stack.enter_context(processes.stoppable())
@@ -256,6 +257,7 @@ def _loop(name, source, init, steps, totals, workdirs, options: Options):
             for folder, values in zip(folders, metrics, strict=True):
                 if folder.logs(step):
                     folder.writer.write(step, values)
+                    folder.require_use(name, step, told(values, step / folder.total))
                     bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()})
 
 
@@ -277,17 +279,25 @@ class _Folder:
                 "remove it, or choose another --workdir"
             )
         self.writer = stack.enter_context(Writer(workdir, start_step=self.start))
-        self.workdir, self._total, self._options = workdir, total, options
+        self.workdir, self.total, self._options = workdir, total, options
 
     def saves(self, step: int, stop: bool = False) -> bool:
         """Whether a checkpoint is due."""
-        due = stop or _due(step, self._options.save_every, self._total)
-        return due and self.saved < step <= self._total
+        due = stop or _due(step, self._options.save_every, self.total)
+        return due and self.saved < step <= self.total
 
     def logs(self, step: int) -> bool:
         """Whether a line of the curves is due."""
-        due = _due(step, self._options.log_every, self._total)
-        return due and self.start < step <= self._total
+        due = _due(step, self._options.log_every, self.total)
+        return due and self.start < step <= self.total
+
+    def require_use(self, name: str, step: int, reason: str | None) -> None:
+        """Raises InputError where a stage says why it is of no use to go on."""
+        if reason is not None:
+            raise InputError(
+                f"stage {name!r} stopped at step {step} of {self.total} in "
+                f"{self.workdir}: {reason}; choose another --workdir"
+            )
 
     def restore(self, shapes, mesh: sharding.Mesh | None):
         state = self.checkpoints.restore(self.saved, sharding.shapes_on(shapes, mesh))

@@ -10,7 +10,7 @@ from jaxad import data
 from jaxad.detectors import base
 from jaxad.errors import InputError
 from jaxad.inference import folder
-from jaxad.run import calibrate, experiment
+from jaxad.run import calibrate, experiment, identity
 from jaxad.run import pipeline as pipeline_lib
 
 
@@ -28,7 +28,7 @@ def run(images, workdir, **threshold):
 def described(images, workdir):
     """Descriptors [n, h, w, d] of the training images, in order."""
     (member,) = folder.load(workdir).members
-    config = experiment.stored(workdir).dataset
+    config = identity.stored(workdir).dataset
     split = data.load(config, "cap", "train")
     pixels = np.stack([split[i]["image"] for i in range(len(split))])
     return split.filenames, np.asarray(base.describe_with(member, pixels)), member

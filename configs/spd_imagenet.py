@@ -1,0 +1,37 @@
+"""SPot-the-Difference pre-training on ImageNet (arXiv 2207.14315): a ResNet-50.
+
+  python -m jaxad.main --config configs/spd_imagenet.py:path=DIR --workdir runs/spd
+
+`path` is the extracted ImageNet-2012, with `train` in it, or what TFDS has prepared of
+it (or of imagenette) as array_record files; docs/spd.md says how. The hyper-parameters
+are the official ones of each base, which the paper leaves as they are.
+
+Arguments: `path`, `base` (simsiam, moco, simclr or supervised), `eta` (0 is the base
+alone), `backbone` (resnet50, wide_resnet50_2, resnet18) and `runlocal`, which shrinks
+the run to a minute.
+
+Views are cut on the device from the middle square of each picture, 256 pixels wide
+(ours): the official ones are cut from the whole picture.
+"""
+
+from jaxad import config as config_lib
+from jaxad.methods import spd
+
+
+def get_config(arg=None):
+    args = config_lib.parse_arg(
+        arg, runlocal=False, path="", base="simsiam", eta=0.1, backbone="resnet50"
+    )
+    config = config_lib.base()
+    config.dataset.name = "folder"
+    config.dataset.path = args.path
+    config.dataset.image_size = (256, 256)
+    config.dataset.resize = "resize_crop"
+    config.dataset.resize_to = 256
+    config.backbone.name = args.backbone
+    config.backbone.weights = "random"
+    config.method = spd.fields(args.base)
+    config.method.eta = args.eta
+    config.method.view_size = (224, 224)
+    config.method.held_out = 0.01
+    return spd.runlocal(config) if args.runlocal else config

@@ -1,0 +1,621 @@
+"""SPot-the-Difference (SPD): a backbone pre-trained to see small local changes.
+
+Contrastive pre-training makes features blind to what augmentation does to an image, and
+so to detail. SPD adds a term to it: an image comes closer to a copy that has changed a
+little as a whole, and away from a copy that has also changed in one spot.
+
+  L = L_base + eta L_SPD,  L_SPD = cos(z_a, z_neg) - cos(z_a, z_pos)
+
+The base is SimSiam, MoCo v2, SimCLR or supervised classification; eta = 0 is the base
+alone. What is left is the backbone, for the detectors of other runs.
+
+The paper's term, its weight and its four bases are known; magnitudes of the changes are
+not, and its code was never released. `FIELDS` says which is which. `RECIPES` are the
+official hyper-parameters of the bases, which the paper leaves as they are.
+
+References:
+  Zou et al., SPot-the-Difference Self-supervised Pre-training for Anomaly Detection and
+    Segmentation, ECCV 2022 (arXiv:2207.14315).
+  Chen and He, SimSiam, CVPR 2021 (arXiv:2011.10566).
+  Chen et al., MoCo v2, 2020 (arXiv:2003.04297).
+  Chen et al., SimCLR, ICML 2020 (arXiv:2002.05709).
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from jaxad import config as config_lib
+from jaxad import losses, models, optim, rng
+from jaxad.augment import anomalies, views
+from jaxad.augment import fields as augment
+from jaxad.fields import (
+    ABOVE_0,
+    NOT_ALL,
+    NOT_NEGATIVE,
+    SHARE,
+    Field,
+    at_least,
+    check,
+    defaults,
+    numbers_of,
+    one_of,
+    require,
+)
+from jaxad.methods.base import Backbone, Method, Product, Stage, identity
+from jaxad.models import heads
+
+LEAVES = "backbone"
+
+BASES = ("simsiam", "moco", "simclr", "supervised")
+WIDTHS = numbers_of("widths of 1 or more", lambda x: x >= 1)
+SIZE = numbers_of("two sizes in pixels, (height, width)", lambda x: x >= 0, 2)
+
+FIELDS = dict(
+    name=Field("spd", "this method"),
+    base=Field(
+        "simsiam",
+        "what the term is added to; the config files' argument base= also sets its "
+        "recipe",
+        one_of(*BASES),
+    ),
+    # L_SPD
+    eta=Field(0.1, "weight of the term; the paper's best; 0 is the base", NOT_NEGATIVE),
+    term=Field(
+        "cosine",
+        '"cosine": L_SPD; "classifier": a linear layer tells negatives from positives, '
+        "which is all that a supervised base can do",
+        one_of("cosine", "classifier"),
+    ),
+    anchor=Field(
+        "view",
+        'what positive and negative are made of (ours): the base\'s first "view", or '
+        'the "plain" image, which costs one pass more',
+        one_of("view", "plain"),
+    ),
+    perturbation=Field(
+        "smooth_blend",
+        'the local change; "cutpaste" is the paper\'s ablation',
+        one_of("smooth_blend", "cutpaste"),
+    ),
+    stop_positive=Field(
+        False, "no gradient through the positive (ours), as SimSiam's stop"
+    ),
+    smooth_blend=augment.SMOOTH_BLEND,
+    cutpaste=dict(jitter=augment.CUTPASTE["jitter"], **augment.CUTPASTE["patch"]),
+    weak=augment.WEAK_GLOBAL_VIEW,
+    # The base
+    strong=augment.STRONG_VIEW,
+    view_size=Field(
+        (0, 0),
+        "(height, width) of views, cut from images of dataset.image_size; (0, 0) is "
+        "that (ours)",
+        SIZE,
+    ),
+    level=Field("layer4", "the feature map that is pooled and projected"),
+    projector=Field((2048, 2048, 2048), "widths of the projection's layers", WIDTHS),
+    norm=Field(
+        "batch",
+        'normalisation in the heads, without a scale in the last layer; with "none" '
+        "layers have a bias",
+        one_of(*heads.NORMS, "none"),
+    ),
+    bottleneck=Field(512, "hidden width of SimSiam's predictor", at_least(1)),
+    temperature=Field(0.2, "of MoCo and SimCLR", ABOVE_0),
+    queue=Field(65536, "keys that MoCo remembers", at_least(1)),
+    momentum=Field(0.999, "of MoCo's slow networks", SHARE),
+    classes=Field(
+        0, "of the corpus, for a supervised base; 0 is as many as it has", NOT_NEGATIVE
+    ),
+    # Training
+    batch_size=Field(512, "images a batch", at_least(2)),
+    epochs=Field(100, "passes over the images", at_least(1)),
+    optimiser=Field("sgd", "see jaxad.optim", one_of(*optim.RULES)),
+    betas=Field(
+        (0.9, 0.999),
+        "decay of the optimiser's moments",
+        numbers_of("two numbers of 0 or more, below 1", lambda x: 0 <= x < 1, 2),
+    ),
+    weight_decay=Field(1e-4, "of all parameters, with lars of kernels", NOT_NEGATIVE),
+    learning_rate=Field(0.05, "for a batch of 256", ABOVE_0),
+    scaling=Field(
+        "linear",
+        'of the rate with the batch: "linear", or "root", which SimCLR recommends for '
+        "small ones",
+        one_of("linear", "root"),
+    ),
+    warmup=Field(
+        0.0, "share of the steps in which the rate rises; then a cosine", NOT_ALL
+    ),
+    predictor_decays=Field(False, "whether the predictor's rate falls, too"),
+    groups=Field(
+        1,
+        "parts of the batch that are normalised each by itself, whatever the devices; "
+        "1 is the whole batch; MoCo, which cheats across it, has its paper's 8 GPUs",
+        at_least(1),
+    ),
+    zero_residuals=Field(
+        False, "residual blocks begin as the identity; of random weights alone"
+    ),
+    # What is looked at
+    held_out=Field(
+        0.1, "share of the corpus that is only looked at, by the probes (ours)", NOT_ALL
+    ),
+    collapsed=Field(
+        0.02,
+        "training stops where projections are spread less than this, after a tenth of "
+        "the steps; of 1, which a Gaussian cloud has (ours); 0 never",
+        NOT_NEGATIVE,
+    ),
+)
+
+_IMAGENET_CROPS = dict(scale=(0.08, 1.0), jittered=0.0, grey=0.0, blurred=0.0)
+RECIPES = dict(
+    simsiam=dict(zero_residuals=True),
+    moco=dict(
+        projector=(2048, 128),
+        norm="none",
+        batch_size=256,
+        epochs=200,
+        learning_rate=0.03,
+        groups=8,
+    ),
+    simclr=dict(
+        projector=(2048, 128),
+        temperature=0.1,
+        batch_size=4096,
+        optimiser="lars",
+        # Of its command for 100 epochs; the paper has 1e-6.
+        learning_rate=0.3,
+        warmup=0.1,
+        zero_residuals=True,
+        strong=dict(scale=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2)),
+    ),
+    supervised=dict(
+        term="classifier",
+        batch_size=256,
+        epochs=90,
+        learning_rate=0.1,
+        strong=_IMAGENET_CROPS,
+    ),
+)
+
+
+def fields(base: str = "simsiam") -> ml_collections.ConfigDict:
+    """`config.method` with the official hyper-parameters of a base.
+
+    Raises:
+      InputError: there is no such base.
+    """
+    config_lib.choose("method.base", base, BASES)
+    options = defaults(FIELDS)
+    options.update(base=base, **RECIPES[base])
+    return options
+
+
+def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Shrinks a run to seconds: few small images, few steps, the same code paths."""
+    overlays = config.overlays
+    config = config_lib.runlocal(config)
+    config.overlays = overlays  # which no such run draws
+    config.dataset.update(image_size=(32, 32), resize="resize", resize_to=0)
+    config.backbone.name = "resnet18"
+    widths = (32,) * len(config.method.projector)
+    config.method.update(projector=widths, bottleneck=8, view_size=(0, 0))
+    config.method.update(batch_size=8, epochs=2, queue=16, collapsed=0.0)
+    config.method.groups = min(config.method.groups, 4)
+    return config
+
+
+def build(config, backbone: Backbone) -> Method:
+    """One stage, which trains the backbone.
+
+    Raises:
+      InputError: a field that cannot work; from `stages`, a level that the backbone
+        does not have, or residual blocks that it has not.
+    """
+    options, image_size = config.method, tuple(config.dataset.image_size)
+    view_size = tuple(options.view_size) if any(options.view_size) else image_size
+    _check(config, image_size, view_size)
+
+    def embed(variables, images):
+        maps = backbone.module.apply(variables, backbone.normalise(images))[1]
+        return _pooled(maps, options.level)
+
+    def compare(variables, batch, key):
+        """SPD's two cosines, of the backbone itself, on images as they are."""
+        anchors = _resized(batch["image"], view_size)
+        made = {"anchor": anchors} | _spots(options)(key, batch, anchors)
+        z = {name: embed(variables, images) for name, images in made.items()}
+        cosine = functools.partial(losses.cosine_similarity, z["anchor"])
+        return {
+            "cosine_to_positive": cosine(z["positive"]),
+            "cosine_to_negative": cosine(z["negative"]),
+        }
+
+    def features(params, images):
+        return embed(params["backbone"], images)[:, None, None]
+
+    product = Product(
+        embed=lambda variables, x: embed(variables, _resized(x, view_size)),
+        compare=compare,
+        held_out=options.held_out,
+        card={"base": options.base, "eta": options.eta, "term": options.term},
+    )
+    return Method(
+        features,
+        identity,
+        lambda: (_stage(config, backbone, view_size),),
+        product=product,
+    )
+
+
+def _check(config, image_size, view_size) -> None:
+    options = config.method
+    check(FIELDS, options, "method")
+
+    def need(field, holds, must_be):
+        require(holds, f"method.{field}", options[field], must_be)
+
+    need(
+        "view_size",
+        all(a <= b for a, b in zip(view_size, image_size, strict=True)),
+        f"at most what views are cut from, config.dataset.image_size={image_size}",
+    )
+    rows = options.batch_size // options.groups
+    need(
+        "batch_size",
+        options.batch_size % options.groups == 0 and rows > 1,
+        f"a multiple of config.method.groups={options.groups}, and at least twice it",
+    )
+    if options.base == "moco":
+        need(
+            "queue",
+            options.queue % options.batch_size == 0,
+            f"a multiple of config.method.batch_size={options.batch_size}",
+        )
+    supervised = options.base == "supervised"
+    need(
+        "term",
+        not supervised or options.term == "classifier" or not options.eta,
+        '"classifier" for a supervised base: it has no projections to compare',
+    )
+    need(
+        "projector",
+        len(options.projector) > 0 or supervised,
+        "at least one layer",
+    )
+    need(
+        "zero_residuals",
+        not options.zero_residuals or config.backbone.weights == "random",
+        'False unless config.backbone.weights is "random": weights that are given '
+        "would lose a part of themselves",
+    )
+
+
+# -----------------------------------------------------------------------------
+# Views
+# -----------------------------------------------------------------------------
+
+
+def _spots(options) -> Callable:
+    """(key, batch, anchors [b, h, w, 3]) -> their positives and negatives.
+
+    A negative has changed as a whole, too, or the whole change alone would tell it
+    from a positive.
+    """
+    weaken = jax.vmap(functools.partial(views.global_view, **options.weak))
+    weaken = jax.vmap(weaken, in_axes=(0, None))  # one program for both
+    if options.perturbation == "smooth_blend":
+        spot = functools.partial(anomalies.smooth_blend, **options.smooth_blend)
+    else:
+        spot = functools.partial(anomalies.cutpaste_patch, **options.cutpaste)
+
+    def apply(key, batch, anchors):
+        first, second, third = (
+            rng.per_example(rng.at(key, i), batch["index"]) for i in (2, 3, 4)
+        )
+        positive, weak = weaken(jnp.stack([first, second]), anchors)
+        negative, _ = jax.vmap(spot)(third, weak)
+        return {"positive": positive, "negative": negative}
+
+    return apply
+
+
+def _views(options, size) -> Callable:
+    """(key, batch) -> all that a step shows the networks, by name, [b, h, w, 3]."""
+    strong = jax.vmap(functools.partial(views.global_view, size=size, **options.strong))
+    strong, spots = jax.vmap(strong, in_axes=(0, None)), _spots(options)
+    names = ("view1",) if options.base == "supervised" else ("view1", "view2")
+
+    def apply(key, batch):
+        keys = [
+            rng.per_example(rng.at(key, i), batch["index"]) for i in range(len(names))
+        ]
+        made = dict(zip(names, strong(jnp.stack(keys), batch["image"]), strict=True))
+        if options.eta and options.anchor == "view":
+            made |= spots(key, batch, made["view1"])
+        elif options.eta:
+            made["anchor"] = _resized(batch["image"], size)
+            made |= spots(key, batch, made["anchor"])
+        return made
+
+    return apply
+
+
+def _resized(images, size):
+    if images.shape[1:3] == size:
+        return images
+    return jax.image.resize(images, (len(images), *size, 3), "linear", antialias=True)
+
+
+# -----------------------------------------------------------------------------
+# Losses, of what the networks have found of each view
+# -----------------------------------------------------------------------------
+
+
+def _simsiam(options, found, labels, memory):
+    one, two = found["view1"], found["view2"]
+    return losses.simsiam_loss(one["p"], two["p"], one["z"], two["z"])
+
+
+def _moco(options, found, labels, memory):
+    query, temperature = found["view1"]["z"], options.temperature
+    return losses.info_nce_loss(
+        query, memory["keys"], memory["queue"], temperature=temperature
+    )
+
+
+def _simclr(options, found, labels, memory):
+    one, two = found["view1"]["z"], found["view2"]["z"]
+    return losses.ntxent_loss(one, two, temperature=options.temperature)
+
+
+def _supervised(options, found, labels, memory):
+    return losses.cross_entropy(found["view1"]["class"], labels)
+
+
+_BASE_LOSSES = dict(
+    simsiam=_simsiam, moco=_moco, simclr=_simclr, supervised=_supervised
+)
+
+
+def _spd(options, found):
+    """L_SPD, or that of the classifier in its place, and its curves."""
+    layer = "pooled" if options.base == "supervised" else "z"
+    names = "anchor", "positive", "negative"
+    anchor, positive, negative = (found[name][layer] for name in names)
+    curves = {
+        "cosine_to_positive": losses.cosine_similarity(anchor, positive).mean(),
+        "cosine_to_negative": losses.cosine_similarity(anchor, negative).mean(),
+    }
+    if options.term == "cosine":
+        if options.stop_positive:
+            positive = jax.lax.stop_gradient(positive)
+        loss = losses.spd_loss(anchor, positive, negative)
+    else:
+        logits = [found[name]["spot"] for name in ("positive", "negative")]
+        labels = jnp.repeat(jnp.arange(2), len(anchor))
+        loss = losses.cross_entropy(jnp.concatenate(logits), labels)
+    return loss, curves | {"spd": loss}
+
+
+# -----------------------------------------------------------------------------
+# Networks
+# -----------------------------------------------------------------------------
+
+
+def _heads(options, width: int) -> dict:
+    """By name: the layers, what they see, and the width of that."""
+    made, projected = {}, options.projector
+    if options.base == "supervised":
+        made["class"] = heads.Linear(options.classes), "pooled", width
+    else:
+        projector = heads.Projector(tuple(projected), options.norm)
+        made["z"] = projector, "pooled", width
+    if options.base == "simsiam":
+        predictor = heads.Predictor(projected[-1], options.bottleneck, options.norm)
+        made["p"] = predictor, "z", projected[-1]
+    if options.eta and options.term == "classifier":
+        made["spot"] = heads.Linear(2), "pooled", width
+    return made
+
+
+def _show(options, backbone: Backbone, tops, learnt, statistics, images):
+    """What the networks find in a view, and the running statistics after it.
+
+    Each group of the batch is normalised by itself.
+    """
+
+    def of_group(images):
+        variables = {"params": learnt["backbone"], "batch_stats": statistics}
+        (_, maps), moved = backbone.module.apply(
+            variables, backbone.normalise(images), train=True, mutable=["batch_stats"]
+        )
+        found = {"pooled": _pooled(maps, options.level)}
+        for name, (head, source, _) in tops.items():
+            if name in learnt:
+                found[name] = head.apply({"params": learnt[name]}, found[source])
+        return found, moved.get("batch_stats", {})
+
+    return _by_groups(of_group, images, options.groups)
+
+
+def _slow(learnt):
+    """Of the networks, those that MoCo has slow copies of."""
+    return {name: learnt[name] for name in ("backbone", "z")}
+
+
+def _pooled(maps, level):
+    """Global average pooling: float32 [b, c]."""
+    return maps[level].astype(jnp.float32).mean((1, 2))
+
+
+def _by_groups(function: Callable, images: jax.Array, groups: int):
+    """`function` of each of so many parts of a batch, which do not see each other.
+
+    Its rows come back in their order, and its statistics as the mean of the groups.
+    """
+    if groups == 1:
+        return function(images)
+    parts = images.reshape(groups, -1, *images.shape[1:])
+    found, statistics = jax.vmap(function)(parts)
+    found = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+    return found, jax.tree.map(lambda x: x.mean(0), statistics)
+
+
+def _shuffled(function: Callable, key: jax.Array, images: jax.Array) -> jax.Array:
+    """Rows of `function` on the batch in a random order, put back into its own.
+
+    So a key's group is not its query's: what a group's normalisation tells of those in
+    it would else give the answer away (MoCo, section 3.3).
+    """
+    order = jax.random.permutation(key, len(images))
+    return function(images[order])[jnp.argsort(order)]
+
+
+# -----------------------------------------------------------------------------
+# The stage
+# -----------------------------------------------------------------------------
+
+
+def _stage(config, backbone: Backbone, view_size) -> Stage:
+    options, tops = config.method, _checked_heads(config, backbone, view_size)
+    views_of, moco = _views(options, view_size), options.base == "moco"
+    show = functools.partial(_show, options, backbone, tops)
+    optimiser = optim.scale_by(
+        options.optimiser,
+        betas=tuple(options.betas),
+        weight_decay=options.weight_decay,
+    )
+    scale = (options.batch_size / 256) ** (1 if options.scaling == "linear" else 0.5)
+    rate = options.learning_rate * scale
+    steady = () if options.predictor_decays else ("p",)
+
+    def init(key, params, item):
+        del item
+        learnt = {"backbone": params["backbone"]["params"]}
+        if options.zero_residuals:
+            change = models.spec(backbone.name).zero_residuals
+            learnt["backbone"] = change(learnt["backbone"])
+        for i, (name, (head, _, width)) in enumerate(tops.items()):
+            x = jnp.zeros((2, width))
+            learnt[name] = head.init(rng.at(key, i), x)["params"]
+        state = {
+            "learnt": learnt,
+            "statistics": params["backbone"].get("batch_stats", {}),
+            "optimiser": optimiser.init(learnt),
+        }
+        if moco:
+            shape = (options.queue, options.projector[-1])
+            state["slow"] = jax.tree.map(jnp.copy, _slow(learnt))
+            state["queue"] = jax.random.normal(rng.at(key, len(tops)), shape)
+        return state
+
+    def remember(state, key, images):
+        """MoCo: the slow networks a step on, and their keys of the second view."""
+        decay = 1 - options.momentum
+        slow = optax.incremental_update(_slow(state["learnt"]), state["slow"], decay)
+
+        def keys_of(images):
+            return show(slow, state["statistics"], images)[0]["z"]
+
+        keys = _shuffled(keys_of, key, images)
+        return {"slow": slow, "keys": keys, "queue": state["queue"]}
+
+    def loss_of(learnt, statistics, images, labels, memory):
+        found, moved = {}, []
+        for name, x in images.items():
+            found[name], after = show(learnt, statistics, x)
+            moved.append(after)
+        if options.eta and options.anchor == "view":
+            found["anchor"] = found["view1"]
+        base = _BASE_LOSSES[options.base](options, found, labels, memory)
+        loss, curves = base, {"base": base}
+        if options.eta:
+            spd, of_spd = _spd(options, found)
+            loss, curves = base + options.eta * spd, curves | of_spd
+        seen = found["view1"].get("z", found["view1"]["pooled"])
+        curves |= {
+            "loss": loss,
+            "spread": heads.collapse(seen),
+            "rank": heads.participation_ratio(seen),
+        }
+        return loss, (curves, jax.tree.map(lambda *x: sum(x) / len(x), *moved))
+
+    def step(state, batch, key):
+        images, memory = views_of(key, batch), None
+        if moco:
+            memory = remember(state, rng.at(key, 5), images.pop("view2"))
+        learnt = state["learnt"]
+        grads, (curves, statistics) = jax.grad(loss_of, has_aux=True)(
+            learnt, state["statistics"], images, batch["label"], memory
+        )
+        direction, moments = optimiser.update(grads, state["optimiser"], learnt)
+        fall = optim.warm_cosine(batch["progress"], options.warmup)
+        learnt = {
+            part: jax.tree.map(
+                lambda p, d, r=rate if part in steady else rate * fall: p - r * d,
+                learnt[part],
+                direction[part],
+            )
+            for part in learnt
+        }
+        state = {"learnt": learnt, "statistics": statistics, "optimiser": moments}
+        if moco:
+            # The oldest keys leave at the end.
+            queue = jnp.concatenate([memory["keys"], memory["queue"]])
+            state |= {"slow": memory["slow"], "queue": queue[: options.queue]}
+        return state, curves
+
+    def finish(state, params):
+        """Hands on the backbone alone: the heads have done their work."""
+        tuned = {"params": state["learnt"]["backbone"]}
+        if state["statistics"]:
+            tuned["batch_stats"] = state["statistics"]
+        return params | {"backbone": tuned}
+
+    def stop(curves, progress):
+        if progress <= 0.1 or curves["spread"] >= options.collapsed:
+            return None
+        return (
+            f"its outputs have collapsed: spread {curves['spread']:.2g} is below "
+            f"config.method.collapsed={options.collapsed}; lower the learning rate, "
+            "take a larger batch, or look at the views"
+        )
+
+    return Stage(
+        "spd",
+        "images",
+        options.batch_size,
+        lambda images: options.epochs * (images // options.batch_size),
+        init,
+        step,
+        finish,
+        tunes=True,
+        stop=stop,
+    )
+
+
+def _checked_heads(config, backbone: Backbone, view_size) -> dict:
+    """`_heads`, where backbone and corpus can have them."""
+    options = config.method
+    (pooled,) = backbone.shapes(view_size, (options.level,))
+    require(
+        options.base != "supervised" or options.classes > 1,
+        "method.base",
+        options.base,
+        "one that needs no labels: the corpus has no classes; docs/spd.md says how "
+        "folders name them",
+    )
+    require(
+        not options.zero_residuals or models.spec(backbone.name).zero_residuals,
+        "method.zero_residuals",
+        True,
+        f"False: {backbone.name} has no blocks that could begin as the identity",
+    )
+    return _heads(options, pooled.shape[-1])

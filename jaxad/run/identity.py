@@ -1,0 +1,93 @@
+"""Which run a folder holds: its config, and whether a command is of the same one."""
+
+import json
+import pathlib
+
+import ml_collections
+
+from jaxad import config as config_lib
+from jaxad.devices import processes
+from jaxad.errors import InputError
+from jaxad.run import results
+
+# What may change between two calls of a run, because its numbers do not.
+PLACES = (
+    "dataset.download",
+    "dataset.data_dir",
+    "dataset.manual_dir",
+    "dataset.check",
+    "dataset.max_pixels",
+    "feature_cache",
+    "train.stage_cache",
+    "compilation_cache",
+    "save_seconds",
+)
+
+
+def require_alike(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
+    """Raises InputError where processes differ in what they run, or in where."""
+    fields = {f"config.{name}": value for name, value in flat(config.to_dict()).items()}
+    for place in PLACES:
+        del fields[f"config.{place}"]
+    processes.require_same(fields | results.versions())
+    processes.require_shared(folder, "--workdir")
+    for name, place in (
+        ("config.feature_cache", config.feature_cache),
+        ("config.train.stage_cache", config.train.stage_cache),
+    ):
+        if place:
+            processes.require_shared(pathlib.Path(place).expanduser(), name)
+
+
+def stored(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config of a run.
+
+    Raises:
+      InputError: the folder holds no run.
+    """
+    config = results.read_json(workdir / "config.json")
+    if config is None:
+        raise InputError(
+            f"{workdir / 'config.json'} does not exist; name a run's --workdir, or the "
+            "folder of a category inside it"
+        )
+    return config_lib.completed(config)
+
+
+def require_same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Raises InputError if the folder holds another run, or anything else."""
+    mine = json.loads(json.dumps(config.to_dict()))
+    path = folder / "config.json"
+    theirs = results.read_json(path)
+    if theirs is None:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--workdir={folder} is a file; name a folder")
+        # A killed write leaves a hidden temporary file, which is nobody's.
+        if folder.exists() and any(p.name[0] != "." for p in folder.iterdir()):
+            raise InputError(
+                f"{folder} is not empty and holds no run; choose another --workdir"
+            )
+        return
+    others = differing(mine, theirs) - set(PLACES)
+    if others:
+        raise InputError(
+            f"{path} is of another run (it differs in {', '.join(sorted(others))}); "
+            "choose another --workdir, or remove that folder"
+        )
+
+
+def differing(one: dict, other: dict) -> set[str]:
+    """Names of the fields that two configs do not have the same."""
+    one, other = flat(one), flat(other)
+    return {f for f in one.keys() | other.keys() if one.get(f) != other.get(f)}
+
+
+def flat(tree: dict, prefix: str = "") -> dict:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    found = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found

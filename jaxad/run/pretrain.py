@@ -1,0 +1,235 @@
+"""A run whose product is a backbone: trained on a corpus, probed, and written.
+
+backbone.safetensors   for `config.backbone.weights` of any other run
+backbone.json          its card: how it came about, and the sha256 of its variables
+results.json           the card, and the probes before and after
+spd/metrics.jsonl      the curves of the stage, here SPD's
+"""
+
+import logging
+import pathlib
+import time
+
+import jax
+import ml_collections
+import numpy as np
+
+from jaxad import config as config_lib
+from jaxad import data, models, probes, rng
+from jaxad.devices import processes, sharding
+from jaxad.errors import InputError
+from jaxad.fields import flat, get
+from jaxad.models import heads, pretrained
+from jaxad.run import features, fit, identity, results, stages
+from jaxad.run import pipeline as pipeline_lib
+from jaxad.run.pipeline import Pipeline
+from jaxad.training import feed
+
+_LOG = logging.getLogger(__name__)
+
+WEIGHTS, CARD = "backbone.safetensors", "backbone.json"
+# Pictures that probes look at, at most: of those held out, and of those to learn from.
+_HELD_OUT, _BANK = 5_000, 20_000
+# Fields of the shared table that only a detector goes by.
+_OF_DETECTORS = (
+    *("patches", "coreset", "detector", "threshold", "ensemble", "disturbance"),
+    *("metrics", "overlays", "feature_cache", "backbone.taps", "train.stage_cache"),
+)
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
+    """Pre-trains a backbone; goes on where an interrupted run was.
+
+    Args:
+      config: `config.base()`, completed by a config file, of a method that leaves a
+        backbone.
+      workdir: folder of the run; made if need be.
+
+    Returns:
+      What `results.json` holds.
+
+    Raises:
+      InputError: a field, file or shape that cannot work.
+      Preempted: SIGTERM came.
+    """
+    start, folder = time.perf_counter(), pathlib.Path(workdir)
+    config_lib.validate(config)
+    _require_no_effect(config)
+    identity.require_alike(config, folder)
+    (member,) = pipeline_lib.members(config)
+    with processes.one_after_first():
+        corpus = data.corpus(member.dataset)
+    processes.require_same({"the pictures": corpus.version})
+    if "classes" in member.method:
+        _fill_in_classes(member, corpus)
+    identity.require_same_run(folder, member)
+    finished = results.read_json(folder / "results.json")
+    if finished is not None:
+        _LOG.info("%s holds this run, finished: nothing to do", folder)
+        if finished["pictures"]["version"] != corpus.version:
+            _LOG.warning("the pictures have changed since; these results are of before")
+        return finished
+    pipeline = pipeline_lib.load(member)
+    train, held_out = _divide(corpus, pipeline)
+    for stage in pipeline.method.stages:
+        feed.require_enough(stage, len(train), "what is not held out of the corpus")
+    processes.wait()
+    results.write_json(folder / "config.json", member.to_dict())
+
+    seconds: dict[str, float] = {}
+    with fit.timed(seconds, "probe"):
+        before = _probe(pipeline, pipeline.variables, train, held_out, "before")
+    with fit.unfinished(pipeline, folder) as passes:
+        params, _ = fit.learn(pipeline, train, folder, passes, seconds, label="corpus")
+    variables = params["backbone"]
+    with fit.timed(seconds, "probe"):
+        after = _probe(pipeline, variables, train, held_out, "after")
+    variables = jax.tree.map(sharding.fetch, variables)
+    card = _card(pipeline, variables, train)
+    if processes.first():
+        about = f"{card['name']}, pre-trained by {card['method']}; {CARD} has its card"
+        pretrained.write(folder / WEIGHTS, variables, about)
+    results.write_json(folder / CARD, card)
+    outcome = results.finite(
+        {
+            "dataset": config.dataset.name,
+            "method": config.method.name,
+            "seed": config.seed,
+            "backbone": card,
+            "pictures": {
+                "train": len(train),
+                "held_out": len(held_out),
+                "classes": len(corpus.classes),
+                "version": corpus.version,
+            },
+            "probes": {"before": before, "after": after},
+            "mean": after,
+            "seconds": seconds | {"total": time.perf_counter() - start},
+            "versions": results.versions(),
+        }
+    )
+    results.write_text(folder / "results.md", results.table(outcome))
+    # Last: its presence says that the run is finished.
+    results.write_json(folder / "results.json", outcome)
+    stages.forget(pipeline, folder)
+    return outcome
+
+
+def _require_no_effect(config) -> None:
+    """Raises InputError for a field that does nothing without a detector."""
+    for name, field in flat(config_lib.FIELDS):
+        if name.startswith(tuple(f"{group}." for group in _OF_DETECTORS)) or (
+            name in _OF_DETECTORS
+        ):
+            value = get(config, name)
+            config_lib.require(
+                tuple(value) == field.default
+                if isinstance(field.default, tuple)
+                else value == field.default,
+                name,
+                value,
+                f"left out: the method {config.method.name} leaves a backbone, and the "
+                "run that makes a detector of it sets this",
+            )
+
+
+def _fill_in_classes(config, corpus: data.Split) -> None:
+    """As many classes as there are, where the config does not say."""
+    given, there = config.method.classes, len(corpus.classes)
+    config_lib.require(
+        given in (0, there),
+        "method.classes",
+        given,
+        f"0, or the {there} classes that the corpus has",
+    )
+    with config.unlocked():
+        config.method.classes = there
+
+
+def _divide(corpus: data.Split, pipeline: Pipeline) -> tuple[data.Split, data.Split]:
+    """What is trained on, and what the probes look at; drawn by the seed."""
+    share = pipeline.method.product.held_out
+    order = np.random.default_rng((pipeline.config.seed, 4)).permutation(len(corpus))
+    count = round(share * len(corpus))
+    if share and not 0 < count < len(corpus):
+        raise InputError(
+            f"config.method.held_out={share} of {len(corpus)} pictures holds out "
+            f"{count}; there must be some of both, or set it to 0"
+        )
+    return tuple(corpus.take(np.sort(rows)) for rows in (order[count:], order[:count]))
+
+
+def _probe(
+    pipeline: Pipeline, variables, train: data.Split, held_out: data.Split, when: str
+) -> dict[str, float]:
+    """The probes of a backbone as it is, none where no picture is held out."""
+    if not len(held_out):
+        return {}
+    product = pipeline.method.product
+    label = f"probes {when}"
+    seen, known = _some(held_out, _HELD_OUT), _some(train, _BANK)
+    embed, compare = jax.jit(product.embed), jax.jit(product.compare)
+
+    def embedded(split):
+        return features.extract(
+            lambda x: embed(variables, pipeline.place(x))[:, None, None],
+            split,
+            pipeline.images_a_call,
+            label=label,
+        )[:, 0, 0]
+
+    z = embedded(seen)
+    found = {
+        "spread": float(heads.collapse(z)),
+        "rank": float(heads.participation_ratio(z)),
+    }
+    if seen.classes:
+        bank = embedded(known)
+        given = bank, known.labels, z, seen.labels
+        found["knn_accuracy"] = probes.knn_accuracy(*given)
+        found["linear_accuracy"] = probes.linear_accuracy(*given)
+    return found | _compared(compare, pipeline, variables, seen)
+
+
+def _some(split: data.Split, most: int) -> data.Split:
+    """At most so many pictures, spread evenly over the split."""
+    count = min(most, len(split))
+    return split.take(np.arange(count) * len(split) // count)
+
+
+def _compared(compare, pipeline: Pipeline, variables, split) -> dict[str, float]:
+    """The means of the method's own numbers over a split."""
+    key = rng.stream(pipeline.config.seed, "probes")
+    total: dict[str, float] = {}
+    batches = data.eval_batches(split, pipeline.images_a_call, **processes.share())
+    for batch in batches:
+        shown = {name: pipeline.place(batch[name]) for name in ("image", "index")}
+        valid = sharding.fetch(pipeline.place(batch["valid"]))
+        for name, values in compare(variables, shown, key).items():
+            values = sharding.fetch(values)[valid].astype(np.float64)
+            total[name] = total.get(name, 0.0) + float(values.sum())
+    return {name: value / len(split) for name, value in total.items()}
+
+
+def _card(pipeline: Pipeline, variables, train: data.Split) -> dict:
+    """How a backbone came about."""
+    config = pipeline.config
+    (stage,) = pipeline.method.stages
+    return {
+        "name": pipeline.backbone.name,
+        "sha256": models.fingerprint(variables),
+        "began_with": models.source(pipeline.backbone.name, config.backbone.weights),
+        "method": config.method.name,
+        **pipeline.method.product.card,
+        "data": {
+            "name": config.dataset.name,
+            "pictures": len(train),
+            "classes": len(train.classes),
+            "version": train.version,
+        },
+        "steps": stage.num_steps(len(train)),
+        "batch_size": stage.batch_size,
+        "seed": config.seed,
+        "config": {"method": config.method.to_dict()},
+        "versions": results.versions(),
+    }

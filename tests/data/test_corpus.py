@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import trees
+
+from jaxad import config as config_lib
+from jaxad import data
+from jaxad.errors import InputError
+
+
+def corpus(path, **changes):
+    config = config_lib.base().dataset
+    config.update(name="folder", path=str(path), image_size=(8, 8), **changes)
+    return data.corpus(config)
+
+
+@pytest.fixture
+def classes(tmp_path):
+    for name, count in (("n02", 3), ("n01", 2)):
+        for i in range(count):
+            trees.image(tmp_path / f"imagenet/train/{name}/{i}.JPEG", mark=i)
+    trees.image(tmp_path / "imagenet/val/n01/0.JPEG")
+    return tmp_path / "imagenet"
+
+
+def test_folders_are_the_classes(classes):
+    for path in (classes / "train", classes):  # with val beside it
+        split = corpus(path)
+        assert split.classes == ("n01", "n02")
+        np.testing.assert_array_equal(split.labels, [0, 0, 1, 1, 1])
+        assert split.filenames[0] == "n01/0.JPEG"
+        assert split[4]["label"] == 1 and split[4]["image"].shape == (8, 8, 3)
+
+
+def test_without_folders_there_are_no_classes(classes):
+    split = corpus(classes / "train" / "n02")
+    assert split.classes == () and len(split) == 3
+    np.testing.assert_array_equal(split.labels, 0)
+    trees.image(classes / "train" / "alone.png")
+    mixed = corpus(classes / "train")
+    assert mixed.classes == () and len(mixed) == 6
+
+
+def test_of_categories_only_normal_training_images_count(tmp_path):
+    trees.mvtec_ad(tmp_path, train=3, good=2, bad=2)
+    split = corpus(tmp_path)
+    assert split.classes == ("bottle", "grid") and len(split) == 6
+    np.testing.assert_array_equal(split.labels, [0, 0, 0, 1, 1, 1])
+    one = corpus(tmp_path, category="grid")
+    assert one.classes == () and len(one) == 3
+    assert one[0]["label"] == 0
+
+
+def test_a_limit_is_of_each_class(classes):
+    np.testing.assert_array_equal(corpus(classes, limit=2).labels, [0, 0, 1, 1])
+
+
+def test_its_version_changes_with_a_picture(classes):
+    before = corpus(classes).version
+    assert corpus(classes).version == before
+    trees.image(classes / "train/n01/0.JPEG", (0, 0, 0), size=(9, 9))
+    assert corpus(classes).version != before
+
+
+def test_an_empty_folder_is_told(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty holds no picture"):
+        corpus(tmp_path / "empty")
+
+
+def test_a_corpus_that_tfds_has_prepared(tmp_path):
+    import tensorflow_datasets as tfds
+
+    class Tiny(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = tmp_path
+
+        def _info(self):
+            label = tfds.features.ClassLabel(names=["fish", "dog"])
+            image = tfds.features.Image()
+            features = tfds.features.FeaturesDict({"image": image, "label": label})
+            return tfds.core.DatasetInfo(
+                builder=self, features=features, disable_shuffling=True
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i, label in enumerate(("dog", "fish", "dog")):
+                path = tmp_path / f"{i}.png"
+                trees.image(path, mark=i)
+                yield i, {"image": str(path), "label": label}
+
+    builder = Tiny(data_dir=tmp_path / "data", file_format="array_record")
+    builder.download_and_prepare()
+    split = corpus(builder.data_path)
+    assert split.classes == ("fish", "dog")
+    np.testing.assert_array_equal(split.labels, [1, 0, 1])
+    assert split[2]["image"].shape == (8, 8, 3)
+    (builder.data_path / "dataset_info.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read as array_record files"):
+        corpus(builder.data_path)

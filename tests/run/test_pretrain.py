@@ -1,0 +1,176 @@
+"""Whole runs of pre-training on generated pictures, and what takes their weights."""
+
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+from configs import spd_folder
+from jaxad import models
+from jaxad.errors import InputError, Preempted
+from jaxad.inference import folder
+from jaxad.run import experiment, pretrain
+from jaxad.training.loop import _Folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two classes, of which one has a bright square."""
+    root = tmp_path_factory.mktemp("pictures") / "corpus"
+    for i in range(12):
+        runs.picture(root / f"plain/{i:02}.png", i)
+        runs.picture(root / f"square/{i:02}.png", 100 + i, bad=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "device_count", lambda: 1)  # compiles in a third of the time
+        yield root
+
+
+def make_config(pictures, base="simsiam", **changes):
+    config = spd_folder.get_config(f"runlocal,base={base}")
+    config.dataset.path = str(pictures)
+    config.backbone.name = "plugins.levels"
+    config.compilation_cache = ""
+    config.batch_size = 4
+    config.train.log_every = 1
+    config.method.update(zero_residuals=False, held_out=0.25, epochs=3)
+    # What takes long to compile, and has tests of its own.
+    still = dict(jittered=0.0, grey=0.0, blurred=0.0)
+    config.method.strong.update(still)
+    config.method.weak.update(still)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def whole(pictures, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    return workdir, experiment.run(make_config(pictures), str(workdir))
+
+
+def test_it_leaves_a_backbone_with_its_card_and_probes(whole):
+    workdir, outcome = whole
+    assert json.loads((workdir / "results.json").read_text()) == outcome
+    card = json.loads((workdir / pretrain.CARD).read_text())
+    assert outcome["backbone"] == card
+    # 18 of 24 pictures in batches of 8, three times.
+    assert (card["base"], card["eta"], card["steps"], card["seed"]) == (
+        "simsiam", 0.1, 6, 0,
+    )  # fmt: skip
+    assert card["data"]["pictures"] == 18 and card["data"]["classes"] == 2
+    assert outcome["pictures"]["held_out"] == 6
+    before, after = outcome["probes"]["before"], outcome["probes"]["after"]
+    assert before.keys() == after.keys() == {
+        "spread", "rank", "knn_accuracy", "linear_accuracy",
+        "cosine_to_positive", "cosine_to_negative",
+    }  # fmt: skip
+    assert all(np.isfinite(list(after.values()))) and before != after
+    assert "| knn_accuracy " in (workdir / "results.md").read_text()
+    curves = (workdir / "spd/metrics.jsonl").read_text().splitlines()
+    assert len(curves) == 6 and "cosine_to_negative" in json.loads(curves[-1])
+    # Checkpoints are gone with the run, and there is nothing of a detector.
+    assert {path.name for path in workdir.iterdir()} == {
+        "backbone.json", "backbone.safetensors", "config.json", "results.json",
+        "results.md", "spd",
+    }  # fmt: skip
+
+
+def test_a_finished_run_does_nothing(whole, pictures):
+    workdir, outcome = whole
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    assert experiment.run(make_config(pictures), str(workdir)) == outcome
+    assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+
+
+def test_a_run_stopped_in_the_middle_ends_in_the_same_bytes(
+    whole, pictures, tmp_path, monkeypatch
+):
+    logs = _Folder.logs
+
+    def stopped(self, step):
+        if step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return logs(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Folder, "logs", stopped)
+        with pytest.raises(Preempted):
+            experiment.run(make_config(pictures), str(tmp_path / "run"))
+    assert not (tmp_path / "run" / pretrain.WEIGHTS).exists()
+    experiment.run(make_config(pictures), str(tmp_path / "run"))
+    for name in (pretrain.WEIGHTS, pretrain.CARD, "spd/metrics.jsonl"):
+        content = (tmp_path / "run" / name).read_bytes()
+        assert content == (whole[0] / name).read_bytes(), name
+
+
+def test_any_other_run_takes_its_weights(whole, things, tmp_path):
+    workdir, outcome = whole
+    config = runs.config(
+        things,
+        **{
+            "backbone.name": "plugins.levels",
+            "backbone.weights": str(workdir / pretrain.WEIGHTS),
+            "threshold.calibration": "none",
+        },
+    )
+    detected = experiment.run(config, str(tmp_path / "run"))
+    (used,) = detected["backbones"]
+    assert used["sha256"] == outcome["backbone"]["sha256"]
+    random = models.load("plugins.levels", "random")[1]
+    assert used["sha256"] != models.fingerprint(random)
+
+
+def test_weights_of_another_backbone_are_refused(whole):
+    path = str(whole[0] / pretrain.WEIGHTS)
+    with pytest.raises(InputError, match="does not hold this backbone's weights"):
+        models.load("efficientnet_lite0", path)
+
+
+def test_weights_with_another_shape_are_refused(whole, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    state = load_file(whole[0] / pretrain.WEIGHTS)
+    state["params/conv2/kernel"] = state["params/conv2/kernel"][..., :5]
+    save_file(state, tmp_path / "cut.safetensors")
+    with pytest.raises(InputError, match=r"conv2/kernel has shape \(3, 3, 4, 5\)"):
+        models.load("plugins.levels", str(tmp_path / "cut.safetensors"))
+
+
+def test_it_holds_no_detector_and_says_what_it_holds(whole):
+    with pytest.raises(InputError, match="holds a backbone.*config.backbone.weights="):
+        folder.load(whole[0])
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "message"),
+    [
+        ("simsiam", {"coreset.ratio": 0.5}, "coreset.ratio=0.5 must be left out: the"),
+        ("simsiam", {"detector.name": "padim"}, "detector.name=padim must be left"),
+        ("simsiam", {"ensemble.members": ("resnet18",)}, "ensemble.members"),
+        ("simsiam", {"backbone.taps": ("layer1",)}, "backbone.taps"),
+        ("simsiam", {"overlays": 2}, "overlays=2 must be left out"),
+        ("supervised", {"dataset.path": "plain"}, "the corpus has no classes"),
+        ("supervised", {"method.classes": 7}, "classes=7 must be 0, or the 2 classes"),
+        ("simsiam", {"method.batch_size": 20}, "batches of 20 and what is not held ou"),
+        ("simsiam", {"method.held_out": 0.01}, "24 pictures holds out 0"),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_is_found_before_anything_is_trained(
+    base, changes, message, pictures, tmp_path
+):
+    if "dataset.path" in changes:
+        changes = changes | {"dataset.path": str(pictures / "plain")}
+    with pytest.raises(InputError, match=message):
+        experiment.run(make_config(pictures, base, **changes), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_outputs_that_collapse_end_the_run_in_one_sentence(pictures, tmp_path):
+    """Nothing is spread as a cloud of twice a Gaussian's width."""
+    config = make_config(pictures, **{"method.collapsed": 2.0})
+    with pytest.raises(InputError, match="stopped at step 1 of 6 in .*have collapsed"):
+        experiment.run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run" / pretrain.WEIGHTS).exists()
