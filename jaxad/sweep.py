@@ -106,32 +106,44 @@ def _with(config, name, fields) -> ml_collections.ConfigDict:
 
 
 def table(outcomes: dict[str, list[dict]]) -> str:
-    """Markdown: a line a row, a column for every metric that some row has."""
+    """Markdown: a line a row, a column for every metric that some row has.
+
+    Of runs that leave a backbone it has the probes, which are no per cents.
+    """
     from jaxad.run import results
 
     means = {name: [o["mean"] for o in runs] for name, runs in outcomes.items()}
+    probed = any("probes" in o for runs in outcomes.values() for o in runs)
+    known = results.COLUMNS
+    if probed:
+        known = dict.fromkeys(
+            n for runs in means.values() for mean in runs for n in mean
+        )
     columns = [
         metric
-        for metric in results.COLUMNS
-        if any(mean[metric] is not None for runs in means.values() for mean in runs)
+        for metric in known
+        if any(mean.get(metric) is not None for runs in means.values() for mean in runs)
     ]
     lines = [
         "| " + " | ".join(("row", *columns)) + " |",
         "| --- |" + " ---: |" * len(columns),
     ]
     for name, runs in means.items():
-        cells = [_cell([mean[metric] for mean in runs]) for metric in columns]
+        cells = [_cell([mean[metric] for mean in runs], probed) for metric in columns]
         lines.append("| " + " | ".join((name, *cells)) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(values: list[float | None]) -> str:
+def _cell(values: list[float | None], plain: bool) -> str:
     if any(value is None for value in values):
         return "-"
     import numpy as np
 
-    mean = f"{100 * np.mean(values):.2f}"
-    return mean if len(values) < 2 else f"{mean} ± {100 * np.std(values, ddof=1):.2f}"
+    scale, digits = (1, 4) if plain else (100, 2)
+    mean = f"{scale * np.mean(values):.{digits}f}"
+    if len(values) < 2:
+        return mean
+    return f"{mean} ± {scale * np.std(values, ddof=1):.{digits}f}"
 
 
 def main() -> None:

@@ -78,3 +78,12 @@ def test_a_field_that_does_not_exist_or_fit(tmp_path, fields):
     (field,) = fields
     with pytest.raises(InputError, match=f"row 'a' of the sweep sets {field}="):
         sweep.run(config_lib.base(), {"a": fields}, [0], str(tmp_path))
+
+
+def test_the_table_of_backbones_has_their_probes():
+    def backbone(knn):
+        return {"probes": {}, "mean": {"spread": 0.5, "knn_accuracy": knn}}
+
+    table = sweep.table({"with": [backbone(0.25), backbone(0.75)]})
+    assert table.splitlines()[0] == "| row | spread | knn_accuracy |"
+    assert "| with | 0.5000 ± 0.0000 | 0.5000 ± 0.3536 |" in table

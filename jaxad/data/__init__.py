@@ -132,7 +132,9 @@ def corpus(config: ml_collections.ConfigDict) -> Split:
 
     plain = corpus_lib.pictures(config, _geometry(config))
     if plain is not None:
-        return _completed(plain, config)
+        # They may be millions, and no pixel is judged: decoded as small as they can.
+        decode = images.decoder(config.max_pixels, plain.geometry)
+        return _completed(dataclasses.replace(plain, decode=decode), config)
     names = categories(config)
     splits = [load(config, name, "train").normal() for name in names]
     for name, split in zip(names, splits, strict=True):

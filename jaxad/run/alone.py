@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 
 from jaxad import config as config_lib
-from jaxad import data
+from jaxad import data, methods
 from jaxad.devices import compilation
 from jaxad.inference.folder import Loaded
 from jaxad.inference.predictor import Predictor
@@ -39,6 +39,12 @@ def fit(images: Any, config: ml_collections.ConfigDict | None = None) -> Predict
       InputError: an image or a field that cannot work.
     """
     config = config_lib.base() if config is None else config
+    config_lib.require(
+        methods.leaves(config) == "detector",
+        "method.name",
+        config.method.name,
+        "one that leaves a detector; python -m jaxad.main runs this one",
+    )
     compilation.use_cache(config.compilation_cache)
     members = pipeline_lib.members(config)
     split = data.good(members[0].dataset, images)

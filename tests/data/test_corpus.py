@@ -1,15 +1,17 @@
 import numpy as np
 import pytest
 import trees
+from PIL import Image
 
 from jaxad import config as config_lib
 from jaxad import data
+from jaxad.data import images
 from jaxad.errors import InputError
 
 
 def corpus(path, **changes):
     config = config_lib.base().dataset
-    config.update(name="folder", path=str(path), image_size=(8, 8), **changes)
+    config.update(name="folder", path=str(path), **{"image_size": (8, 8)} | changes)
     return data.corpus(config)
 
 
@@ -59,6 +61,29 @@ def test_its_version_changes_with_a_picture(classes):
     assert corpus(classes).version == before
     trees.image(classes / "train/n01/0.JPEG", (0, 0, 0), size=(9, 9))
     assert corpus(classes).version != before
+
+
+def test_large_jpegs_are_decoded_small(tmp_path):
+    """A ramp of 640 x 960 pixels, for 64 x 64: at an eighth, and the same to the eye.
+
+    One that lies on its side comes upright from its own eighth.
+    """
+    ramp = np.add.outer(np.arange(640) / 4, np.arange(960) / 10).astype(np.uint8)
+    made = Image.fromarray(ramp).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    trees.save(tmp_path / "a.jpg", made, quality=95)
+    trees.save(tmp_path / "b.jpg", made, quality=95, exif=exif)
+    trees.save(tmp_path / "c.png", made)
+    split = corpus(tmp_path, image_size=(64, 64))
+    sizes = [split.decode(split.read(i)[0]).size for i in range(3)]
+    assert sizes == [(120, 80), (80, 120), (960, 640)]
+    whole = images.decode_image(split.read(0)[0])
+    assert whole.size == (960, 640)
+    small, want = split[0]["image"], split.geometry.image(whole)
+    assert np.abs(small - want).max() < 4 / 255
+    turned = np.rot90(small, -1)
+    assert np.abs(split[1]["image"] - turned).max() < 8 / 255
 
 
 def test_an_empty_folder_is_told(tmp_path):
