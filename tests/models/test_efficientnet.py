@@ -80,6 +80,31 @@ def test_grouped_forms_agree(groups, width):
     np.testing.assert_allclose(merged, grouped, atol=1e-4)
 
 
+@pytest.mark.parametrize("side, strides", ((1, 1), (2, 1), (4, 2), (3, 2)))
+def test_maps_smaller_than_the_kernel_are_one_product(side, strides):
+    """With the gradients that training needs."""
+    random = np.random.RandomState(0)
+    x = random.randn(2, side, side + 1, 5).astype(np.float32)
+    kernel = random.randn(3, 3, 5, 7).astype(np.float32)
+    options = dict(strides=strides, padding=((1, 1), (1, 1)))
+
+    def outcome(form):
+        def loss(x, kernel):
+            return (form(x, kernel) ** 2).sum()
+
+        return form(x, kernel), jax.grad(loss, (0, 1))(x, kernel)
+
+    ours = outcome(lambda x, k: layers.conv(x, k, strides=strides, padding=1))
+    unrolled = outcome(lambda x, k: layers.unrolled(x, k, **options))
+    theirs = outcome(lambda x, k: layers._convolve(x, k, groups=1, **options))
+    for one in (ours, unrolled):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3),
+            one,
+            theirs,
+        )
+
+
 def test_depthwise_by_hand():
     x = np.arange(9, dtype=np.float32).reshape(1, 3, 3, 1)
     kernel = np.zeros((3, 3, 1, 1), np.float32)

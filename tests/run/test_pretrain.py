@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import runs
 
+import jaxad
 from configs import spd_folder
 from jaxad import models
 from jaxad.errors import InputError, Preempted
 from jaxad.inference import folder
+from jaxad.reporting import reading
 from jaxad.run import experiment, pretrain
 from jaxad.training.loop import _Folder
 
@@ -141,6 +143,13 @@ def test_weights_with_another_shape_are_refused(whole, tmp_path):
 def test_it_holds_no_detector_and_says_what_it_holds(whole):
     with pytest.raises(InputError, match="holds a backbone.*config.backbone.weights="):
         folder.load(whole[0])
+
+
+def test_it_has_no_report_and_no_detector_in_memory(whole, pictures):
+    with pytest.raises(InputError, match="leaves a backbone; its results.md"):
+        reading.run(whole[0])
+    with pytest.raises(InputError, match="method.name=spd must be one that leaves a d"):
+        jaxad.fit(str(pictures / "plain"), make_config(pictures))
 
 
 @pytest.mark.parametrize(
