@@ -37,7 +37,7 @@ from jaxad import data, losses, methods, models, rng
 from jaxad.augment import anomalies, views  # noqa: E402
 from jaxad.bank import memory_bank
 from jaxad.detectors import base, knn  # noqa: E402
-from jaxad.inference import folder  # noqa: E402
+from jaxad.inference import folder, places  # noqa: E402
 from jaxad.methods import tocoad  # noqa: E402
 from jaxad.metrics import PixelMetrics, auroc  # noqa: E402
 from jaxad.run import experiment, features
@@ -112,7 +112,7 @@ def _row(arguments, row, changes, seed, rate) -> None:
     name = f"{seed}-{rate}-{row.replace(' ', '_')}"
     workdir = pathlib.Path(arguments.workdir, name)
     outcome = experiment.run(config, str(workdir))
-    (detector,) = folder.load(folder.find(workdir / "mono")).members
+    (detector,) = folder.load(places.find(workdir / "mono")).members
     pixels = [
         value
         for generator in HELD_OUT.values()

@@ -21,11 +21,14 @@ def main() -> int:
 
 def _check(config) -> int:
     from jaxad import data
+    from jaxad.inference import places
     from jaxad.run import doctor, pipeline
 
     # Completed, since masks are looked at in the size that the backbone sees.
     config, broken = pipeline.members(config)[0].dataset, False
-    for category in data.categories(config):
+    categories = data.categories(config)
+    places.require_names(categories)
+    for category in categories:
         findings = doctor.check(config, category)
         errors = sum(finding.severity == doctor.ERROR for finding in findings)
         print(f"{category}: errors {errors}, warnings {len(findings) - errors}")

@@ -22,13 +22,15 @@ from absl import flags
 
 from jaxad import command_line
 from jaxad.errors import InputError
+from jaxad.inference import places
 
 MAPS = ("all", "anomalous", "none")  # as `judge.MAPS`, which takes long to import
 
 
 def main(values) -> int:
     """Judges what the flags say; gives the exit status."""
-    command_line.require_there(run=values.run, images=values.images)
+    places.find(values.run)
+    command_line.require_there(images=values.images)
     from jaxad.inference import journal, judge, predictor, watch
     from jaxad.run import results
 

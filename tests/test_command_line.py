@@ -54,8 +54,10 @@ MISTAKES = {
     "put --config first",
     "predict": "--run is missing; see jaxad predict --help",
     "predict images": "'images' is not a flag",
-    "predict --run none --images x": "--run=none does not exist",
-    "predict --run . --images none": "--images=none does not exist",
+    "predict --run none --images x": "none does not exist; name a run or a detector",
+    "predict --run . --images none": ". holds no detector; name a run, or a category ",
+    "predict --run plain.py --images x": "plain.py is a file; name a run, or a cat",
+    "predict --run exported --images none": "--images=none does not exist",
     "extend --base none --images x --workdir y": "--base=none does not exist",
     "export --run none --out x": "--run=none does not exist",
     "report": "RUN is missing; see jaxad report --help",
@@ -117,6 +119,8 @@ def told(tmp_path_factory):
     folder = tmp_path_factory.mktemp("typed")
     for name, content in FILES.items():
         (folder / name).write_text(content)
+    (folder / "exported").mkdir()
+    (folder / "exported/detector.json").touch()
     return answers(list(MISTAKES), folder)
 
 

@@ -40,6 +40,7 @@ def call(tmp_path, monkeypatch):
     for name, value in (("a", 20), ("b", 30), ("deep/c", 255)):
         trees.image(tmp_path / f"today.5/{name}.png", value)
     (tmp_path / "run").mkdir()
+    (tmp_path / "run/detector.json").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(predictor, "load", lambda run: Fake())
 

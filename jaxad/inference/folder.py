@@ -28,11 +28,11 @@ from jaxad import config as config_lib
 from jaxad.detectors import base
 from jaxad.detectors.base import Detector, Scorer
 from jaxad.devices import processes, sharding
-from jaxad.errors import InputError, did_you_mean, writing
+from jaxad.errors import InputError, writing
+from jaxad.inference.places import CARD, find
 from jaxad.methods.base import Backbone, Method
 
 FORMAT = 1
-CARD = "detector.json"
 
 
 class Networks(NamedTuple):
@@ -284,49 +284,6 @@ def _backbone_place(folder: pathlib.Path, name: str) -> pathlib.Path:
         f"{folder} has no backbone: neither {own} nor {of_run} is there; make a folder "
         "that has all with python -m jaxad.export --format folder"
     )
-
-
-def find(path: str | os.PathLike) -> pathlib.Path:
-    """The folder of a detector that a path stands for.
-
-    Raises:
-      InputError: there is none, it is unfinished, or there are several.
-    """
-    path = pathlib.Path(path).expanduser().absolute()
-    for folder in (path, path / "detector"):
-        if (folder / CARD).is_file():
-            return folder
-    if not path.is_dir():
-        known = categories(path.parent)
-        hint = did_you_mean(path.name, known)
-        there = f"; {path.parent} has {', '.join(known)}{hint}" if known else ""
-        raise InputError(
-            f"{path} does not exist{there or '; name a run or a detector'}"
-        )
-    found = categories(path)
-    if len(found) == 1:
-        return path / found[0] / "detector"
-    if found:
-        raise InputError(
-            f"{path} has the detectors of {', '.join(found)}; name one, as "
-            f"{path / found[0]}"
-        )
-    if (path / "backbone.safetensors").exists():
-        raise InputError(
-            f"{path} holds a backbone, and no detector; a run that makes one takes it "
-            f"with --config.backbone.weights={path / 'backbone.safetensors'}"
-        )
-    if (path / "config.json").exists() or (path / "detector").exists():
-        raise InputError(
-            f"{path} has no finished detector; run the command that made it again, to "
-            "its end"
-        )
-    raise InputError(f"{path} holds no detector; name a run, or a category inside it")
-
-
-def categories(workdir: pathlib.Path) -> list[str]:
-    """Those of a run that have a finished detector, sorted."""
-    return sorted(path.parts[-3] for path in workdir.glob(f"*/detector/{CARD}"))
 
 
 def save(out: str | os.PathLike, loaded: Loaded) -> None:

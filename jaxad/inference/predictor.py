@@ -23,6 +23,7 @@ from jaxad.detectors.threshold import Threshold
 from jaxad.devices import compilation
 from jaxad.errors import InputError
 from jaxad.inference import folder as folder_lib
+from jaxad.inference import places
 from jaxad.inference.decisions import Decision
 
 
@@ -183,7 +184,7 @@ def load(path: str | os.PathLike) -> Predictor:
     Raises:
       InputError: there is none, or it is unfinished, damaged or of another version.
     """
-    folder = folder_lib.find(path)
+    folder = places.find(path)
     card = folder_lib.read_card(folder)
     compilation.use_cache(card["members"][0]["config"]["compilation_cache"])
     return Predictor(folder_lib.load(folder), folder)

@@ -16,7 +16,7 @@ from jaxad import data, methods, models
 from jaxad.detectors import base
 from jaxad.devices import processes, sharding
 from jaxad.errors import InputError
-from jaxad.inference import decisions
+from jaxad.inference import decisions, places
 from jaxad.inference import folder as detector_folder
 from jaxad.run import (
     calibrate,
@@ -151,6 +151,7 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     folder = pathlib.Path(workdir)
     identity.require_alike(config, folder)
     categories = data.categories(config.dataset)
+    places.require_names(categories)
     members = pipeline_lib.members(config)
     evaluate.own_metrics(config)
     # Each host has looked for textures on its own disk.
@@ -335,7 +336,7 @@ def _detector(pipelines, train, held_out, category, folder, maker, seconds, earl
     """The fitted members and the decision, from disk where they are there."""
     place = folder / "detector"
     _forget_other(place, train.version)
-    if (place / detector_folder.CARD).exists():
+    if (place / places.CARD).exists():
         members = tuple(
             restored(pipeline, member_folder(pipeline, folder))
             for pipeline in pipelines

@@ -11,7 +11,7 @@ import runs
 
 from jaxad import arrays
 from jaxad.errors import InputError
-from jaxad.inference import folder, predictor
+from jaxad.inference import folder, places, predictor
 from jaxad.run import experiment
 
 VERSION_1 = pathlib.Path(__file__).parent / "fixtures/version_1"
@@ -105,16 +105,34 @@ def test_the_format_is_read_as_it_was_in_version_1():
 
 
 def test_a_run_with_one_category_is_enough(run):
-    assert folder.find(run[1]) == run[1] / "cap/detector"
-    assert folder.find(run[1] / "cap") == run[1] / "cap/detector"
+    assert places.find(run[1]) == run[1] / "cap/detector"
+    assert places.find(run[1] / "cap") == run[1] / "cap/detector"
 
 
 def test_a_category_must_be_named_where_there_are_several(category):
     shutil.copytree(category, category.parent / "hat")
     with pytest.raises(InputError, match="run has the detectors of cap, hat; name one"):
-        folder.find(category.parent)
+        places.find(category.parent)
     with pytest.raises(InputError, match="cup does not exist.*cap, hat.*mean 'cap'"):
-        folder.find(category.parent / "cup")
+        places.find(category.parent / "cup")
+
+
+def test_an_unfinished_category_is_told(category):
+    (category / "detector/detector.json").unlink()
+    (category / "detector").rename(category / "unfinished")  # as before the fit
+    for path in (category, category.parent):
+        with pytest.raises(InputError, match=f"{path} has no finished detector; run"):
+            places.find(path)
+
+
+def test_what_a_run_has_beside_its_categories_is_no_detector(run):
+    with pytest.raises(InputError, match="backbone holds no detector; name a run"):
+        places.find(run[1] / "backbone")
+    with pytest.raises(InputError, match="results.json is a file; name a run"):
+        places.find(run[1] / "results.json")
+    # None is missing from the names that no category may have.
+    beside = {path.name for path in run[1].iterdir() if path.name != "cap"}
+    assert beside <= set(places.OF_RUN)
 
 
 def change(path, **fields):

@@ -84,3 +84,22 @@ def test_the_key_changes_with_config_and_images(images, tmp_path):
     assert key("seed", seed=1) != first  # other weights
     replace_one(images)
     assert key("images") != first
+
+
+@pytest.mark.parametrize("name", ["results.json", "Backbone", "config.json"])
+def test_a_category_with_the_name_of_a_file_of_the_run(name, tmp_path):
+    for category in ("cap", name):
+        runs.category(tmp_path / "images" / category, train=2, test=1)
+    config = runs.config(tmp_path / "images")
+    with pytest.raises(InputError, match=f"category {name} has the name of .*rename"):
+        experiment.run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b"])
+def test_a_category_that_cannot_be_a_folder(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("plugins.dataset.categories", lambda config: ((name,),) * 2)
+    config = runs.config("", **{"dataset.name": "plugins.dataset"})
+    with pytest.raises(InputError, match=f"category '{name}' cannot be the name of a"):
+        experiment.run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
