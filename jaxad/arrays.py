@@ -33,7 +33,7 @@ def save(path: str | pathlib.Path, tree: Tree) -> None:
     """
     path = absolute(path)
     tree = jax.tree.map(np.asarray, jax.device_get(tree))
-    arrays = _flatten(sealed(tree))
+    arrays = flatten(sealed(tree))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with writing(path):
@@ -56,7 +56,7 @@ def restore(path: str | pathlib.Path) -> Tree:
     path = absolute(path)
     if not path.is_dir():
         raise InputError(f"{path} does not exist; name the folder of a saved detector")
-    return opened(lambda: _nest(_read(path / _ARRAYS)), _damaged(path))
+    return opened(lambda: nest(_read(path / _ARRAYS)), _damaged(path))
 
 
 def seal(path: str | pathlib.Path) -> str:
@@ -86,19 +86,21 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
         return {name: arrays[name] for name in arrays.files}
 
 
-def _flatten(tree: Tree, prefix: str = "") -> dict[str, np.ndarray]:
+def flatten(tree: Tree, prefix: str = "") -> dict[str, np.ndarray]:
+    """Nested dictionaries as one, each array under its keys joined by "/"."""
     flat = {}
     for name, value in tree.items():
         if "/" in name:
             raise ValueError(f"{name!r}: an array's name may not hold a slash")
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}/")
+            flat |= flatten(value, f"{prefix}{name}/")
         else:
             flat[prefix + name] = np.asarray(value)
     return flat
 
 
-def _nest(flat: dict[str, np.ndarray]) -> Tree:
+def nest(flat: dict[str, Any]) -> Tree:
+    """What `flatten` was given."""
     tree: Tree = {}
     for path, array in flat.items():
         *folders, name = path.split("/")

@@ -199,7 +199,7 @@ def good(
 
 
 def _geometry(config: ml_collections.ConfigDict) -> Geometry:
-    geometry = Geometry(tuple(config.image_size), config.resize, config.resize_to)
+    geometry = Geometry.from_config(config)
     if min(geometry.size) < 1:
         raise InputError(
             f"config.dataset.image_size={geometry.size} must be two sizes in pixels, "

@@ -38,6 +38,11 @@ class Geometry:
     policy: str = "resize"
     resize_to: int = 0
 
+    @classmethod
+    def from_config(cls, config) -> "Geometry":
+        """That of `config.dataset`."""
+        return cls(tuple(config.image_size), config.resize, config.resize_to)
+
     def image(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """float32 [H, W, 3] in [0, 1] of what `decode_image` gave.
 

@@ -155,7 +155,13 @@ def gather(x: jax.Array, axis: int = 0) -> jax.Array:
 
 
 def fast_bfloat16(mesh: Mesh | None = None) -> bool:
-    """Whether matrix products in bfloat16 are faster than in float32 here."""
+    """Whether matrix products in bfloat16 are faster than in float32 here.
+
+    Not where float32 is asked for by `jax.default_matmul_precision("highest")`: what is
+    traced then may be for other devices than these.
+    """
+    if jax.config.jax_default_matmul_precision == "highest":
+        return False
     devices = jax.devices() if mesh is None else mesh.devices.flat
     return devices[0].platform != "cpu" or _cpu_has_bfloat16()
 

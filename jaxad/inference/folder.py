@@ -295,7 +295,7 @@ def save(out: str | os.PathLike, loaded: Loaded) -> None:
     Raises:
       InputError: there is something in `out`, or it cannot be written.
     """
-    with _made(out) as folder:
+    with made(out) as folder:
         for detector, member in zip(
             loaded.members, loaded.card["members"], strict=True
         ):
@@ -320,7 +320,7 @@ def copy(path: str | os.PathLike, out: str | os.PathLike) -> None:
     """
     source = find(path)
     members = load(source).card["members"]  # all of it is whole
-    with _made(out) as folder:
+    with made(out) as folder:
         for member in members:
             name = member["name"]
             shutil.copytree(source / name, folder / name)
@@ -331,8 +331,12 @@ def copy(path: str | os.PathLike, out: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def _made(out: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """A folder that is whole, or not there."""
+def made(out: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A folder that is whole, or not there.
+
+    Raises:
+      InputError: there is something in `out`, or it cannot be written.
+    """
     out = pathlib.Path(out).expanduser().absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is there already; name a folder that is not")

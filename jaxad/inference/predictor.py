@@ -65,11 +65,7 @@ class Predictor:
     def __init__(self, loaded: folder_lib.Loaded, path: pathlib.Path | None = None):
         config = loaded.configs[0]
         self._loaded, self._path = loaded, path
-        self._geometry = images.Geometry(
-            tuple(config.dataset.image_size),
-            config.dataset.resize,
-            config.dataset.resize_to,
-        )
+        self._geometry = images.Geometry.from_config(config.dataset)
         self.card: dict[str, Any] = loaded.card
         self.batch_size: int = config.batch_size
         self.max_pixels: int = config.dataset.max_pixels

@@ -49,9 +49,10 @@ def convolve(
     kernels = _both_ways(_transform_kernel, kernel.astype(jnp.float32))
     kernels = jax.tree.map(lambda entry: entry.astype(x.dtype), kernels)
     image_bytes = 16 * rows * columns * c * x.dtype.itemsize
+    # A program for any number of images, as an export is, takes one at a time.
     size = max(
         n
-        for n in range(1, b + 1)
+        for n in range(1, b + 1 if isinstance(b, int) else 2)
         if b % n == 0 and n * image_bytes <= max(_BLOCK_BYTES, image_bytes)
     )
     if size == b:

@@ -288,3 +288,10 @@ def test_two_processes_find_what_one_does(tmp_path):
         np.testing.assert_array_equal(found["coreset"], greedy_coreset(x, 60))
         np.testing.assert_array_equal(found["distance"], distance)
         np.testing.assert_array_equal(found["index"], index)
+
+
+def test_bfloat16_is_not_fast_where_float32_is_asked_for(monkeypatch):
+    monkeypatch.setattr(sharding, "_cpu_has_bfloat16", lambda: True)
+    assert sharding.fast_bfloat16()
+    with jax.default_matmul_precision("highest"):
+        assert not sharding.fast_bfloat16()

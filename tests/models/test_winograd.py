@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from jaxad.models import layers, winograd
 
@@ -119,6 +120,18 @@ def test_bfloat16_rounds_factors_and_result_alone():
     # for both factors, whose products are 1.5 times as large as the definition's.
     expected = 2**-8 * 0.4 * np.sqrt(1 + 2 * 1.5**2)
     assert np.sqrt(np.mean(error**2)) < 1.3 * expected * np.std(want)
+
+
+def test_a_program_for_any_number_of_images():
+    random = np.random.RandomState(0)
+    x = random.randn(3, 5, 6, 4).astype(np.float32)
+    kernel = random.randn(3, 3, 4, 2).astype(np.float32)
+    padding = ((1, 1), (0, 1))
+    convolve = jax.jit(lambda x: winograd.convolve(x, kernel, padding))
+    (b,) = export.symbolic_shape("b")
+    program = export.export(convolve)(jax.ShapeDtypeStruct((b, 5, 6, 4), np.float32))
+    want, error = exact(x, kernel, padding)
+    assert (np.abs(program.call(x) - want) <= error).all()
 
 
 def test_matmul_in_bfloat16():
