@@ -9,7 +9,6 @@ of its own below `--workdir`, so a study that was interrupted goes on, and a row
 later is all that is run.
 """
 
-import os
 import pathlib
 import re
 import runpy
@@ -166,9 +165,10 @@ def main() -> None:
         if processes.first():
             from jaxad.reporting import pages
 
-            pages.after_study(workdir)
+            page = pages.after_study(workdir)
             print(text, end="")
-            print(f"Report: {os.path.join(workdir, pages.REPORT)}")
+            if page is not None:
+                print(f"Report: {page}")
 
 
 if __name__ == "__main__":

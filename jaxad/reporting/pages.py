@@ -31,16 +31,22 @@ def after(workdir: str) -> None:
         _LOG.warning("no report: %s", error)
 
 
-def after_study(workdir: str) -> None:
-    """Writes the reports of a study that has ended, and of its runs, as `after`."""
+def after_study(workdir: str) -> pathlib.Path | None:
+    """Writes the reports of a study that has ended, and of its runs, as `after`.
+
+    Returns:
+      The study's; None where it could not be written, or its runs leave no detectors.
+    """
     folder = pathlib.Path(workdir)
-    for runs in study_page.runs_of(folder).values():
+    study = study_page.runs_of(folder)
+    for runs in study.values():
         for run in runs:
             after(str(run))
     try:
-        write(folder)
+        return write(folder) if study else None
     except (InputError, OSError) as error:
         _LOG.warning("no report: %s", error)
+        return None
 
 
 def write(folder: pathlib.Path, page: pathlib.Path | None = None) -> pathlib.Path:

@@ -7,15 +7,20 @@ from typing import Any
 import numpy as np
 
 from jaxad.reporting import charts, gallery, reading, run_page, settings
+from jaxad.run import results
 
 
 def runs_of(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    """Row -> folders of its runs, by seed; nothing where there is no study."""
+    """Row -> folders of its runs, by seed; nothing where there is no study.
+
+    Runs that leave a backbone, and no detector, are none of them.
+    """
     if not (folder / "sweep.md").exists():
         return {}
     found: dict[str, list[pathlib.Path]] = {}
     for path in folder.glob(f"*/*/{reading.RESULTS}"):
-        found.setdefault(path.parent.parent.name, []).append(path.parent)
+        if "categories" in results.read_json(path):
+            found.setdefault(path.parent.parent.name, []).append(path.parent)
     ordered = sorted(found, key=lambda row: min(p.stat().st_mtime for p in found[row]))
     return {
         row: sorted(found[row], key=lambda p: (len(p.name), p.name)) for row in ordered

@@ -340,7 +340,7 @@ def test_a_study_has_a_line_a_row(tmp_path):
             fields = {"coreset.ratio": shift / 10, "feature_cache": row}
             made.run(folder, draw=10 * seed, shift=shift, seed=seed, **fields)
     results.write_text(tmp_path / "sweep.md", "| row |\n")
-    pages.after_study(str(tmp_path))
+    assert pages.after_study(str(tmp_path)) == tmp_path / "report.html"
     page = Page(tmp_path / "report.html")
     for row, shift in (("wide", 2.0), ("narrow", 1.0)):
         images = made.split()
@@ -358,6 +358,14 @@ def test_a_study_has_a_line_a_row(tmp_path):
     assert page.row("coreset.ratio")[1:] == ["0.2", "0.1"]
     assert not [row for row in page.rows if row[0] in ("seed", "feature_cache")]
     assert len(page.having("dot")) == 2 * 2 * 2  # two metrics
+
+
+def test_a_study_of_backbones_has_no_page(tmp_path, caplog):
+    for row in ("wide", "narrow"):
+        results.write_json(tmp_path / row / "0/results.json", {"backbone": {}})
+    results.write_text(tmp_path / "sweep.md", "| row |\n")
+    assert pages.after_study(str(tmp_path)) is None
+    assert not (tmp_path / "report.html").exists() and caplog.text == ""
 
 
 # ---- Charts
