@@ -1,12 +1,15 @@
 """A folder that images come into, looked at again and again."""
 
 import contextlib
+import logging
 import pathlib
 import signal
 import threading
 from collections.abc import Iterator
 
 from jaxad.data import given
+
+_LOG = logging.getLogger(__name__)
 
 _POLL = 1.0  # seconds between two looks
 
@@ -34,11 +37,16 @@ class Arrivals:
         self._max_pixels = max_pixels
         self._seen: dict[str, tuple[int, int]] = {}
         self._refused: dict[str, tuple[int, int]] = {}
+        self._lost: set[str] = set()
 
     def look(self) -> list[given.Item]:
         """What has arrived since the last look, by name."""
         arrived = []
-        for name in given.walk(self._folder, self._without)[0]:
+        names, lost, _ = given.walk(self._folder, self._without)
+        for name in sorted(set(lost) - self._lost):
+            _LOG.warning("%s is a picture that cannot be read; left out", name)
+        self._lost |= set(lost)
+        for name in names:
             if name in self._known and name not in self._refused:
                 continue
             path = self._folder / name

@@ -487,6 +487,14 @@ def test_following_goes_on_and_leaves_its_output_out(folder):
     assert follow(folder, out, [idle], predictor).earlier == 4
 
 
+def test_pictures_that_are_not_read_are_told_of_once(folder, tmp_path, caplog):
+    (folder / "deep/phone.heic").write_bytes(b"x")
+    follow(folder, tmp_path / "out", [idle, idle])
+    assert caplog.messages == [
+        "deep/phone.heic is a picture that cannot be read; left out"
+    ]
+
+
 def test_an_empty_folder_is_waited_for(tmp_path):
     (tmp_path / "in").mkdir()
     acts = [lambda: grey(tmp_path / "in/a.png", 255), idle, idle]
