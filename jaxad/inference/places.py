@@ -11,7 +11,9 @@ from jaxad.errors import InputError, did_you_mean
 
 CARD = "detector.json"
 # What a run has beside its categories.
-OF_RUN = ("backbone", "config.json", "features", "results.json", "results.md")
+OF_RUN = (
+    "backbone", "config.json", "features", "report.html", "results.json", "results.md"
+)  # fmt: skip
 
 
 def find(path: str | os.PathLike) -> pathlib.Path:

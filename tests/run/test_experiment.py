@@ -86,7 +86,7 @@ def test_the_key_changes_with_config_and_images(images, tmp_path):
     assert key("images") != first
 
 
-@pytest.mark.parametrize("name", ["results.json", "Backbone", "config.json"])
+@pytest.mark.parametrize("name", ["results.json", "Backbone", "Report.html"])
 def test_a_category_with_the_name_of_a_file_of_the_run(name, tmp_path):
     for category in ("cap", name):
         runs.category(tmp_path / "images" / category, train=2, test=1)
