@@ -145,6 +145,12 @@ class Detector:
     spread: scores.Spread | None = None
     report: Report = flax.struct.field(default_factory=dict)
 
+    def __reduce__(self):
+        raise TypeError(
+            "a Detector holds functions and cannot be pickled; its jaxad.Predictor has "
+            "save(folder), and jaxad.load(folder) gives it back"
+        )
+
 
 Detectors = Detector | Sequence[Detector]
 

@@ -4,6 +4,11 @@ Example:
   detector = jaxad.load("runs/demo/mono")
   result = detector.predict("tomorrow/part_017.jpg")
   result.score, result.p_value, result.is_anomalous, result.map
+
+Inside a program of JAX the detector is a function of arrays at its own size:
+
+  from jaxad.detectors import base
+  jax.jit(lambda images: base.predict(detector.members, images))
 """
 
 import dataclasses
@@ -60,6 +65,8 @@ class Predictor:
       pixel_threshold: of anomaly maps; None likewise.
       batch_size: images of a batch; a list is run in batches of this size, filled up.
       max_pixels: that the image of a file may have; 0 is no limit.
+      members: the detector as pytrees, for `jaxad.detectors.base.predict`; several are
+        an ensemble.
     """
 
     def __init__(self, loaded: folder_lib.Loaded, path: pathlib.Path | None = None):
@@ -69,6 +76,7 @@ class Predictor:
         self.card: dict[str, Any] = loaded.card
         self.batch_size: int = config.batch_size
         self.max_pixels: int = config.dataset.max_pixels
+        self.members: tuple[base.Detector, ...] = loaded.members
         decision = Decision.from_card(loaded.card)
         self.threshold: Threshold | None = decision and decision.images
         self.pixel_threshold: float | None = decision and decision.pixels.value
@@ -87,8 +95,14 @@ class Predictor:
           in a list.
 
         Raises:
-          InputError: an image cannot be read, or is none.
+          InputError: an image cannot be read, or is none; JAX is tracing.
         """
+        if isinstance(images, jax.core.Tracer):
+            raise InputError(
+                "images are traced by JAX, as under jit; there, call "
+                "jaxad.detectors.base.predict(detector.members, images), which takes "
+                f"[b, {', '.join(map(str, self._geometry.size))}, 3] in [0, 1]"
+            )
         items = given.items(images, max_pixels=self.max_pixels)
         alone = _is_one(images)
         results = list(self.stream(items, batch_size=1 if alone else None))
@@ -119,7 +133,7 @@ class Predictor:
                 stacked[-1:], (size - len(good), *stacked.shape[1:])
             )
             pixels = np.concatenate([stacked, filling])
-            scores, maps = jax.device_get(base.predict(self._loaded.members, pixels))
+            scores, maps = jax.device_get(base.predict(self.members, pixels))
             found = iter(zip(scores, maps, strict=True))
         for one in batch:
             if one.error is not None:

@@ -11,6 +11,7 @@ import runs
 from PIL import Image
 
 import jaxad
+from jaxad.detectors import base
 from jaxad.errors import InputError
 from jaxad.inference import predictor
 from jaxad.run import experiment
@@ -116,6 +117,22 @@ def test_a_loaded_detector_can_be_pickled(detector, images):
     path = images / "test/good/0.png"
     other = pickle.loads(pickle.dumps(detector))
     assert other.predict(path).score == detector.predict(path).score
+
+
+def test_it_is_a_function_of_arrays_in_a_program(detector, images):
+    with Image.open(images / "test/square/0.png") as image:
+        pixels = np.asarray(image)[:32, :32] / np.float32(255)
+    apply = jax.jit(lambda x: base.predict(detector.members, x))
+    scores, maps = jax.export.export(apply)(pixels[None]).call(pixels[None])
+    want = detector.predict(pixels)
+    np.testing.assert_allclose(scores, [want.score], rtol=1e-5)
+    np.testing.assert_allclose(maps[0], want.map, rtol=1e-4, atol=1e-6)
+    with pytest.raises(
+        InputError, match=r"base.predict\(detector.members.*\[b, 32, 32,"
+    ):
+        jax.jit(detector.predict)(pixels)
+    with pytest.raises(TypeError, match=r"save\(folder\), and jaxad.load"):
+        pickle.dumps(detector.members)
 
 
 def test_fit_without_a_run(images, tmp_path):
