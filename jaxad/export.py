@@ -18,6 +18,7 @@ from absl import flags
 
 from jaxad import command_line
 from jaxad.errors import InputError
+from jaxad.inference import places
 
 FORMATS = ("folder", "stablehlo")
 BANKS = ("float32", "float16", "int8")  # as `program.BANKS`, which takes long to import
@@ -47,7 +48,7 @@ def main() -> None:
     for flag in (_RUN, _OUT):
         if flag.value is None:
             raise InputError(f"--{flag.name} is missing; see --help")
-    command_line.require_there(run=_RUN.value)
+    places.find(_RUN.value)
     if _FORMAT.value == "folder":
         _refuse("--format folder", _IMAGES, _BANK)
         from jaxad.inference import folder
@@ -93,7 +94,7 @@ def _images():
     from jaxad.inference import folder
     from jaxad.run import identity
 
-    place = folder.find(_RUN.value)
+    place = places.find(_RUN.value)
     card = folder.read_card(place)
     if _IMAGES.value is None:
         workdir = place.parents[1]

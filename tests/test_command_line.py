@@ -59,7 +59,7 @@ MISTAKES = {
     "predict --run plain.py --images x": "plain.py is a file; name a run, or a cat",
     "predict --run exported --images none": "--images=none does not exist",
     "extend --base none --images x --workdir y": "--base=none does not exist",
-    "export --run none --out x": "--run=none does not exist",
+    "export --run none --out x": "none does not exist; name a run or a detector",
     "report": "RUN is missing; see jaxad report --help",
     "report none": "RUN=none does not exist; name the --workdir of a run",
     "report README.md": "RUN=README.md is a file; name the --workdir of a run",
