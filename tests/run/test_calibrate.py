@@ -1,6 +1,7 @@
 """Scores of images that a detector was not fitted on, by each way to get them."""
 
 import csv
+import pathlib
 
 import numpy as np
 import pytest
@@ -112,11 +113,17 @@ def test_bad_images_among_the_good_ones_are_the_first_suspects(tmp_path):
     root = runs.category(tmp_path / "cap", train=60)
     for i in range(4):
         runs.picture(root / f"train/good/bad{i}.png", 300 + i, bad=True)
-    run(root, tmp_path / "run")
+    fields = {"threshold.false_alarms": 0.25, "overlays": 2}
+    experiment.run(runs.config(root, **fields), str(tmp_path / "run"))
     with (tmp_path / "run/cap/suspects.csv").open(newline="") as file:
         suspects = [row["file"] for row in csv.DictReader(file)]
     assert len(suspects) == 64
     assert sum("bad" in name for name in suspects[:6]) == 4
+    pictures = sorted(p.name for p in (tmp_path / "run/cap/maps").glob("suspect_*"))
+    assert len(pictures) == 2
+    for rank, (picture, name) in enumerate(zip(pictures, suspects[:2], strict=True), 1):
+        assert picture.startswith(f"suspect_{rank}_")
+        assert pathlib.Path(name).stem in picture
 
 
 def test_too_few_images_for_the_rate_are_told(images, tmp_path, caplog):
