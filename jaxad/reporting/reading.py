@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+from collections.abc import Set
 
 import numpy as np
 
@@ -131,7 +132,7 @@ def _category(folder: pathlib.Path, name: str, row: dict) -> Category:
     if rows is None:
         raise InputError(f"{folder / 'scores.csv'} does not exist; run it again")
     decided = row.get("threshold")
-    has_kinds = not rows or "defect_type" in rows[0]
+    kinds = _rows(folder / "defect_types.csv", {"file", "defect_type"})
     suspects = _rows(folder / "suspects.csv") or []
     return Category(
         name=name,
@@ -140,7 +141,7 @@ def _category(folder: pathlib.Path, name: str, row: dict) -> Category:
         files=[one["file"] for one in rows],
         labels=np.array([int(one["label"]) for one in rows], np.int32),
         scores=np.array([float(one["score"]) for one in rows], np.float64),
-        kinds=[one["defect_type"] for one in rows] if has_kinds else None,
+        kinds=kinds and [one["defect_type"] for one in kinds],
         threshold=decided and Threshold.from_dict(decided),
         pixel_threshold=decided and decided["pixel_value"],
         thumbnails=Thumbnails.load(folder / "thumbnails.npz"),
@@ -150,15 +151,18 @@ def _category(folder: pathlib.Path, name: str, row: dict) -> Category:
     )
 
 
-def _rows(path: pathlib.Path) -> list[dict[str, str]] | None:
-    """The rows of a table; None where there is no such file."""
+def _rows(
+    path: pathlib.Path, columns: Set[str] = frozenset({"file", "score"})
+) -> list[dict[str, str]] | None:
+    """The rows of a table that has these columns; None where there is no such file."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows = list(csv.DictReader(file))
     except FileNotFoundError:
         return None
-    if rows and not {"file", "score"} <= rows[0].keys():
-        raise InputError(f"{path} has no columns file and score; run it again")
+    if rows and not columns <= rows[0].keys():
+        wanted = " and ".join(sorted(columns))
+        raise InputError(f"{path} has no columns {wanted}; run it again")
     return rows
 
 

@@ -292,6 +292,7 @@ def _category(
             own=evaluate.own_metrics(config),
         )
     results.write_scores(folder / "scores.csv", test, evaluation.scores)
+    results.write_defect_types(folder / "defect_types.csv", test)
     if processes.first():
         evaluation.thumbnails.save(folder / "thumbnails.npz")
     if decision:

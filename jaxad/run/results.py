@@ -90,20 +90,26 @@ def finite(content):
 
 
 def write_scores(path: pathlib.Path, split, scores: np.ndarray) -> None:
-    """`scores.csv`: file, label (0 normal, 1 anomalous), image score, kind of defect.
+    """`scores.csv`: file, label (0 normal, 1 anomalous) and image score.
 
     Scores have nine significant digits, enough to give back the float32.
     """
     _write_csv(
         path,
-        ("file", "label", "score", "defect_type"),
+        ("file", "label", "score"),
         (
-            (name, int(label), f"{float(score):.9g}", kind)
-            for name, label, score, kind in zip(
-                split.filenames, split.labels, scores, split.defect_types, strict=True
+            (name, int(label), f"{float(score):.9g}")
+            for name, label, score in zip(
+                split.filenames, split.labels, scores, strict=True
             )
         ),
     )
+
+
+def write_defect_types(path: pathlib.Path, split) -> None:
+    """`defect_types.csv`: file and kind of defect, in the order of `scores.csv`."""
+    rows = zip(split.filenames, split.defect_types, strict=True)
+    _write_csv(path, ("file", "defect_type"), rows)
 
 
 def write_verdicts(

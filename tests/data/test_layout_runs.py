@@ -37,9 +37,7 @@ def test_normal_images_alone_fit_a_detector(tmp_path, check, caplog):
         "false_alarms": None,
         "misses": None,
     }
-    assert (tmp_path / "run/cap/scores.csv").read_text() == (
-        "file,label,score,defect_type\n"
-    )
+    assert (tmp_path / "run/cap/scores.csv").read_text() == "file,label,score\n"
     assert " - |" in (tmp_path / "run/results.md").read_text()
     assert "not read: train/good/photo.heic" in caplog.text
 

@@ -96,6 +96,7 @@ def run(
             worst = split(normal=3, anomalous=0)
             thumbnails(worst, calibration[:3]).save(place / "suspects.npz")
         results.write_scores(place / "scores.csv", images, scores)
+        results.write_defect_types(place / "defect_types.csv", images)
         thumbnails(images, scores, draw).save(place / "thumbnails.npz")
         rows[name] = row(images, scores, decision)
     outcome = {

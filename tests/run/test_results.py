@@ -26,10 +26,15 @@ def test_scores_keep_every_bit_of_a_float32(tmp_path):
     results.write_scores(tmp_path / "scores.csv", split, values)
     with open(tmp_path / "scores.csv", encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["file", "label", "score", "defect_type"]
-    assert rows[1][:2] == ["good/ü 1, b.png", "1"] and rows[1][3] == "cut, deep"
+    assert header == ["file", "label", "score"]
+    assert rows[1][:2] == ["good/ü 1, b.png", "1"]
     back = [np.float32(row[2]) for row in rows]
     np.testing.assert_array_equal(back, values)
+    results.write_defect_types(tmp_path / "defect_types.csv", split)
+    with open(tmp_path / "defect_types.csv", encoding="utf-8", newline="") as file:
+        kinds = list(csv.reader(file))
+    assert kinds[0] == ["file", "defect_type"] and len(kinds) == 51
+    assert kinds[2] == ["good/ü 1, b.png", "cut, deep"]
 
 
 LATIN = os.fsdecode(b"gr\xfcn.png")
@@ -44,7 +49,8 @@ def test_names_come_back_byte_for_byte(tmp_path):
     results.write_scores(tmp_path / "scores.csv", split, scores)
     results.write_verdicts(tmp_path / "verdicts.csv", split, scores, decision)
     results.write_suspects(tmp_path / "suspects.csv", split, scores)
-    for name in ("scores", "verdicts", "suspects"):
+    results.write_defect_types(tmp_path / "defect_types.csv", split)
+    for name in ("scores", "verdicts", "suspects", "defect_types"):
         written = (tmp_path / f"{name}.csv").read_bytes()
         assert b"gr\xfcn.png," in written and "ü.png,".encode() in written
 
