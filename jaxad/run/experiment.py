@@ -150,8 +150,6 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     config_lib.validate(config)
     folder = pathlib.Path(workdir)
     identity.require_alike(config, folder)
-    categories = data.categories(config.dataset)
-    places.require_names(categories)
     members = pipeline_lib.members(config)
     evaluate.own_metrics(config)
     # Each host has looked for textures on its own disk.
@@ -161,7 +159,9 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     if finished is not None:
         _LOG.info("%s holds this run, finished: nothing to do", folder)
         _tell_changes(finished["categories"], members[0])
-        return _Run(folder, categories, [], finished)
+        return _Run(folder, list(finished["categories"]), [], finished)
+    categories = data.categories(config.dataset)
+    places.require_names(categories)
     if processes.first():
         for category in categories:
             if not (folder / category / "result.json").exists():
@@ -250,11 +250,11 @@ def _category(
     """One row of the results, from `result.json` where the category is finished."""
     row, config = results.read_json(folder / "result.json"), pipelines[0].config
     if row is not None:
-        if changed := _changed(row, config, category):
+        if other := _changed(row, config, category) or _other(row, pipelines):
             raise InputError(
-                f"{folder} is finished, but with other {changed} images than there are "
-                "now; put them back, choose another --workdir, or remove that folder "
-                "to have it done again"
+                f"{folder} is finished, but with other {other} than there are now; put "
+                "them back, choose another --workdir, or remove that folder to have it "
+                "done again"
             )
         return row
     start = time.perf_counter()
@@ -320,6 +320,7 @@ def _category(
         "held_out_normal": len(held_out or ()),
         "train_version": train.version,
         "images": {"train": everything.version, "test": test.version},
+        **_made_by(pipelines),
         "key": _key(pipelines, everything, test),
         "test_normal": int((test.labels == 0).sum()),
         "test_anomalous": int((test.labels == 1).sum()),
@@ -336,7 +337,7 @@ def _category(
 def _detector(pipelines, train, held_out, category, folder, maker, seconds, earlier):
     """The fitted members and the decision, from disk where they are there."""
     place = folder / "detector"
-    _forget_other(place, train.version)
+    _forget_other(place, _key(pipelines, train))
     if (place / places.CARD).exists():
         members = tuple(
             restored(pipeline, member_folder(pipeline, folder))
@@ -365,17 +366,21 @@ def _detector(pipelines, train, held_out, category, folder, maker, seconds, earl
     return members, decision
 
 
-def _forget_other(place: pathlib.Path, images: str) -> None:
-    """Removes a detector, or a part of one, that was fitted on other images."""
-    path, known = place / "images", None
+def _forget_other(place: pathlib.Path, key: str) -> None:
+    """Removes a detector, or a part of one, that something else has made."""
+    path, known = place / "made_by", None
     if place.exists():
         known = path.read_text(encoding="utf-8") if path.exists() else ""
     processes.wait()  # all have looked
-    if processes.first() and known != images:
+    if processes.first() and known != key:
         if known is not None:
-            _LOG.warning("%s was fitted on other images; it is fitted again", place)
+            _LOG.warning(
+                "%s was fitted on other images, or with other weights or versions; it "
+                "is fitted again",
+                place,
+            )
             shutil.rmtree(place)
-        results.write_text(path, images)
+        results.write_text(path, key)
     processes.wait()
 
 
@@ -417,6 +422,7 @@ def card(
         **(decision.to_card() if decision else decisions.NO_DECISION),
         "train": {"images": len(train), "version": train.version},
         "versions": results.versions(),
+        "key": _key(pipelines, train),
     }
 
 
@@ -496,15 +502,41 @@ def _forget(pipeline: Pipeline, folder: pathlib.Path) -> None:
 
 
 def _changed(row: dict, config, category: str) -> str | None:
-    """ "train" or "test", where a finished category has seen other images."""
+    """Which images, where a finished category has seen others than there are now."""
     for name, load in (("train", _normal), ("test", _test)):
         if load(config, category).version != row["images"][name]:
-            return name
+            return f"{name} images"
     return None
+
+
+def _other(row: dict, pipelines: list[Pipeline]) -> str | None:
+    """What else of a finished category is another by now."""
+    made, now = row["versions"], _made_by(pipelines)
+    if row["weights"] != now["weights"]:
+        return "weights"
+    differing = sorted(name for name in made if made[name] != now["versions"].get(name))
+    return f"versions of {', '.join(differing)}" if differing else None
+
+
+def _made_by(pipelines: list[Pipeline]) -> dict:
+    """What makes a result, beside the images and the config."""
+    versions = {k: v for k, v in results.versions().items() if k != "device"}
+    return {"weights": [one.fingerprint for one in pipelines], "versions": versions}
 
 
 def _tell_changes(rows: dict[str, dict], config) -> None:
     """Warns where a finished run's images are others by now."""
+    try:
+        further = set(data.categories(config.dataset)).difference(rows)
+    except InputError as error:
+        _LOG.info("the images cannot be looked at (%s)", error)
+        return
+    if further:
+        _LOG.warning(
+            "there is more than these results are of: %s; another --workdir has a run "
+            "on all",
+            ", ".join(sorted(further)),
+        )
     for category, row in rows.items():
         try:
             changed = _changed(row, config, category)
@@ -513,22 +545,21 @@ def _tell_changes(rows: dict[str, dict], config) -> None:
         else:
             if changed:
                 _LOG.warning(
-                    "%s: the %s images have changed since; these results are of those "
+                    "%s: the %s have changed since; these results are of those "
                     "before, and another --workdir has a run on those of now",
                     category,
                     changed,
                 )
 
 
-def _key(pipelines: list[Pipeline], train: data.Split, test) -> str:
-    """Names all that a category's results depend on: data, weights, config, code."""
+def _key(pipelines: list[Pipeline], *splits: data.Split) -> str:
+    """Names all that comes of the images: data, weights, config, code."""
     config = identity.flat(pipelines[0].config.to_dict())
     return features.digest(
         {
-            "weights": [pipeline.fingerprint for pipeline in pipelines],
             "config": {k: v for k, v in config.items() if k not in identity.PLACES},
-            "images": [train.version, test.version],
-            "versions": {k: v for k, v in results.versions().items() if k != "device"},
+            "images": [split.version for split in splits],
+            **_made_by(pipelines),
         }
     )
 
@@ -556,6 +587,8 @@ def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
     rows = {name: dict(row) for name, row in rows.items()}
     seconds: dict[str, float] = {}
     for row in rows.values():
+        # The same of all, and told once.
+        del row["weights"], row["versions"]
         for phase, spent in row.pop("seconds").items():
             seconds[phase] = seconds.get(phase, 0.0) + spent
     outcome = {

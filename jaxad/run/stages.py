@@ -28,9 +28,9 @@ def kept(
 ) -> Iterator[pathlib.Path]:
     """The folder that a stage is trained in: the run's, or one that runs share.
 
-    Checkpoints of the run that saw other images are removed. A first stage that names
-    the fields it depends on lies in `config.train.stage_cache`, where a run at a time
-    works on it: the next one finds it finished, or goes on with it.
+    Checkpoints of the run that come of other images or weights are removed. A first
+    stage that names the fields it depends on lies in `config.train.stage_cache`, where
+    a run at a time works on it: the next one finds it finished, or goes on with it.
 
     Args:
       split, textures: what it trains on.
@@ -46,7 +46,8 @@ def kept(
     )
     first = stage is pipeline.method.stages[0]
     if not (config.train.stage_cache and first and stage.fields):
-        _forget_other(folder / stage.name, images)
+        made_by = features.digest({"data": images, "backbone": pipeline.fingerprint})
+        _forget_other(folder / stage.name, made_by)
         yield folder / stage.name
         return
     key = {
@@ -74,12 +75,15 @@ def forget(pipeline: Pipeline, folder: pathlib.Path) -> None:
             checkpoint.remove(folder / stage.name)
 
 
-def _forget_other(folder: pathlib.Path, images: str) -> None:
-    path = folder / "images"
-    if processes.first() and not (path.exists() and path.read_text() == images):
+def _forget_other(folder: pathlib.Path, made_by: str) -> None:
+    path = folder / "made_by"
+    if processes.first() and not (path.exists() and path.read_text() == made_by):
         if checkpoint.remove(folder):
-            _LOG.warning("%s was trained on other images; it begins again", folder)
-        results.write_text(path, images)
+            _LOG.warning(
+                "%s was trained on other images or from other weights; it begins again",
+                folder,
+            )
+        results.write_text(path, made_by)
     processes.wait()
 
 

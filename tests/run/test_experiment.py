@@ -1,12 +1,15 @@
 """Artefacts know what made them: images that change between two calls of a run."""
 
 import json
+import shutil
 
 import pytest
 import runs
+from plugins import backbone
 
 from jaxad.errors import InputError
-from jaxad.run import experiment
+from jaxad.inference import folder
+from jaxad.run import experiment, results
 
 
 @pytest.fixture
@@ -20,7 +23,7 @@ def replace_one(images, where="train/good/00.png"):
 
 def unfinish(workdir, *names):
     for name in ("results.json", *names):
-        (workdir / name).unlink()
+        (workdir / name).unlink(missing_ok=True)
 
 
 def test_a_finished_run_says_that_its_images_have_changed(images, tmp_path, caplog):
@@ -36,9 +39,21 @@ def test_a_finished_run_says_that_its_images_have_changed(images, tmp_path, capl
 def test_a_finished_run_needs_no_images(images, tmp_path):
     config, workdir = runs.config(images), str(tmp_path / "run")
     outcome = experiment.run(config, workdir)
-    for path in images.rglob("*.png"):
-        path.unlink()
+    shutil.rmtree(images)
     assert experiment.run(config, workdir) == outcome
+
+
+def test_a_finished_run_says_that_there_are_further_categories(
+    images, tmp_path, caplog
+):
+    (tmp_path / "all").mkdir()
+    images.rename(tmp_path / "all/cap")
+    config, workdir = runs.config(tmp_path / "all"), str(tmp_path / "run")
+    config.dataset.category = "all"
+    outcome = experiment.run(config, workdir)
+    shutil.copytree(tmp_path / "all/cap", tmp_path / "all/nut")
+    assert experiment.run(config, workdir) == outcome
+    assert "there is more than these results are of: nut" in caplog.text
 
 
 def test_a_finished_category_is_not_mixed_with_other_images(images, tmp_path):
@@ -52,6 +67,38 @@ def test_a_finished_category_is_not_mixed_with_other_images(images, tmp_path):
         experiment.run(config, str(workdir))
 
 
+def upgrade(monkeypatch):
+    now = results.versions() | {"numpy": "99.0"}
+    monkeypatch.setattr(results, "versions", lambda: now)
+
+
+def change_weights(monkeypatch):
+    drawn = backbone._drawn
+    monkeypatch.setattr(backbone, "_drawn", lambda *args: -drawn(*args))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [(upgrade, "versions of numpy"), (change_weights, "weights")],
+)
+def test_what_has_made_a_category_is_not_mixed(
+    change, told, images, tmp_path, monkeypatch, caplog
+):
+    config, workdir = runs.config(images), tmp_path / "run"
+    experiment.run(config, str(workdir))
+    old = folder.read_card(workdir / "cap/detector")
+    unfinish(workdir)
+    change(monkeypatch)
+    with pytest.raises(InputError, match=f"is finished, but with other {told} than"):
+        experiment.run(config, str(workdir))
+    unfinish(workdir, "cap/result.json")
+    (row,) = experiment.run(config, str(workdir))["categories"].values()
+    assert "it is fitted again" in caplog.text
+    new = folder.read_card(workdir / "cap/detector")
+    assert len({old["key"], new["key"], row["key"]}) == 3
+    assert new["versions"] == results.versions()
+
+
 @pytest.mark.parametrize("left", ["whole", "without card"])
 def test_a_detector_of_other_images_is_fitted_again(left, images, tmp_path, caplog):
     config, workdir = runs.config(images), tmp_path / "run"
@@ -61,7 +108,7 @@ def test_a_detector_of_other_images_is_fitted_again(left, images, tmp_path, capl
         (workdir / "cap/detector/detector.json").unlink()
     replace_one(images)
     outcome = experiment.run(config, str(workdir))
-    assert "cap/detector was fitted on other images; it is fitted again" in caplog.text
+    assert "cap/detector was fitted on other images, or with other" in caplog.text
     fresh = experiment.run(config, str(tmp_path / "fresh"))
     for name in ("scores.csv", "detector/detector.json", "suspects.csv"):
         want = (tmp_path / "fresh/cap" / name).read_bytes()
