@@ -80,7 +80,10 @@ def categories(config: ml_collections.ConfigDict) -> tuple[str, ...]:
       InputError: the data set or a category does not exist, or `shots` or `draw` does
         not fit it.
     """
-    everything, known = _source(config).categories(config)
+    source = _source(config)
+    everything, known = source.categories(config)
+    if source is folder:
+        folder.require_names(config)
     if config.category == "all":
         return everything
     names = tuple(filter(None, (part.strip() for part in config.category.split(","))))
@@ -178,7 +181,8 @@ def good(
     source.update(name=folder.NAME, path=str(given), category="all", limit=0)
     # All are to be learnt from.
     source.update(normal_names=config.normal_names, test_share=0.0)
-    found = categories(source)
+    # The names are those of the run, not of these.
+    found, _ = folder.categories(source)
     if category not in found and len(found) > 1:
         lacks = f", but not {category}" if category else ""
         raise InputError(

@@ -56,6 +56,27 @@ def categories(
     return (tuple(sorted(folder.name for folder in found)),) * 2
 
 
+def require_names(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError where one of `config.normal_names` is called by nothing there.
+
+    A misspelt one would leave good images as a kind of defect.
+    """
+    path = _path(config.path, "path")
+    left = {name.casefold(): name for name in config.normal_names}
+    if path.is_file():
+        said = iter([listed.labels(path)])
+    else:
+        said = (folder.parts for folder in files.walk(path))
+    while left and (names := next(said, None)) is not None:
+        for name in names:
+            left.pop(name.casefold(), None)
+    for name in left.values():
+        raise InputError(
+            f"config.dataset.normal_names has {name!r}, which no folder or label in "
+            f"{path} is called; mend it, or leave it out"
+        )
+
+
 def load(
     config: ml_collections.ConfigDict,
     category: str,
@@ -96,9 +117,10 @@ def load(
 def _path(text: str, field: str) -> pathlib.Path:
     path = pathlib.Path(text).expanduser()
     if not text or not path.exists():
+        lacks = "does not exist" if text else "is empty"
         raise InputError(
-            f"config.dataset.{field}={text!r} does not exist; name the folder of the "
-            "images, or the CSV that lists them"
+            f"config.dataset.{field}={text!r} {lacks}; name the folder of the images, "
+            "or the CSV that lists them"
         )
     if path.is_file() and files.is_picture(path.name):
         raise InputError(
@@ -184,6 +206,11 @@ def _from_folder(
     if anomalous:
         place = functools.partial(layout.defects, anomalous, good)
         _take(listing, anomalous, list(files.walk(anomalous, [root])), place)
+        if not listing.items["test"]:
+            raise InputError(
+                f"config.dataset.anomalous_path={anomalous} holds no images; name "
+                "another folder, or leave it out"
+            )
     _draw(listing, config.test_share)
     for items in listing.items.values():
         # Normal images first, then defect by defect.

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from jaxad.data import layout, tables
 from jaxad.data.listing import Item, Listing
 from jaxad.data.split import Note
-from jaxad.errors import InputError
+from jaxad.errors import InputError, did_you_mean
 
 _COLUMNS, _MORE = ("file", "split", "label"), ("mask", "category", "defect_type")
 
@@ -23,6 +23,11 @@ def categories(table: pathlib.Path) -> tuple[str, ...]:
     if not found:
         raise InputError(f"{table} lists no image; it has no line after the first")
     return tuple(sorted(found))
+
+
+def labels(table: pathlib.Path) -> set[str]:
+    """All labels of its rows, as they are written."""
+    return {row["label"] for _, _, row in _rows(table)}
 
 
 def listing(
@@ -44,7 +49,9 @@ def listing(
     labels |= dict.fromkeys((*layout.BAD, "1"), 1)
     found = Listing(table.parent)
     known: dict[tuple[str, str], tuple[int, Item, str]] = {}
+    columns, of_all = [], set()
     for line, of, row in _rows(table):
+        columns, of_all = list(row), of_all | {of}
         where = _one_of(table, line, "split", row, ("train", "test"))
         more = "; config.dataset.normal_names adds to the normal ones"
         label = labels[_one_of(table, line, "label", row, labels, more)]
@@ -67,7 +74,16 @@ def listing(
             _file(table, line, column, row.get(column)) for column in ("file", "mask")
         )
         found.items[split].append(Item(image, label, kind, (mask,) if mask else ()))
+    if (split, category) == ("train", min(of_all, default="")):  # told once
+        found.notes[split] += _unread(table, columns)
     return found
+
+
+def _unread(table: pathlib.Path, columns: list[str]) -> Iterator[Note]:
+    for name in columns:
+        if name and name not in _COLUMNS + _MORE:
+            hint = did_you_mean(name, _MORE).strip(" ()")
+            yield Note(f"{table.name}: {name}", "column that is not read", hint)
 
 
 def _one_of(

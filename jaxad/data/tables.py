@@ -85,13 +85,17 @@ def _text(table: pathlib.Path) -> str:
     try:
         text = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        text = "\0"
+        raise InputError(f"{table} is not in UTF-8; save it as CSV UTF-8") from None
     except OSError as error:
         raise InputError(
             f"{table} cannot be read as a CSV ({error.strerror})"
         ) from None
-    if "\0" in text:
-        raise InputError(f"{table} is not in UTF-8; save it as CSV UTF-8")
+    if (at := text.find("\0")) >= 0:
+        line = text.count("\n", 0, at) + 1
+        raise InputError(
+            f"{table}, line {line}: a zero byte, so it is no text, or not in UTF-8; "
+            "save it as CSV UTF-8"
+        )
     return text
 
 

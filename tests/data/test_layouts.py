@@ -154,6 +154,23 @@ def test_names_that_a_config_declares(config, root):
     assert row[1:3] == (1, "gut")
 
 
+def test_names_that_nothing_is_called_are_refused(config, root):
+    """Or test/gut would silently become a kind of defect."""
+    make(root, "train/good/0.png", "test/gut/0.png", "test/kratzer/0.png")
+    config.normal_names = ("GUT",)
+    assert data.categories(config) == ("bottle",)
+    config.normal_names = ("gut", "gutt")
+    with pytest.raises(InputError, match="normal_names has 'gutt', which no folder or"):
+        data.categories(config)
+    table = root / "own.csv"
+    table.write_text("file,split,label\ntrain/good/0.png,train,Gut\n")
+    config.path, config.normal_names = str(table), ("gut",)
+    assert data.categories(config) == ("own",)
+    config.normal_names = ("gutt",)
+    with pytest.raises(InputError, match="normal_names has 'gutt', which no folder or"):
+        data.categories(config)
+
+
 def test_case_does_not_count(config, root):
     make(root, "Train/Good/0.PNG", "TEST/OK/0.JPG", "TEST/Dent/0.bmp")
     make(root, "Ground_Truth/dent/0_MASK.png")
@@ -297,6 +314,14 @@ def test_a_folder_of_anomalous_images_may_lie_in_that_of_normal_ones(config, roo
     make(root, "0.png", "broken/1.png")
     assert len(split(config, "train")) == 1
     assert split(config) == [("broken/1.png", 1, "broken", 0)]
+
+
+def test_a_folder_of_anomalous_images_holds_some(config, root):
+    make(root, "0.png", "1.png")
+    (root.parent / "broken").mkdir()
+    config.anomalous_path = str(root.parent / "broken")
+    with pytest.raises(InputError, match="anomalous_path=.*broken holds no images"):
+        split(config)
 
 
 @pytest.mark.parametrize("path", ["0.png", "own.csv", "."])
@@ -512,6 +537,7 @@ def test_a_folder_that_cannot_be_listed(config, root, monkeypatch):
 def test_normal_images_that_are_given(config, root, layout, caplog):
     """As jaxad.fit and jaxad.extend take them: all, whatever the config says."""
     config.update(name="elpv", path="", image_size=(6, 8), limit=1)
+    config.normal_names = ("gut",)
     make(root / layout, *(f"{i}.png" for i in range(5)))
     (root / layout / "5.heic").touch()
     assert len(data.good(config, root)) == 5

@@ -96,7 +96,7 @@ def test_one_column(table):
             "line 3: not as many cells as columns .2,",
         ),
         ("file,split,label\na, b.png,train,good\n", "line 2: .* is put in quotes"),
-        ("file,split,label\na.png,train,g\0ood\n", "own.csv is not in UTF-8; save it"),
+        ("file,split,label\na.png,train,g\0ood\n", "own.csv, line 2: a zero byte,"),
         (f"file,split,label\n{'a' * 200_000},,\n", "cannot be read as a CSV .field"),
     ],
 )
@@ -223,6 +223,20 @@ def test_fields_without_effect_on_a_csv(config):
         InputError, match="test_share=0.5 must be left out: .* is a CSV"
     ):
         splits(config, "pictures/a.png,train,ok,,p,")
+
+
+def test_columns_that_are_not_read_are_told_of(config):
+    """Such as masks that a misspelt name would lose."""
+    lines = (f"pictures/a.png,train,ok,,{side},," for side in ("left", "right"))
+    header = "file,split,label,maks,category,lot,"
+    pathlib.Path(config.path).write_text("\n".join((header, *lines)))
+    notes = data.load(config, "left", "train").notes
+    assert [str(note) for note in notes] == [
+        "column that is not read (did you mean 'mask'?): own.csv: maks",
+        "column that is not read: own.csv: lot",
+    ]
+    for category, split in (("right", "train"), ("left", "test")):
+        assert not data.load(config, category, split).notes
 
 
 def test_a_csv_without_rows(config):
