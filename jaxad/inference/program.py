@@ -285,25 +285,23 @@ class Program:
 
     Attributes:
       card: what `card.json` says.
+      batch_size: images of a call, filled up: every other number compiles anew.
     """
 
     def __init__(self, card: dict, arguments: Flat, call):
-        self.card = card
+        self.card, self.batch_size = card, _BATCH
         self._arguments, self._call = arguments, call
 
     def __call__(self, images: np.ndarray) -> Answers:
         """Scores images [n, H, W, 3] of the dtype that the card names."""
-        found = []
-        for first in range(0, len(images), _BATCH):
-            batch = images[first : first + _BATCH]
-            # Of one size, or another one is compiled.
-            filling = np.repeat(batch[-1:], _BATCH - len(batch), 0)
+        found, size, n = [], self.batch_size, len(images)
+        for first in range(0, n, size):
+            batch = images[first : first + size]
+            filling = np.repeat(batch[-1:], size - len(batch), 0)
             filled = np.concatenate([batch, filling])
             found.append(jax.device_get(self._call(self._arguments, filled)))
-        whole = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
-        return Answers(
-            **{name: values[: len(images)] for name, values in whole.items()}
-        )
+        whole = jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *found)
+        return Answers(**whole)
 
 
 def opened(folder: pathlib.Path, card: dict) -> Program:
