@@ -1,16 +1,18 @@
 """Makes a detector of a run into one that needs nothing else.
 
   python -m jaxad.export --run RUN/CATEGORY --format folder --out DIR
-  python -m jaxad.export --run RUN/CATEGORY --format stablehlo --out DIR
+  python -m jaxad.export --run RUN/CATEGORY --format stablehlo|onnx --out DIR
   python -m jaxad.export --verify DIR
 
 * `folder` holds the detector, its backbone, preprocessing and threshold. Moved to a
   machine without a network, `jaxad.load(DIR)` gives what it gives here.
 * `stablehlo` is a program that runs without jaxad, by JAX alone: images of the run's
-  size to scores, maps, p-values and verdicts, for CPU, GPU and TPU. It is compared with
-  the detector on up to 200 test images of the run; where a verdict flips, or a score
-  differs by more than rounding, there is no export (exit status 2).
+  size to scores, maps, p-values and verdicts, for CPU, GPU and TPU.
+* `onnx` is the same for onnxruntime, of a detector with a memory bank. It needs the
+  extra `jaxad[onnx]`.
 
+A program is compared with the detector on up to 200 test images of the run; where a
+verdict flips, or a score differs by more than rounding, there is none (exit status 2).
 `--verify` compares again, on the machine that has received the program.
 """
 
@@ -20,8 +22,12 @@ from jaxad import command_line
 from jaxad.errors import InputError
 from jaxad.inference import places
 
-FORMATS = ("folder", "stablehlo")
-BANKS = ("float32", "float16", "int8")  # as `program.BANKS`, which takes long to import
+FORMATS = ("folder", "stablehlo", "onnx")
+BANKS = (
+    "float32",
+    "float16",
+    "int8",
+)  # as `artefact.BANKS`, which takes long to import
 
 _RUN = flags.DEFINE_string("run", None, "Folder of a run, or of a category inside it.")
 _FORMAT = flags.DEFINE_enum("format", "folder", FORMATS, "What to make.")
@@ -58,7 +64,9 @@ def main() -> None:
         return
     from jaxad.inference import gate
 
-    card = gate.export(_RUN.value, _OUT.value, _images(), bank=_BANK.value)
+    card = gate.export(
+        _RUN.value, _OUT.value, _images(), kind=_FORMAT.value, bank=_BANK.value
+    )
     _tell(card, card["gate"]["largest"])
     aurocs = card["gate"]["image_auroc"]
     if aurocs:
@@ -76,8 +84,7 @@ def _verify() -> None:
     command_line.require_there(verify=_VERIFY.value)
     from jaxad.inference import gate
 
-    program, largest = gate.verify(_VERIFY.value)
-    _tell(program.card, largest)
+    _tell(*gate.verify(_VERIFY.value))
     print(f"Verified: {_VERIFY.value}")
 
 

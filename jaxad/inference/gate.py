@@ -8,8 +8,10 @@ the program, so that it can be looked at again wherever it is to run.
 """
 
 import dataclasses
+import importlib
 import os
 import pathlib
+import types
 from typing import Any
 
 import jax
@@ -19,15 +21,20 @@ from jaxad import metrics
 from jaxad.data.split import Split
 from jaxad.detectors import base
 from jaxad.errors import InputError, writing
+from jaxad.inference import artefact
 from jaxad.inference import folder as folder_lib
-from jaxad.inference import program
+from jaxad.inference.artefact import Answers
 from jaxad.inference.decisions import Decision
 from jaxad.inference.folder import Loaded
-from jaxad.inference.program import Answers, Program
 
 MOST = 200  # images
 # Largest relative difference of a score or of a map's value, by type of the bank.
 BOUNDS = {"float32": 1e-4, "float16": 1e-2, "int8": 5e-2}
+# What writes and opens a kind; imported when asked for, since one needs more packages.
+KINDS = {
+    "stablehlo": "jaxad.inference.program",
+    "onnx": "jaxad.inference.onnx_model",
+}
 _MAP = 64  # rows and columns of a stored map, at most
 
 
@@ -149,15 +156,17 @@ def export(
     out: str | os.PathLike,
     samples: Split,
     *,
+    kind: str = "stablehlo",
     bank: str = "float32",
 ) -> dict:
-    """Makes the folder that `inference.program` describes of a detector.
+    """Makes the folder that `inference.artefact` describes of a detector.
 
     Args:
       path: of the detector, as `folder.load` takes it.
       out: the folder to make; must not exist, or be empty.
       samples: images of the run, or of one's own.
-      bank: type of the stored memory bank, one of `program.BANKS`.
+      kind: one of `KINDS`.
+      bank: type of the stored memory bank, one of `artefact.BANKS`.
 
     Returns:
       Its card.
@@ -167,13 +176,18 @@ def export(
         is nothing in `out`.
     """
     loaded = folder_lib.load(path)
-    program.require_possible(loaded, bank)
-    bound = BOUNDS[bank]
+    artefact.require_possible(loaded, bank)
+    runtime, bound = _runtime(kind), BOUNDS[bank]
     with folder_lib.made(out) as place:
         taken = Samples.from_split(samples)
-        card = program.write(place, loaded, taken.images.dtype, bank)
+        dtype = taken.images.dtype
+        card = {
+            **artefact.described(loaded, dtype, bank),
+            "kind": kind,
+            **runtime.write(place, loaded, dtype, bank),
+        }
         want = answers(loaded, taken.images)
-        found = program.opened(place, card)(taken.images)
+        found = runtime.opened(place, card)(taken.images)
         largest = require_same(taken.names, want, found, bound)
         _store(place, taken, want)
         card["gate"] = {
@@ -184,7 +198,11 @@ def export(
             "largest": largest,
             "image_auroc": _aurocs(taken.labels, want, found),
         }
-        return program.write_card(place, card)
+        return artefact.write_card(place, card)
+
+
+def _runtime(kind: str) -> types.ModuleType:
+    return importlib.import_module(KINDS[kind])
 
 
 def _aurocs(labels: np.ndarray, want: Answers, found: Answers) -> dict | None:
@@ -204,7 +222,7 @@ def _store(place: pathlib.Path, samples: Samples, want: Answers) -> None:
     }  # fmt: skip
     with writing(place):
         np.savez_compressed(
-            place / program.SAMPLES,
+            place / artefact.SAMPLES,
             name=np.array(samples.names),
             image=samples.images,
             score=want.score,
@@ -218,20 +236,20 @@ def _thinned(maps: np.ndarray) -> np.ndarray:
     return maps[:, ::step, ::step]
 
 
-def verify(path: str | os.PathLike) -> tuple[Program, dict[str, Any]]:
+def verify(path: str | os.PathLike) -> tuple[dict, dict[str, Any]]:
     """Runs a program on its samples, here and now.
 
     Returns:
-      (the program, what `differences` gives).
+      (its card, what `differences` gives).
 
     Raises:
       InputError: it is damaged, cannot be read, or does not say what the detector said.
     """
     folder = pathlib.Path(path).expanduser()
-    found = program.load(folder)
-    with np.load(folder / program.SAMPLES) as stored:
+    card = artefact.read_card(folder)
+    with np.load(folder / artefact.SAMPLES) as stored:
         names, images = stored["name"].tolist(), stored["image"]
         want = Answers(**{x: stored[x] for x in Answers._fields if x in stored.files})
-    said = found(images)
-    said = said._replace(map=_thinned(said.map))
-    return found, require_same(names, want, said, found.card["gate"]["bound"])
+    found = _runtime(card["kind"]).opened(folder, card)(images)
+    found = found._replace(map=_thinned(found.map))
+    return card, require_same(names, want, found, card["gate"]["bound"])

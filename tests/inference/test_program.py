@@ -4,11 +4,14 @@ import ast
 import json
 import pathlib
 import re
+import sys
 import types
 
 import calls
 import jax
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import runs
 import safetensors.numpy
@@ -17,8 +20,8 @@ from PIL import Image
 from jaxad import data
 from jaxad.data.geometry import Geometry
 from jaxad.errors import InputError
-from jaxad.inference import folder, gate, predictor, program
-from jaxad.inference.program import Answers
+from jaxad.inference import artefact, folder, gate, predictor
+from jaxad.inference.artefact import Answers
 from jaxad.run import experiment, identity
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs/export.md"
@@ -84,7 +87,7 @@ def test_arrays_are_those_that_are_read(made, whole):
 def test_the_loader_of_the_docs_gives_what_the_detector_gives(
     made, whole, things, monkeypatch
 ):
-    allowed = {"json", "pathlib", "jax", "numpy", "PIL", "safetensors"}
+    allowed = {"json", "pathlib", "jax", "numpy", "PIL", "safetensors", "onnxruntime"}
     tree, imported = ast.parse(LOADER), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -165,12 +168,59 @@ def test_a_smaller_bank_is_measured(bank, whole, made, tmp_path):
     assert made[1]["gate"]["largest"]["score"] < difference < card["gate"]["bound"]
 
 
+def test_an_onnx_model(whole, things, tmp_path):
+    out = tmp_path / "model"
+    card = gate.export(whole, out, images_of(whole), kind="onnx", bank="float16")
+    assert {path.name for path in out.iterdir()} == {
+        *("card.json", "model.onnx", "samples.npz"),
+    }
+    assert card["gate"]["largest"]["score"] < card["gate"]["bound"]
+    model = onnx.load(out / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    (stored,) = (x for x in model.graph.initializer if x.name == "state/memory_bank")
+    assert stored.data_type == onnx.TensorProto.FLOAT16
+    gate.verify(out)
+    exact = tmp_path / "exact"
+    gate.export(whole, exact, images_of(whole), kind="onnx")
+    session = onnxruntime.InferenceSession(exact / "model.onnx")
+    images = gate.Samples.from_split(images_of(whole)).images
+    want = predictor.load(whole).predict(sorted(things.glob("test/*/*.png")))
+    for count in (1, 8):
+        found = session.run(["score", "p_value"], {"images": images[:count]})
+        scores = [x.score for x in want[:count]]
+        np.testing.assert_allclose(found[0], scores, rtol=1e-4)
+        np.testing.assert_allclose(found[1], [x.p_value for x in want[:count]], 1e-6)
+
+
+def test_what_has_no_onnx_form(whole, tmp_path, monkeypatch):
+    loaded = folder.load(whole)
+
+    def refused(message, member=loaded.members[0], **fields):
+        config = loaded.configs[0].copy_and_resolve_references()
+        config.update_from_flattened_dict(fields)
+        changed = loaded._replace(members=(member,), configs=(config,))
+        with pytest.raises(InputError, match=message):
+            gate._runtime("onnx").write(tmp_path, changed, np.uint8, "float32")
+
+    without = loaded.members[0].replace(state={})
+    refused("name=padim has no ONNX form", without, **{"detector.name": "padim"})
+    refused("reweighted has no ONNX form", **{"detector.image_score": "reweighted"})
+    refused("dtype=bfloat16 has no ONNX form", **{"backbone.dtype": "bfloat16"})
+    monkeypatch.setattr(gate._runtime("onnx"), "_LIMIT", 100)
+    refused("GiB, and a file of ONNX less than 2")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "jaxad.inference.onnx_model")
+    with pytest.raises(InputError, match="onnxruntime is not installed; .*jaxad.onnx"):
+        gate._runtime("onnx")
+
+
 def test_int8_by_hand():
     rows = np.array([[1.0, 0.0, -254.0], [-127.0, 0.0, 1.0]], np.float32)
-    stored = program._stored(rows, "int8")
+    stored = artefact._stored_bank(rows, "int8")
     np.testing.assert_array_equal(stored["memory_bank"], [[1, 0, -127], [-127, 0, 0]])
     np.testing.assert_allclose(stored["memory_bank_scale"], [1, 1 / 127, 2])
-    restored = program._restored(jax.tree.map(jax.numpy.asarray, stored))
+    restored = artefact.restored(jax.tree.map(jax.numpy.asarray, stored))
     np.testing.assert_allclose(
         restored["memory_bank"], [[1, 0, -254], [-127, 0, 0]], rtol=1e-6
     )
@@ -239,7 +289,7 @@ def test_a_program_that_differs_is_not_left_behind(whole, tmp_path, monkeypatch)
     def shifted(rows, bank):
         return {"memory_bank": rows * np.float32(1.01)}
 
-    monkeypatch.setattr(program, "_stored", shifted)
+    monkeypatch.setattr(artefact, "_stored_bank", shifted)
     with pytest.raises(InputError, match="the program is not the detector"):
         gate.export(whole, tmp_path / "out", images_of(whole))
     assert list(tmp_path.iterdir()) == []
@@ -254,7 +304,7 @@ def test_another_machine_may_refuse(copied):
     with pytest.raises(InputError, match="arrays.safetensors is not the file that"):
         gate.verify(copied)
     card = json.loads((copied / "card.json").read_text())
-    program.write_card(copied, card)  # it computes something else, file or machine
+    artefact.write_card(copied, card)  # it computes something else, file or machine
     with pytest.raises(InputError, match="the program is not the detector"):
         gate.verify(copied)
 
@@ -273,7 +323,7 @@ def test_another_machine_may_refuse(copied):
 def test_what_is_not_whole_is_told(damage, message, copied):
     damage(copied)
     with pytest.raises(InputError, match=message):
-        program.load(copied)
+        gate.verify(copied)
 
 
 def rewritten(place, **fields):
@@ -283,7 +333,7 @@ def rewritten(place, **fields):
 
 def broken(place):
     (place / "program.bin").write_bytes(b"of another time")
-    program.write_card(place, json.loads((place / "card.json").read_text()))
+    artefact.write_card(place, json.loads((place / "card.json").read_text()))
 
 
 def test_detectors_that_are_no_program(whole):
@@ -292,18 +342,18 @@ def test_detectors_that_are_no_program(whole):
         members=loaded.members * 2, card={"members": [{"name": "a"}, {"name": "b"}]}
     )
     with pytest.raises(InputError, match=r"an ensemble \(a, b\) cannot be one program"):
-        program.require_possible(twice, "float32")
+        artefact.require_possible(twice, "float32")
     config = loaded.configs[0].copy_and_resolve_references()
     config.detector.max_device_bytes = 1000
     with pytest.raises(InputError, match="max_device_bytes=1000 keeps the memory bank"):
-        program.require_possible(loaded._replace(configs=(config,)), "float32")
+        artefact.require_possible(loaded._replace(configs=(config,)), "float32")
     config = loaded.configs[0].copy_and_resolve_references()
     config.detector.name = "padim"
     member = loaded.members[0].replace(state={})
     without = loaded._replace(members=(member,), configs=(config,))
     with pytest.raises(InputError, match="--bank=int8 has no effect on .*name=padim"):
-        program.require_possible(without, "int8")
-    program.require_possible(without, "float32")
+        artefact.require_possible(without, "int8")
+    artefact.require_possible(without, "float32")
 
 
 def test_the_command(whole, made, things, tmp_path):
