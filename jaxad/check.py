@@ -16,6 +16,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 
 
 def main() -> int:
+    from jaxad import data
+
+    data.require_known(_CONFIG.value.dataset)  # before all the rest is imported
     return command_line.asking(_CONFIG.value, _check)
 
 

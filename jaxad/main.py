@@ -35,13 +35,17 @@ _JOIN = command_line.define_processes()
 
 
 def main() -> None:
-    from jaxad.devices import processes
-    from jaxad.reporting import pages
-    from jaxad.run import experiment, pretrain, results
+    from jaxad import data
 
     config, workdir = _CONFIG.value, command_line.workdir(_WORKDIR.value)
     command_line.use_compilation_cache(config)
     with _JOIN():
+        if not os.path.exists(os.path.join(workdir, "results.json")):
+            data.require_known(config.dataset)  # before all the rest is imported
+        from jaxad.devices import processes
+        from jaxad.reporting import pages
+        from jaxad.run import experiment, pretrain, results
+
         if processes.first():
             print(f"Workdir: {workdir}", flush=True)
         outcome = command_line.asking(

@@ -67,6 +67,11 @@ MISTAKES = {
     "report . --out x.txt": "--out=x.txt must be a file NAME.html",
     "report . --outt=x.html": "--outt is not a flag (did you mean '--out'?)",
     "sweep --config own.py": "own.py has no sweep(add); run it with python -m jaxad.",
+    # Data
+    "check --config patchcore_folder:path=none": "config.dataset.path='none' does not ",
+    "check --config patchcore_folder": "config.dataset.path='' is empty; name the fold",
+    "check --config patchcore_elpv --config.dataset.name=mvtec": "config.dataset.name="
+    "'mvtec' is not known (did you mean 'mvtec_ad'?)",
     # Files
     "main --config README.md": "the config file README.md is not a Python file, ",
     "main --config .": "the config file . is a folder; name a file in it",

@@ -98,6 +98,20 @@ def categories(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def require_known(config: ml_collections.ConfigDict) -> None:
+    """Finds at once what looking for categories or images would find later.
+
+    Args:
+      config: `config.dataset`.
+
+    Raises:
+      InputError: there is no such data set, a field is not for it, or the path of own
+        images does not exist.
+    """
+    if _source(config) is folder:
+        folder.require_path(config)
+
+
 def load(config: ml_collections.ConfigDict, category: str, split: str) -> Split:
     """A split of a category; the data set is prepared on first use.
 

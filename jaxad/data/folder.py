@@ -56,6 +56,11 @@ def categories(
     return (tuple(sorted(folder.name for folder in found)),) * 2
 
 
+def require_path(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError where `config.path` does not exist, or is one picture."""
+    _path(config.path, "path")
+
+
 def require_names(config: ml_collections.ConfigDict) -> None:
     """Raises InputError where one of `config.normal_names` is called by nothing there.
 
