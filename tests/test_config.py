@@ -90,6 +90,16 @@ def test_every_config_is_valid_and_has_a_docstring_with_its_command(path):
     assert f"--config {place}" in module.__doc__
 
 
+def test_reconpatch_s_configs_say_that_they_leave_its_equation_10_out():
+    paths = [path for path in CONFIGS if path.stem.startswith("reconpatch")]
+    paths = [path for path in paths if path.parent.name == "configs"]
+    assert len(paths) == 5
+    for path in paths:
+        module = load(path)
+        assert module.get_config().detector.image_score == "max"
+        assert "eq. 10" in module.__doc__
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_takes_runlocal(path):
     full, local = load(path).get_config(), load(path).get_config("runlocal")

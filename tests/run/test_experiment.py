@@ -150,3 +150,13 @@ def test_a_category_that_cannot_be_a_folder(name, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=f"category '{name}' cannot be the name of a"):
         experiment.run(config, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_memory_bank_of_one_patch_is_told_of(tmp_path, caplog):
+    """A hundredth of few patches; scores then say how far all are from that one."""
+    images = runs.category(tmp_path / "cap", train=3, test=1)
+    config = runs.config(images, **{"coreset.ratio": 0.01, "threshold.folds": 3})
+    (row,) = experiment.run(config, str(tmp_path / "run"))["categories"].values()
+    assert row["detector"][config.backbone.name]["bank_patches"] == 1
+    told = "keeps one patch of 192, and everything is scored by its distance"
+    assert told in caplog.text and "raise config.coreset.ratio=0.01" in caplog.text
