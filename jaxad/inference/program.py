@@ -129,7 +129,7 @@ def opened(folder: pathlib.Path, card: dict) -> Program:
     """The program in a folder, of which the card is known.
 
     Raises:
-      InputError: this JAX cannot read it.
+      InputError: this JAX cannot read it, or has other devices.
     """
     try:
         program = export.deserialize(bytearray((folder / PROGRAM).read_bytes()))
@@ -139,5 +139,11 @@ def opened(folder: pathlib.Path, card: dict) -> Program:
             f"({type(error).__name__}); JAX {card['jax']['version']} has written it, "
             f"and {_WINDOW}"
         ) from error
+    here = export.default_export_platform()
+    if here not in program.platforms:
+        raise InputError(
+            f"{folder / PROGRAM} is for {', '.join(program.platforms)}, and JAX has "
+            f"{here} here; JAX_PLATFORMS=cpu takes the CPU"
+        )
     arguments = jax.device_put(safetensors.numpy.load_file(folder / ARRAYS))
     return Program(card, arguments, jax.jit(program.call))

@@ -326,6 +326,12 @@ def test_what_is_not_whole_is_told(damage, message, copied):
         gate.verify(copied)
 
 
+def test_a_device_that_it_is_not_for_is_told(copied, monkeypatch):
+    monkeypatch.setattr(jax.export, "default_export_platform", lambda: "rocm")
+    with pytest.raises(InputError, match="is for cpu, cuda, tpu, and JAX has rocm"):
+        gate.verify(copied)
+
+
 def rewritten(place, **fields):
     card = json.loads((place / "card.json").read_text())
     (place / "card.json").write_text(json.dumps({**card, **fields}))
