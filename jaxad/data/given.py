@@ -276,12 +276,22 @@ def _of_table(table: pathlib.Path, prefix: str) -> list[Item]:
 
 def _of_bytes(path: pathlib.Path, name: str, max_pixels: int) -> Image.Image:
     try:
-        return images.decode_image(path.read_bytes(), max_pixels)
+        encoded = path.read_bytes()
+        image, frames = images.decode_image(encoded, max_pixels), images.frames(encoded)
     except OSError as error:
         reason = error.strerror or error
     except images.Unreadable as error:
         reason = error
+    else:
+        if frames > 1:
+            _tell_of_frames(path, name, frames)
+        return image
     raise InputError(f"{name} cannot be read ({reason}); mend or remove it")
+
+
+@functools.cache  # a file may be decoded more than once
+def _tell_of_frames(path: pathlib.Path, name: str, frames: int) -> None:
+    _LOG.warning("%s: only the first of %d pages or frames is looked at", name, frames)
 
 
 # ---- Memory

@@ -151,6 +151,17 @@ def test_a_broken_file_is_named(tmp_path):
             item.decode()
 
 
+def test_pages_that_are_not_looked_at_are_told_of_once(tmp_path, caplog):
+    pages = [Image.new("RGB", (4, 4), (i, 2, 3)) for i in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "b.tif")
+    for item in 2 * given.items(tmp_path):
+        item.decode()
+    assert caplog.messages == [
+        "a.tif: only the first of 3 pages or frames is looked at"
+    ]
+
+
 # ---- Memory
 
 
