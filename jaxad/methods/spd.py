@@ -15,7 +15,7 @@ official hyper-parameters of the bases, which the paper leaves as they are.
 
 References:
   Zou et al., SPot-the-Difference Self-supervised Pre-training for Anomaly Detection and
-    Segmentation, ECCV 2022 (arXiv:2207.14315).
+  Segmentation, ECCV 2022 (arXiv:2207.14315).
   Chen and He, SimSiam, CVPR 2021 (arXiv:2011.10566).
   Chen et al., MoCo v2, 2020 (arXiv:2003.04297).
   Chen et al., SimCLR, ICML 2020 (arXiv:2002.05709).
