@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 
 # Where numbers are compared, programs are those that a run has. Elsewhere LLVM leaves its
 # expensive passes out: tests mostly compile. `pytest` alone takes them all as they are.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 NUMERICS := $(addprefix tests/,augment/test_colour.py augment/test_geometry.py \
 	augment/test_poisson.py bank detectors devices/test_rows.py devices/test_sharding.py \
 	models test_losses.py test_patches.py test_scores.py)
