@@ -75,7 +75,9 @@ def run(
         # Names of files are bytes, and a terminal has not a letter for each.
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="backslashreplace")
-        return main() if operands is None else main(argv[1:])
+        status = main() if operands is None else main(argv[1:])
+        signals.done()
+        return status
 
     signals.catch()
     try:

@@ -6,6 +6,7 @@ points where a run can stop. The next signal ends the process at once; what is o
 is whole at any time.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -34,6 +35,16 @@ def catch() -> None:
     """
     for number in _SIGNALS:
         _install(number, _raise)
+
+
+def done() -> None:
+    """Nothing is to be stopped any more, and the status is that of what was done.
+
+    A process takes half a second to end, in which Python takes its handlers back: a
+    signal then would make a failure of a whole run.
+    """
+    for number in _SIGNALS:
+        atexit.register(signal.signal, number, signal.SIG_IGN)
 
 
 def end_with_the_reader() -> None:

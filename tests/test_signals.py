@@ -231,3 +231,25 @@ def test_the_second_signal_ends_a_command_at_once(number, tmp_path):
             print("never")
     """
     assert run(body, number, tmp_path) == STATUS[number]
+
+
+@BOTH
+def test_while_the_process_ends_nothing_is_stopped(number, tmp_path):
+    """Before what is registered here, and after Python has taken its handlers back."""
+    script = COMMAND.format(
+        "    import atexit\n"
+        "    atexit.register(tell)\n"
+        "    class Last:\n"
+        "        def __del__(self, kill=os.kill, me=os.getpid(), number=NUMBER):\n"
+        "            kill(me, number)\n"
+        "    sys.modules['last'] = Last()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(int(number))],
+        env={"PATH": "", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")
