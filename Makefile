@@ -15,13 +15,14 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 NUMERICS := $(addprefix tests/,augment/test_colour.py augment/test_geometry.py \
 	augment/test_poisson.py bank detectors devices/test_rows.py devices/test_sharding.py \
 	models test_losses.py test_patches.py test_scores.py)
+ISA := $(addprefix tests/,detectors models/test_efficientnet.py models/test_winograd.py)
 
 test: $(VENV)/.installed-test
 	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) $(addprefix --ignore=,$(NUMERICS))
 	$(PYTEST) $(NUMERICS)
 ifeq ($(shell uname -m),x86_64)  # and as CPUs with fewer instructions have them
-	XLA_FLAGS=--xla_cpu_max_isa=AVX2 $(PYTEST) -m isa $(NUMERICS)
-	XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 $(PYTEST) -m isa $(NUMERICS)
+	XLA_FLAGS=--xla_cpu_max_isa=AVX2 $(PYTEST) -m isa $(ISA)
+	XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 $(PYTEST) -m isa $(ISA)
 endif
 
 lint: $(VENV)/.installed-test

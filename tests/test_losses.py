@@ -8,8 +8,6 @@ import pytest
 
 from jaxad import losses
 
-pytestmark = pytest.mark.isa
-
 # ---- ReConPatch, from its equations, loop by loop
 
 

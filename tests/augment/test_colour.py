@@ -8,8 +8,6 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from jaxad.augment import colour
 
-pytestmark = pytest.mark.isa
-
 
 @pytest.fixture(scope="module")
 def image():

@@ -6,8 +6,6 @@ import scipy.ndimage
 
 from jaxad.augment import geometry, views
 
-pytestmark = pytest.mark.isa
-
 
 def test_sample_by_hand():
     image = jnp.asarray([[0.0, 1.0], [2.0, 3.0]])[..., None]

@@ -79,7 +79,6 @@ def small_blocks():
     jax.clear_caches()
 
 
-@pytest.mark.isa
 @pytest.mark.usefixtures("small_blocks")
 class TestManyBlocks:
     @pytest.mark.parametrize("kind", KINDS)

@@ -26,7 +26,6 @@ def networks():
     return get
 
 
-@pytest.mark.isa
 @pytest.mark.parametrize("name", [*TINY, "efficientnet_lite0"])
 def test_every_tap_is_the_reference_s_at_a_non_square_size(networks, name):
     size = goldens.sizes(name)[1]
