@@ -29,6 +29,7 @@ from jaxad.run import (
     overlays,
     passes,
     pretrain,
+    provenance,
     results,
     stages,
 )
@@ -158,7 +159,7 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     finished = results.read_json(folder / "results.json")
     if finished is not None:
         _LOG.info("%s holds this run, finished: nothing to do", folder)
-        _tell_changes(finished["categories"], members[0])
+        provenance.tell_changes(finished["categories"], members[0])
         return _Run(folder, list(finished["categories"]), [], finished)
     categories = data.categories(config.dataset)
     places.require_names(categories)
@@ -175,7 +176,9 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     processes.require_same({"the textures": textures and textures.version})
     for category in categories:
         if not (folder / category / "result.json").exists():
-            train, _ = calibrate.divide(pipelines, _normal(members[0], category))
+            train, _ = calibrate.divide(
+                pipelines, provenance.normal_images(members[0], category)
+            )
             for pipeline in pipelines:
                 fit.check(pipeline, train, label=category)
     # Not before all this has worked: a folder with a config belongs to that run.
@@ -204,7 +207,7 @@ def _train_together(runs: list[_Run]) -> Seconds:
                 folder = run.folder / category
                 place = member_folder(pipeline, folder)
                 if not place.exists() and not (folder / "result.json").exists():
-                    split = _normal(pipeline.config, category)
+                    split = provenance.normal_images(pipeline.config, category)
                     split, _ = calibrate.divide([pipeline], split)
                     work = work_folder(pipeline, folder)
                     tasks.append(fit.Task(pipeline, split, work, category))
@@ -250,7 +253,8 @@ def _category(
     """One row of the results, from `result.json` where the category is finished."""
     row, config = results.read_json(folder / "result.json"), pipelines[0].config
     if row is not None:
-        if other := _changed(row, config, category) or _other(row, pipelines):
+        other = provenance.changed(row, config, category)
+        if other := other or provenance.other(row, pipelines):
             raise InputError(
                 f"{folder} is finished, but with other {other} than there are now; put "
                 "them back, choose another --workdir, or remove that folder to have it "
@@ -259,7 +263,7 @@ def _category(
         return row
     start = time.perf_counter()
     seconds = dict.fromkeys(_PHASES, 0.0)
-    everything = _normal(config, category)
+    everything = provenance.normal_images(config, category)
     train, held_out = calibrate.divide(pipelines, everything)
     members, decision = _detector(
         pipelines, train, held_out, category, folder, maker, seconds, earlier
@@ -268,7 +272,7 @@ def _category(
     def predict(images):
         return base.predict(members, pipelines[0].place(images))
 
-    test = _test(config, category)
+    test = provenance.test_images(config, category)
     recall = {}
     if pipelines[0].scorer.recall and len(test):
         with fit.timed(seconds, "recall"):
@@ -320,8 +324,8 @@ def _category(
         "held_out_normal": len(held_out or ()),
         "train_version": train.version,
         "images": {"train": everything.version, "test": test.version},
-        **_made_by(pipelines),
-        "key": _key(pipelines, everything, test),
+        **provenance.made_by(pipelines),
+        "key": provenance.key_of(pipelines, everything, test),
         "test_normal": int((test.labels == 0).sum()),
         "test_anomalous": int((test.labels == 1).sum()),
         "detector": {member.backbone.name: member.report for member in members},
@@ -337,7 +341,7 @@ def _category(
 def _detector(pipelines, train, held_out, category, folder, maker, seconds, earlier):
     """The fitted members and the decision, from disk where they are there."""
     place = folder / "detector"
-    _forget_other(place, _key(pipelines, train))
+    _forget_other(place, provenance.key_of(pipelines, train))
     if (place / places.CARD).exists():
         members = tuple(
             restored(pipeline, member_folder(pipeline, folder))
@@ -413,7 +417,7 @@ def card(
                 "config": _without_places(pipeline.config),
                 "backbone": {
                     "sha256": pipeline.fingerprint,
-                    "weights": _weights(pipeline),
+                    "weights": provenance.weights(pipeline),
                     "learnt": _learnt(pipeline, member),
                 },
             }
@@ -422,7 +426,7 @@ def card(
         **(decision.to_card() if decision else decisions.NO_DECISION),
         "train": {"images": len(train), "version": train.version},
         "versions": results.versions(),
-        "key": _key(pipelines, train),
+        "key": provenance.key_of(pipelines, train),
     }
 
 
@@ -432,10 +436,6 @@ def _without_places(config) -> dict:
     config = config.copy_and_resolve_references().unlock()
     config.update_from_flattened_dict(places)
     return {name: x for name, x in config.to_dict().items() if name != "extensions"}
-
-
-def _weights(pipeline: Pipeline) -> str:
-    return models.source(pipeline.backbone.name, pipeline.config.backbone.weights)
 
 
 def _learnt(pipeline: Pipeline, member: base.Detector) -> bool:
@@ -501,87 +501,6 @@ def _forget(pipeline: Pipeline, folder: pathlib.Path) -> None:
     passes.remove(folder / "unfinished")
 
 
-def _changed(row: dict, config, category: str) -> str | None:
-    """Which images, where a finished category has seen others than there are now."""
-    for name, load in (("train", _normal), ("test", _test)):
-        if load(config, category).version != row["images"][name]:
-            return f"{name} images"
-    return None
-
-
-def _other(row: dict, pipelines: list[Pipeline]) -> str | None:
-    """What else of a finished category is another by now."""
-    made, now = row["versions"], _made_by(pipelines)
-    if row["weights"] != now["weights"]:
-        return "weights"
-    differing = sorted(name for name in made if made[name] != now["versions"].get(name))
-    return f"versions of {', '.join(differing)}" if differing else None
-
-
-def _made_by(pipelines: list[Pipeline]) -> dict:
-    """What makes a result, beside the images and the config."""
-    versions = {k: v for k, v in results.versions().items() if k != "device"}
-    return {"weights": [one.fingerprint for one in pipelines], "versions": versions}
-
-
-def _tell_changes(rows: dict[str, dict], config) -> None:
-    """Warns where a finished run's images are others by now."""
-    try:
-        further = set(data.categories(config.dataset)).difference(rows)
-    except InputError as error:
-        _LOG.info("the images cannot be looked at (%s)", error)
-        return
-    if further:
-        _LOG.warning(
-            "there is more than these results are of: %s; another --workdir has a run "
-            "on all",
-            ", ".join(sorted(further)),
-        )
-    for category, row in rows.items():
-        try:
-            changed = _changed(row, config, category)
-        except InputError as error:
-            _LOG.info("%s: the images cannot be looked at (%s)", category, error)
-        else:
-            if changed:
-                _LOG.warning(
-                    "%s: the %s have changed since; these results are of those "
-                    "before, and another --workdir has a run on those of now",
-                    category,
-                    changed,
-                )
-
-
-def _key(pipelines: list[Pipeline], *splits: data.Split) -> str:
-    """Names all that comes of the images: data, weights, config, code."""
-    config = identity.flat(pipelines[0].config.to_dict())
-    return features.digest(
-        {
-            "config": {k: v for k, v in config.items() if k not in identity.PLACES},
-            "images": [split.version for split in splits],
-            **_made_by(pipelines),
-        }
-    )
-
-
-def _test(config, category: str):
-    """The images that a detector is tried on."""
-    return _load(config, category, "test")
-
-
-def _normal(config, category: str):
-    """The images that a detector is fitted on."""
-    return _load(config, category, "train").normal()
-
-
-def _load(config, category: str, name: str):
-    """A split, which the first process prepares if need be."""
-    with processes.one_after_first():
-        split = data.load(config.dataset, category, name)
-    processes.require_same({f"the {name} images of {category}": split.version})
-    return split
-
-
 def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
     config = pipelines[0].config
     rows = {name: dict(row) for name, row in rows.items()}
@@ -599,7 +518,7 @@ def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
         "backbones": [
             {
                 "name": pipeline.backbone.name,
-                "weights": _weights(pipeline),
+                "weights": provenance.weights(pipeline),
                 "sha256": pipeline.fingerprint,
             }
             for pipeline in pipelines

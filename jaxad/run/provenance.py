@@ -1,0 +1,97 @@
+"""What a result comes of: images, weights, config and code; whether they changed."""
+
+import logging
+
+from jaxad import data, models
+from jaxad.devices import processes
+from jaxad.errors import InputError
+from jaxad.run import features, identity, results
+from jaxad.run.pipeline import Pipeline
+
+_LOG = logging.getLogger(__name__)
+
+
+def test_images(config, category: str):
+    """The images that a detector is tried on."""
+    return _load(config, category, "test")
+
+
+def normal_images(config, category: str):
+    """The images that a detector is fitted on."""
+    return _load(config, category, "train").normal()
+
+
+def _load(config, category: str, name: str):
+    """A split, which the first process prepares if need be."""
+    with processes.one_after_first():
+        split = data.load(config.dataset, category, name)
+    processes.require_same({f"the {name} images of {category}": split.version})
+    return split
+
+
+def made_by(pipelines: list[Pipeline]) -> dict:
+    """What makes a result, beside the images and the config."""
+    versions = {k: v for k, v in results.versions().items() if k != "device"}
+    return {"weights": [one.fingerprint for one in pipelines], "versions": versions}
+
+
+def weights(pipeline: Pipeline) -> str:
+    """Where a backbone's weights are from."""
+    return models.source(pipeline.backbone.name, pipeline.config.backbone.weights)
+
+
+def key_of(pipelines: list[Pipeline], *splits: data.Split) -> str:
+    """Names all that comes of the images: data, weights, config, code."""
+    config = identity.flat(pipelines[0].config.to_dict())
+    return features.digest(
+        {
+            "config": {k: v for k, v in config.items() if k not in identity.PLACES},
+            "images": [split.version for split in splits],
+            **made_by(pipelines),
+        }
+    )
+
+
+def changed(row: dict, config, category: str) -> str | None:
+    """Which images, where a finished category has seen others than there are now."""
+    for name, load in (("train", normal_images), ("test", test_images)):
+        if load(config, category).version != row["images"][name]:
+            return f"{name} images"
+    return None
+
+
+def other(row: dict, pipelines: list[Pipeline]) -> str | None:
+    """What else of a finished category is another by now."""
+    made, now = row["versions"], made_by(pipelines)
+    if row["weights"] != now["weights"]:
+        return "weights"
+    differing = sorted(name for name in made if made[name] != now["versions"].get(name))
+    return f"versions of {', '.join(differing)}" if differing else None
+
+
+def tell_changes(rows: dict[str, dict], config) -> None:
+    """Warns where a finished run's images are others by now."""
+    try:
+        further = set(data.categories(config.dataset)).difference(rows)
+    except InputError as error:
+        _LOG.info("the images cannot be looked at (%s)", error)
+        return
+    if further:
+        _LOG.warning(
+            "there is more than these results are of: %s; another --workdir has a run "
+            "on all",
+            ", ".join(sorted(further)),
+        )
+    for category, row in rows.items():
+        try:
+            differing = changed(row, config, category)
+        except InputError as error:
+            _LOG.info("%s: the images cannot be looked at (%s)", category, error)
+        else:
+            if differing:
+                _LOG.warning(
+                    "%s: the %s have changed since; these results are of those "
+                    "before, and another --workdir has a run on those of now",
+                    category,
+                    differing,
+                )
