@@ -250,7 +250,11 @@ FIELDS = dict(
     ensemble=_ENSEMBLE,
     disturbance=_DISTURBANCE,
     metrics=Field(
-        (), "of one's own: dotted paths of modules with compute(scores, labels)", TEXTS
+        (),
+        'beside those of every run: "visa" is what the VisA benchmark goes by (AU-PR, '
+        "and of pixels its own 202 thresholds); of one's own, dotted paths of modules "
+        "with compute(scores, labels)",
+        TEXTS,
     ),
     batch_size=Field(
         16, "images in a batch of the feature pass and of scoring", at_least(1)

@@ -248,7 +248,6 @@ class PixelMetrics:
         count = sum(array.size for array in self._anomalous)
         if _undefined("pixel metrics", self._normal.size, count):
             return dict.fromkeys(names, math.nan)
-        self._anomalous = [np.sort(np.concatenate(self._anomalous))]
         curve = self._curve()
         sizes = self._anomalous[0][::-1] & np.uint64(0xFFFFFFFF)
         values = _auroc(curve), _average_precision(curve), _aupr_trapezoid(curve)
@@ -257,8 +256,50 @@ class PixelMetrics:
         values = [*values, best, _score(int(key)), *areas]
         return dict(zip(names, values, strict=True))
 
+    @property
+    def count(self) -> int:
+        """Pixels so far."""
+        return self._normal.size + sum(array.size for array in self._anomalous)
+
+    def anomalous_scores(self) -> np.ndarray:
+        """Those of the anomalous pixels, rising, float64 [k]."""
+        return _scores(self._anomalous_keys()).astype(np.float64)
+
+    def extremes(self) -> tuple[float, float]:
+        """The lowest and the highest score of all pixels, of which there are some."""
+        keys = self._anomalous_keys()
+        ends = [*self._normal.ends(), *keys[:1].tolist(), *keys[-1:].tolist()]
+        return _score(min(ends)), _score(max(ends))
+
+    def above(self, thresholds: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """How many (anomalous, normal) pixels score above each of falling thresholds.
+
+        Args:
+          thresholds: in any precision, [t].
+
+        Returns:
+          Two of int64 [t].
+        """
+        # A float32 score lies above a number if it does above the float32 below that.
+        exact = np.asarray(thresholds, np.float64)[::-1]
+        rounded = exact.astype(np.float32)
+        lower = np.nextafter(rounded, np.float32(-np.inf))
+        edges = _keys(np.where(rounded > exact, lower, rounded)).astype(np.int64) + 1
+        anomalous, normal = self._anomalous_keys(), self._normal
+        hits = anomalous.size - np.searchsorted(anomalous, edges)
+        return hits[::-1], (normal.size - normal.below(edges))[::-1]
+
+    def _anomalous_keys(self) -> np.ndarray:
+        """Of their scores, rising, int64 [k]."""
+        self._sort_anomalous()
+        return (self._anomalous[0] >> np.uint64(32)).astype(np.int64)
+
+    def _sort_anomalous(self):
+        everything = np.concatenate([np.zeros(0, np.uint64), *self._anomalous])
+        self._anomalous = [np.sort(everything)]
+
     def _curve(self) -> _Curve:
-        keys = (self._anomalous[0] >> np.uint64(32)).astype(np.int64)
+        keys = self._anomalous_keys()
         thresholds, counts = np.unique(keys, return_counts=True)
         # The key after a score's own is that of the next float32 number.
         edges = np.stack([thresholds, thresholds + 1], 1).ravel()
@@ -410,10 +451,14 @@ def _keys(scores: np.ndarray) -> np.ndarray:
     return bits ^ (negative | np.uint32(0x80000000))
 
 
+def _scores(keys: np.ndarray) -> np.ndarray:
+    """The float32 scores that int64 keys are of."""
+    bits = keys ^ np.where(keys >= 0x80000000, 0x80000000, 0xFFFFFFFF)
+    return bits.astype(np.uint32).view(np.float32)
+
+
 def _score(key: int) -> float:
-    """The score that a key is of."""
-    bits = key ^ (0x80000000 if key >= 0x80000000 else 0xFFFFFFFF)
-    return float(np.uint32(bits).view(np.float32))
+    return float(_scores(np.array([key], np.int64))[0])
 
 
 class _Histogram:
@@ -482,12 +527,27 @@ class _Histogram:
         histogram._counters = dict(zip(pages, arrays["counters"], strict=True))
         return histogram
 
+    def ends(self) -> list[int]:
+        """The lowest and the highest key; nothing where there is none."""
+        self._sort_into_pages()
+        found = []
+        for page in {min(pages), max(pages)} if (pages := self._pages()) else ():
+            items = self._lists.get(page)
+            if items is None:
+                items = np.flatnonzero(self._counters[page])
+            start = page * self._PAGE
+            found += [start + int(items.min()), start + int(items.max())]
+        return found
+
+    def _pages(self) -> set[int]:
+        return {*self._lists, *self._counters}
+
     def below(self, keys: np.ndarray) -> np.ndarray:
         """How many items are smaller than each of the rising `keys`, [k] int64."""
         self._sort_into_pages()
         result = np.empty(keys.size, np.int64)
         answered = total = 0
-        for page in sorted({*self._lists, *self._counters}):
+        for page in sorted(self._pages()):
             start = page * self._PAGE
             first, last = np.searchsorted(keys, [start, start + self._PAGE])
             result[answered:first] = total

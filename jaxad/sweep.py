@@ -113,7 +113,9 @@ def table(outcomes: dict[str, list[dict]]) -> str:
 
     means = {name: [o["mean"] for o in runs] for name, runs in outcomes.items()}
     probed = any("probes" in o for runs in outcomes.values() for o in runs)
-    known = results.COLUMNS
+    outcomes_of = [o for runs in outcomes.values() for o in runs]
+    further = dict.fromkeys(m for o in outcomes_of for m in o.get("metrics", ()))
+    known = (*results.COLUMNS, *further)
     if probed:
         known = dict.fromkeys(
             n for runs in means.values() for mean in runs for n in mean
@@ -128,7 +130,9 @@ def table(outcomes: dict[str, list[dict]]) -> str:
         "| --- |" + " ---: |" * len(columns),
     ]
     for name, runs in means.items():
-        cells = [_cell([mean[metric] for mean in runs], probed) for metric in columns]
+        cells = [
+            _cell([mean.get(metric) for mean in runs], probed) for metric in columns
+        ]
         lines.append("| " + " | ".join((name, *cells)) + " |")
     return "\n".join(lines) + "\n"
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import runs
 
+from jaxad import protocols
 from jaxad.errors import InputError
 from jaxad.inference import folder, predictor
 from jaxad.run import experiment, extend
@@ -11,7 +12,7 @@ from jaxad.run import experiment, extend
 OWN = {
     "dataset.name": "plugins.dataset",
     "detector.name": "plugins.detector",
-    "metrics": ("plugins.metric",),
+    "metrics": ("plugins.metric", "visa"),
 }
 
 
@@ -34,6 +35,9 @@ def test_a_run_of_nothing_but_own_parts(run):
     gap = scores[scores[:, 0] == 1, 1].mean() - scores[scores[:, 0] == 0, 1].mean()
     np.testing.assert_allclose(row["metric"], gap, rtol=1e-6)
     assert outcome["mean"]["metric"] == row["metric"]
+    # Every anomalous image is brighter, and the data set has no masks.
+    assert outcome["mean"]["image_aupr"] == 1.0 and row["visa_pixel_aupr"] is None
+    assert outcome["metrics"] == ["metric", *protocols.COLUMNS["visa"]]
 
 
 def test_what_cannot_leave_an_image_out_is_fitted_on_parts(run):
@@ -79,6 +83,7 @@ def test_it_is_extended_by_a_fit_on_all(run, tmp_path):
         ({"dataset.name": "plugins.metric"}, r"has no categories\(config\)"),
         ({"metrics": ("plugins.dataset",)}, r"has no compute\(scores, labels\)"),
         ({"metrics": ("plugins.metric", "plugins.metric")}, "name of another metric"),
+        ({"metrics": ("viza",)}, "did you mean 'visa'"),
         ({"threshold.calibration": "left_out"}, "cannot leave an image out"),
     ],
 )

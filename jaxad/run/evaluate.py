@@ -3,15 +3,15 @@
 import dataclasses
 import functools
 import logging
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxad import config as config_lib
-from jaxad import data, metrics, rng
+from jaxad import data, metrics, protocols, rng
 from jaxad.augment.disturbance import disturb
 from jaxad.devices import processes, sharding
 from jaxad.errors import InputError
@@ -52,7 +52,7 @@ def evaluate(
     *,
     label: str,
     keep: Pass | None = None,
-    own: Mapping[str, Callable] = types.MappingProxyType({}),
+    further: "Sequence[Further]" = (),
 ) -> Evaluation:
     """Scores every image of a split.
 
@@ -63,7 +63,7 @@ def evaluate(
       batch_size: images a batch; the last one is padded and masked.
       label: what the progress bar says.
       keep: where what is found is kept while the pass is not finished.
-      own: further metrics of image scores, of `own_metrics`.
+      further: what else to measure, of `further_metrics`.
 
     Raises:
       InputError: an image gets a score that is not finite.
@@ -140,14 +140,12 @@ def evaluate(
         )
     of_pixels = _named(pixels if split.has_masks else None)
     if not n:
-        return Evaluation(
-            scores, ranges, dict.fromkeys((*_IMAGE_METRICS, *of_pixels, *own))
-        )
-    further = {
-        name: float(compute(scores, split.labels)) for name, compute in own.items()
-    }
-    of_images = _image_metrics(scores, split.labels)
-    named = {**of_images, **of_pixels, **further}
+        names = *_IMAGE_METRICS, *of_pixels, *columns_of(further)
+        return Evaluation(scores, ranges, dict.fromkeys(names))
+    named = {**_image_metrics(scores, split.labels), **of_pixels}
+    for one in further:
+        known = pixels if split.has_masks else None
+        named |= one.compute(scores, split.labels, known)
     return Evaluation(scores, ranges, named, small)
 
 
@@ -156,27 +154,61 @@ def _ranges(maps: jax.Array) -> jax.Array:
     return jnp.stack([maps.min((1, 2)), maps.max((1, 2))], axis=1)
 
 
-def own_metrics(config) -> dict[str, Callable]:
-    """The metrics that `config.metrics` names, by the last part of their path.
+class Further(NamedTuple):
+    """Metrics beside those of every run.
 
-    Each is a module with `compute(scores float32 [n], labels int32 [n]) -> float`, NaN
-    where it is undefined.
+    Attributes:
+      columns: their names.
+      compute: `(scores float32 [n], labels int32 [n], PixelMetrics, or None without
+        masks) -> values by these names`.
+    """
+
+    columns: tuple[str, ...]
+    compute: Callable[..., dict[str, float | None]]
+
+
+def columns_of(further: Sequence[Further]) -> tuple[str, ...]:
+    return tuple(name for one in further for name in one.columns)
+
+
+def further_metrics(config) -> tuple[Further, ...]:
+    """What `config.metrics` names.
+
+    One of `protocols.NAMES`, or the path of a module with `compute(scores float32 [n],
+    labels int32 [n]) -> float`, NaN where it is undefined: the last part of its path is
+    the column's name.
 
     Raises:
       InputError: there is no such module, or it has another's name.
     """
-    found = {}
+    found: list[Further] = []
     for path in config.metrics:
-        needs = ("compute(scores, labels)",)
-        module = config_lib.find_module("metrics", path, __name__, (), needs)
-        name = path.rpartition(".")[2]
-        if name in found or name in COLUMNS:
-            raise InputError(
-                f"config.metrics: {path} has the name of another metric, {name}; "
-                "rename the module"
-            )
-        found[name] = module.compute
-    return found
+        if path in protocols.NAMES:
+            compute = getattr(protocols, path)
+            one = Further(protocols.COLUMNS[path], compute)
+        else:
+            one = _of_module(path)
+        taken = {*columns_of(found), *COLUMNS}
+        for name in one.columns:
+            if name in taken:
+                raise InputError(
+                    f"config.metrics: {path} has the name of another metric, {name}; "
+                    "rename the module"
+                )
+        found.append(one)
+    return tuple(found)
+
+
+def _of_module(path: str) -> Further:
+    needs = ("compute(scores, labels)",)
+    module = config_lib.find_module("metrics", path, __name__, protocols.NAMES, needs)
+    name = path.rpartition(".")[2]
+
+    def compute(scores, labels, pixels):
+        del pixels
+        return {name: float(module.compute(scores, labels))}
+
+    return Further((name,), compute)
 
 
 class Disturbed:

@@ -152,7 +152,7 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     folder = pathlib.Path(workdir)
     identity.require_alike(config, folder)
     members = pipeline_lib.members(config)
-    evaluate.own_metrics(config)
+    evaluate.further_metrics(config)
     # Each host has looked for textures on its own disk.
     processes.require_same({"method.texture": members[0].method.get("texture")})
     identity.require_same_run(folder, members[0])
@@ -293,7 +293,7 @@ def _category(
             pipelines[0].images_a_call,
             label=f"{category}: score",
             keep=kept.start("score", _scores_key(pipelines, members, test)),
-            own=evaluate.own_metrics(config),
+            further=evaluate.further_metrics(config),
         )
     results.write_scores(folder / "scores.csv", test, evaluation.scores)
     results.write_defect_types(folder / "defect_types.csv", test)
@@ -503,6 +503,7 @@ def _forget(pipeline: Pipeline, folder: pathlib.Path) -> None:
 
 def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
     config = pipelines[0].config
+    further = evaluate.columns_of(evaluate.further_metrics(config))
     rows = {name: dict(row) for name, row in rows.items()}
     seconds: dict[str, float] = {}
     for row in rows.values():
@@ -523,9 +524,9 @@ def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
             }
             for pipeline in pipelines
         ],
-        "metrics": list(evaluate.own_metrics(config)),
+        "metrics": list(further),
         "categories": rows,
-        "mean": results.mean(rows, tuple(evaluate.own_metrics(config))),
+        "mean": results.mean(rows, further),
         "seconds": seconds,
         "versions": results.versions(),
     }
