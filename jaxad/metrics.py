@@ -142,7 +142,7 @@ def aupro(maps: ArrayLike, masks: ArrayLike, *, limit: float = 0.3) -> float:
     curve = _curve_of("aupro", maps[~masks], maps[masks])
     if curve is None:
         return math.nan
-    sizes = np.concatenate([_region_sizes(mask) for mask in masks])
+    sizes = np.concatenate([region_sizes(mask) for mask in masks])
     falling = np.lexsort((sizes, maps[masks]))[::-1]
     return _aupro(curve, sizes[falling], limit)
 
@@ -198,11 +198,11 @@ class PixelMetrics:
                 "pass maps.astype('float32') to accept that."
             )
         for scores, mask in zip(rounded, masks, strict=True):
-            keys = _keys(scores)
+            keys = sortable(scores)
             self._normal.add(keys[~mask])
             if mask.any():
                 high = keys[mask].astype(np.uint64) << np.uint64(32)
-                self._anomalous.append(high | _region_sizes(mask).astype(np.uint64))
+                self._anomalous.append(high | region_sizes(mask).astype(np.uint64))
 
     def merge(self, other: "PixelMetrics"):
         """Adds all that another state has seen; the other is left as it is.
@@ -284,7 +284,7 @@ class PixelMetrics:
         exact = np.asarray(thresholds, np.float64)[::-1]
         rounded = exact.astype(np.float32)
         lower = np.nextafter(rounded, np.float32(-np.inf))
-        edges = _keys(np.where(rounded > exact, lower, rounded)).astype(np.int64) + 1
+        edges = sortable(np.where(rounded > exact, lower, rounded)).astype(np.int64) + 1
         anomalous, normal = self._anomalous_keys(), self._normal
         hits = anomalous.size - np.searchsorted(anomalous, edges)
         return hits[::-1], (normal.size - normal.below(edges))[::-1]
@@ -413,7 +413,7 @@ def _f1_max(curve: _Curve) -> tuple[float, float]:
     return float(f1[best]), float(curve.thresholds[best])
 
 
-def _region_sizes(mask: np.ndarray) -> np.ndarray:
+def region_sizes(mask: np.ndarray) -> np.ndarray:
     """For each anomalous pixel of a mask [H, W], its region's number of pixels."""
     if not mask.any():
         return np.zeros(0, np.int64)
@@ -444,7 +444,7 @@ def _aupro(curve: _Curve, sizes: np.ndarray, limit: float) -> float:
     return float(np.trapezoid(pro[: last + 1], fpr[: last + 1]) / limit)
 
 
-def _keys(scores: np.ndarray) -> np.ndarray:
+def sortable(scores: np.ndarray) -> np.ndarray:
     """float32 scores -> uint32 keys in the same order; -0.0 equals 0.0."""
     bits = (scores + np.float32(0)).view(np.uint32)
     negative = (bits.view(np.int32) >> 31).view(np.uint32)  # all ones, or zero

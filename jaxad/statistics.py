@@ -1,20 +1,29 @@
-"""How sure a number from a test set is, and whether two detectors differ on one.
+"""How sure a number is, and whether two detectors, or several, differ in one.
 
-The images of a test set are the sample: another set of as many normal and as many
-anomalous images would give other numbers. Resampling keeps the number of either class,
-as DeLong's variance does. Detectors that scored the same images are compared pair by
-pair, which takes out what the images have in common.
+Two things vary. The images of a test set are a sample: another set of as many normal
+and as many anomalous images would give other numbers. Resampling keeps the number of
+either class, as DeLong's variance does. And a run, made again with another seed or
+another start of its coreset, gives another number. Detectors that scored the same
+images, and runs that share a seed, are compared pair by pair, which takes out what they
+have in common.
+
+No p-value is 0: where a formula would say so, it is the smallest that a permutation
+test of as many items could give, or that a float can hold.
 
 References:
   DeLong, DeLong and Clarke-Pearson, Comparing the areas under two or more correlated
   receiver operating characteristic curves, Biometrics 1988; in the form of Sun and Xu,
   IEEE Signal Processing Letters 2014. Efron and Tibshirani, An Introduction to the
-  Bootstrap, 1993. McNemar, Psychometrika 1947, exact.
+  Bootstrap, 1993. McNemar, Psychometrika 1947, exact. Wilcoxon, Biometrics Bulletin
+  1945. Holm, Scandinavian Journal of Statistics 1979. Iman and Davenport,
+  Communications in Statistics 1980. Demsar, Statistical Comparisons of Classifiers over
+  Multiple Data Sets, JMLR 2006.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.stats
@@ -24,12 +33,13 @@ from jaxad.errors import InputError
 
 REPLICATES = 1000
 LEVEL = 0.95
-_CHUNK = 1 << 22  # resampled images at a time
+
+Weighted = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Of two detectors on the same images, the second less the first.
+    """Of two detectors, the second less the first.
 
     Attributes:
       value: the difference.
@@ -61,7 +71,7 @@ def delong(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray
         two images.
     """
     scores, labels = np.atleast_2d(np.asarray(scores, np.float64)), np.asarray(labels)
-    _check(scores, labels)
+    check(scores, labels)
     anomalous, normal = scores[:, labels == 1], scores[:, labels == 0]
     m, n = anomalous.shape[1], normal.shape[1]
     ranks = scipy.stats.rankdata(np.hstack([anomalous, normal]), axis=1)
@@ -108,10 +118,14 @@ def auroc_difference(
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
     error = math.sqrt(max(float(variance), 0.0))
     if error == 0:
-        return Difference(value, value, value, 1.0 if value == 0 else 0.0)
+        labels = np.asarray(labels)
+        # So few of the ways to give out the labels tell two detectors as far apart.
+        least = 2 / math.comb(labels.size, int((labels == 1).sum()))
+        p_value = 1.0 if value == 0 else _above_0(min(least, 1.0))
+        return Difference(value, value, value, p_value)
     half = float(scipy.stats.norm.isf((1 - level) / 2)) * error
     p_value = float(2 * scipy.stats.norm.sf(abs(value) / error))
-    return Difference(value, value - half, value + half, p_value)
+    return Difference(value, value - half, value + half, _above_0(p_value))
 
 
 # ---- Anything else: the bootstrap
@@ -158,22 +172,56 @@ def paired_bootstrap(
       is twice the share of them on the rarer side of 0, which counts itself in.
     """
     first, second, labels = map(np.asarray, (first, second, labels))
-    _check(np.stack([first, second]), labels)
+    check(np.stack([first, second]), labels)
     found = np.array(
         [
             metric(second[rows], labels[rows]) - metric(first[rows], labels[rows])
             for rows in resamples(labels, replicates, seed)
         ]
     )
+    return _resampled(metric(second, labels) - metric(first, labels), found, level)
+
+
+def bootstrap_difference(
+    first: Weighted,
+    second: Weighted,
+    labels: ArrayLike,
+    *,
+    replicates: int = REPLICATES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Difference:
+    """As `paired_bootstrap`, of metrics that take many test sets at once.
+
+    Args:
+      first, second: `(weights float64 [r, n]) -> [r]`, the metric of a detector on r
+        test sets that have each image so many times, as `jaxad.resampled` makes them.
+      labels: 1 = anomalous, 0 = normal, [n].
+
+    Raises:
+      InputError: a class has fewer than two images, or a metric is undefined on a
+        resampled set.
+    """
+    labels = np.asarray(labels)
+    check(np.zeros((1, labels.size)), labels)
+    weights = np.ones((1 + replicates, labels.size))
+    for i, rows in enumerate(resamples(labels, replicates, seed), start=1):
+        weights[i] = np.bincount(rows, minlength=labels.size)
+    value, *found = second(weights) - first(weights)
+    if not np.isfinite([value, *found]).all():
+        raise InputError(
+            "the metric is undefined where images are drawn again; too few of them "
+            "have a mask"
+        )
+    return _resampled(value, np.array(found), level)
+
+
+def _resampled(value: float, found: np.ndarray, level: float) -> Difference:
     tail = (1 - level) / 2
     low, high = np.quantile(found, (tail, 1 - tail))
-    rarer = min((found <= 0).sum(), (found >= 0).sum())
-    return Difference(
-        float(metric(second, labels) - metric(first, labels)),
-        float(low),
-        float(high),
-        min(1.0, 2 * (int(rarer) + 1) / (replicates + 1)),
-    )
+    rarer = int(min((found <= 0).sum(), (found >= 0).sum()))
+    p_value = min(1.0, 2 * (rarer + 1) / (len(found) + 1))
+    return Difference(float(value), float(low), float(high), p_value)
 
 
 def verdicts_p_value(first: ArrayLike, second: ArrayLike) -> float:
@@ -189,107 +237,217 @@ def verdicts_p_value(first: ArrayLike, second: ArrayLike) -> float:
     alone = int((first & ~second).sum()), int((second & ~first).sum())
     if not sum(alone):
         return 1.0
-    return float(scipy.stats.binomtest(alone[0], sum(alone)).pvalue)
+    return _above_0(float(scipy.stats.binomtest(alone[0], sum(alone)).pvalue))
 
 
-# ---- Curves with bands
+# ---- Runs: means and paired differences
 
 
 @dataclasses.dataclass(frozen=True)
-class Curve:
-    """A curve with a band that holds each of its points by itself.
+class Mean:
+    """Of what several runs give.
 
     Attributes:
-      x, y: its points, rising in x, [g].
-      low, high: the band at each, [g].
+      value: the mean.
+      deviation: the standard deviation of a run, with count - 1; None of one run.
+      low, high: the mean's confidence interval, Student's; None likewise.
+      count: of the runs.
     """
 
-    x: np.ndarray
-    y: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    value: float
+    deviation: float | None
+    low: float | None
+    high: float | None
+    count: int
 
 
-def roc(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    *,
-    points: int = 201,
-    replicates: int = REPLICATES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> Curve:
-    """The share of anomalous images found, at most so many false alarms allowed.
+def mean(values: ArrayLike, level: float = LEVEL) -> Mean:
+    """The mean of what independent runs give, [n]."""
+    values = np.asarray(values, np.float64)
+    value, count = float(values.mean()), len(values)
+    if count < 2:
+        return Mean(value, None, None, None, count)
+    deviation = float(values.std(ddof=1))
+    half = float(scipy.stats.t.isf((1 - level) / 2, count - 1))
+    half *= deviation / math.sqrt(count)
+    return Mean(value, deviation, value - half, value + half, count)
 
-    x is the false-alarm rate, y the highest hit rate of a threshold with no more.
+
+def paired_difference(
+    first: ArrayLike, second: ArrayLike, level: float = LEVEL
+) -> Difference:
+    """The mean difference of runs in pairs, Student's interval and test.
 
     Args:
-      scores, labels: as for `delong`, of one detector.
-      points: of x, evenly from 0 to 1.
+      first, second: of runs that belong together, such as those of one seed, [n].
+        Pairs are independent of each other: what varies within a seed is averaged
+        before.
+
+    Raises:
+      InputError: fewer than two pairs.
     """
-    grid = np.linspace(0, 1, points)
+    first, second = _pairs(first, second)
+    apart = mean(second - first, level)
+    if apart.low is None:
+        raise InputError(
+            "1 pair is too few to say how a difference varies; there must be two or "
+            "more: give more seeds, or more bank_starts"
+        )
+    if np.ptp(second - first) == 0:  # up to rounding, or not at all
+        p_value = 1.0 if apart.value == 0 else 2.0 ** (1 - apart.count)
+        return Difference(apart.value, apart.value, apart.value, _above_0(p_value))
+    t = apart.value / (apart.deviation / math.sqrt(apart.count))
+    p_value = float(2 * scipy.stats.t.sf(abs(t), apart.count - 1))
+    return Difference(apart.value, apart.low, apart.high, _above_0(p_value))
 
-    def read(hits, alarms, normal, anomalous):
-        place = np.searchsorted(alarms, grid * normal * (1 + 1e-12), "right") - 1
-        return hits[place] / anomalous
 
-    return _curve(read, grid, scores, labels, replicates, level, seed)
+@dataclasses.dataclass(frozen=True)
+class SignedRank:
+    """Wilcoxon's signed-rank test.
 
-
-def precision_recall(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    *,
-    points: int = 201,
-    replicates: int = REPLICATES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> Curve:
-    """The share of alarms that are right, where at least so many hits are asked for.
-
-    x is the hit rate (recall), from the first hit on, y the precision at the highest
-    threshold that reaches it. Arguments are those of `roc`.
+    Attributes:
+      p_value: two-sided.
+      least: the smallest p-value that so many pairs can give, 2^(1 - count).
+      count: of the pairs that differ.
     """
-    grid = np.linspace(0, 1, points)[1:]
 
-    def read(hits, alarms, normal, anomalous):
-        place = np.searchsorted(hits, grid * anomalous * (1 - 1e-12), "left")
-        return hits[place] / (hits[place] + alarms[place])
+    p_value: float
+    least: float
+    count: int
 
-    return _curve(read, grid, scores, labels, replicates, level, seed)
-
-
-def _curve(read, grid, scores, labels, replicates, level, seed) -> Curve:
-    scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
-    _check(scores[None], labels)
-    order = np.argsort(-scores, kind="stable")
-    falling, anomalous = scores[order], labels[order] == 1
-    # A threshold lets all equal scores through, or none.
-    last = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)
-    total = int(anomalous.sum())
-
-    def curve(counts: np.ndarray) -> np.ndarray:
-        """Of a test set that has each image, in order, so many times."""
-        hits = np.append(0, np.cumsum(counts * anomalous)[last])
-        alarms = np.append(0, np.cumsum(counts * ~anomalous)[last])
-        return read(hits, alarms, len(labels) - total, total)
-
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    found = np.empty((replicates, len(grid)))
-    step = max(1, _CHUNK // len(labels))
-    random = np.random.SeedSequence(seed).spawn(-(-replicates // step))
-    for part, start in zip(random, range(0, replicates, step), strict=True):
-        count = min(step, replicates - start)
-        for i, rows in enumerate(resamples(labels, count, part)):
-            counts = np.bincount(place[rows], minlength=len(order))
-            found[start + i] = curve(counts)
-    tail = (1 - level) / 2
-    low, high = np.quantile(found, (tail, 1 - tail), axis=0)
-    return Curve(grid, curve(np.ones(len(order), np.int64)), low, high)
+    def too_few(self, level: float = LEVEL) -> bool:
+        """Whether no outcome could have been significant, as of five pairs at 0.05."""
+        return self.least > 1 - level
 
 
-def _check(scores: np.ndarray, labels: np.ndarray) -> None:
+def signed_rank(first: ArrayLike, second: ArrayLike) -> SignedRank:
+    """Wilcoxon's test of pairs, as SciPy has it: exact for up to 50 without ties.
+
+    Args:
+      first, second: of runs that belong together, [n]; equal ones are left out.
+    """
+    first, second = _pairs(first, second)
+    apart = second - first
+    apart = apart[apart != 0]
+    if not len(apart):
+        return SignedRank(1.0, 1.0, 0)
+    p_value = float(scipy.stats.wilcoxon(apart).pvalue)
+    return SignedRank(_above_0(p_value), _above_0(2.0 ** (1 - len(apart))), len(apart))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjustment of the p-values of several tests, in their order."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    for passed, i in enumerate(order):
+        largest = max(largest, (len(p_values) - passed) * p_values[i])
+        adjusted[i] = min(1.0, largest)
+    return adjusted
+
+
+# ---- Several detectors over several data sets
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """Detectors ranked on every data set.
+
+    Attributes:
+      ranks: mean rank of each, 1 is the best, [k].
+      chi_square, chi_square_p_value: Friedman's test that all are alike.
+      f, f_p_value: Iman and Davenport's, which is less conservative.
+      critical_difference: mean ranks that lie farther apart differ (Nemenyi).
+      p_values: of each pair by Nemenyi's test, [k, k].
+      count: of the data sets.
+    """
+
+    ranks: np.ndarray
+    chi_square: float
+    chi_square_p_value: float
+    f: float
+    f_p_value: float
+    critical_difference: float
+    p_values: np.ndarray
+    count: int
+
+    def alike(self) -> list[tuple[int, ...]]:
+        """The largest groups in which no two lie a critical difference apart, from
+        the best on; of two or more."""
+        order, groups = np.argsort(self.ranks, kind="stable").tolist(), []
+        for i, first in enumerate(order):
+            limit = self.ranks[first] + self.critical_difference
+            group = tuple(j for j in order[i:] if self.ranks[j] < limit)
+            if len(group) > 1 and not (groups and set(group) <= set(groups[-1])):
+                groups.append(group)
+        return groups
+
+
+def rank(values: ArrayLike, level: float = LEVEL) -> Ranking:
+    """Ranks k detectors on n data sets, and tests whether they differ.
+
+    Args:
+      values: more is better, [n, k]; equal ones share a rank.
+
+    Raises:
+      InputError: fewer than two data sets, or than three detectors.
+    """
+    values = np.asarray(values, np.float64)
+    n, k = values.shape
+    if n < 2 or k < 3:
+        raise InputError(
+            f"{k} rows on {n} data sets are too few to rank; there must be three rows "
+            "or more, and two data sets"
+        )
+    places = scipy.stats.rankdata(-values, axis=1)
+    if (np.ptp(places, axis=1) == 0).all():
+        chi_square, p_value = 0.0, 1.0  # nobody differs anywhere
+    else:
+        chi_square, p_value = map(float, scipy.stats.friedmanchisquare(*values.T))
+    rest = n * (k - 1) - chi_square
+    if rest > 1e-9:
+        f = (n - 1) * chi_square / rest
+        f_p_value = float(scipy.stats.f.sf(f, k - 1, (k - 1) * (n - 1)))
+    else:  # all agree in every rank
+        f, f_p_value = math.inf, math.exp((1 - n) * math.lgamma(k + 1))
+    error = math.sqrt(k * (k + 1) / (6 * n))
+    ranks = places.mean(axis=0)
+    apart = np.abs(ranks[:, None] - ranks) / error * math.sqrt(2)
+    return Ranking(
+        ranks,
+        chi_square,
+        _above_0(p_value),
+        f,
+        _above_0(f_p_value),
+        nemenyi(k, level) * error,
+        np.clip(scipy.stats.studentized_range.sf(apart, k, np.inf), _LEAST, 1.0),
+        n,
+    )
+
+
+def nemenyi(k: int, level: float = LEVEL) -> float:
+    """The critical value of k detectors, the studentised range's over sqrt 2."""
+    value = scipy.stats.studentized_range.ppf(level, k, np.inf)
+    return float(value) / math.sqrt(2)
+
+
+def _pairs(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    first, second = (np.asarray(x, np.float64) for x in (first, second))
+    if first.ndim != 1 or first.shape != second.shape:
+        raise InputError(
+            f"values of shape {first.shape} and {second.shape} are no pairs; give as "
+            "many of either"
+        )
+    return first, second
+
+
+_LEAST = sys.float_info.min
+
+
+def _above_0(p_value: float) -> float:
+    return max(p_value, _LEAST)
+
+
+def check(scores: np.ndarray, labels: np.ndarray) -> None:
     if scores.ndim != 2 or labels.shape != scores.shape[1:]:
         raise InputError(
             f"scores of {scores.shape[1:]} images and labels of shape {labels.shape} "

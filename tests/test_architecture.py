@@ -20,8 +20,8 @@ COMMANDS = {"main", "check", "predict", "report", "extend", "sweep", "export"}
 EVERYWHERE = {"errors", "config", "fields", "rng", "arrays", "signals", "progress"}
 # What the commands share, and what calls them by name.
 AROUND = {"command_line", "arguments", "__main__"}
-PURE = {"losses", "metrics", "optim", "patches", "probes", "protocols", "scores"}
-PURE |= {"statistics"}
+PURE = {"curves", "losses", "metrics", "optim", "patches", "probes", "protocols"}
+PURE |= {"resampled", "scores", "statistics"}
 ARROWS = {
     "commands": {"run", "inference", "reporting", "data", "methods", "devices"},
     # What a finished run shows.

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxad import curves as curves_lib
 from jaxad import metrics, statistics
 from jaxad.detectors.threshold import proportion_interval
 from jaxad.errors import InputError
@@ -164,8 +165,8 @@ def test_curves(categories: Sequence[Category]) -> dict[str, Any] | None:
     found = []
     for category in categories:
         try:
-            roc = statistics.roc(category.scores, category.labels)
-            precision = statistics.precision_recall(category.scores, category.labels)
+            roc = curves_lib.roc(category.scores, category.labels)
+            precision = curves_lib.precision_recall(category.scores, category.labels)
         except InputError:  # of one class, or of one image of a class
             return None
         found.append((roc, precision))
