@@ -19,7 +19,6 @@ import scipy.stats
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from jaxad import resampled, statistics  # noqa: E402
-from jaxad.statistics import Difference  # noqa: E402
 
 SHIFTS, CORRELATION = (1.0, 1.3), 0.6
 METRICS = ("image_ap", "image_f1_max")
@@ -33,11 +32,6 @@ def draw(random, normal: int, anomalous: int) -> tuple[np.ndarray, np.ndarray]:
     return noise + np.array(SHIFTS)[:, None] * labels, labels
 
 
-def metric(name: str, scores, labels):
-    of = resampled.of_images(scores, labels)
-    return lambda weights: of(weights)[name]
-
-
 def intervals(random, arguments) -> Iterator[tuple[str, float, float]]:
     """Of one draw: name, low and high."""
     runs = random.normal(size=(2, arguments.runs))
@@ -49,14 +43,15 @@ def intervals(random, arguments) -> Iterator[tuple[str, float, float]]:
     yield "AUROC, DeLong (logit)", *statistics.auroc_interval(scores[0], labels)
     found = statistics.auroc_difference(*scores, labels)
     yield "difference of AUROCs, DeLong", found.low, found.high
+    drawn = statistics.bootstrap_differences(
+        *(resampled.of_images(one, labels) for one in scores),
+        labels,
+        replicates=arguments.replicates,
+        seed=int(random.integers(1 << 31)),
+    )
     for name in METRICS:
-        found: Difference = statistics.bootstrap_difference(
-            *(metric(name, one, labels) for one in scores),
-            labels,
-            replicates=arguments.replicates,
-            seed=int(random.integers(1 << 31)),
-        )
-        yield f"difference of {name}, bootstrap", found.low, found.high
+        low, high = drawn[name].low, drawn[name].high
+        yield f"difference of {name}, bootstrap", low, high
 
 
 def main() -> None:
@@ -74,9 +69,8 @@ def main() -> None:
     many = int(1e6 * share), int(1e6 * (1 - share))
     scores, labels = draw(random, *many)
     everything = np.ones((1, labels.size))
-    for name in METRICS:
-        one, other = (metric(name, x, labels)(everything)[0] for x in scores)
-        truths.append(other - one)
+    one, other = (resampled.of_images(x, labels)(everything) for x in scores)
+    truths += [float(other[name][0] - one[name][0]) for name in METRICS]
     held: dict[str, list[bool]] = {}
     for _ in range(arguments.draws):
         found = intervals(random, arguments)

@@ -4,6 +4,7 @@ What is written under a temporary name and renamed carries a checksum that every
 compares: what comes back is what was written, or an error names the place.
 """
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -57,6 +58,44 @@ def restore(path: str | pathlib.Path) -> Tree:
     if not path.is_dir():
         raise InputError(f"{path} does not exist; name the folder of a saved detector")
     return opened(lambda: nest(_read(path / _ARRAYS)), _damaged(path))
+
+
+def save_packed(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes arrays into one compressed file, whole or not at all.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                np.savez_compressed(file, **arrays)
+            temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def restore_packed(path: pathlib.Path, without: str) -> dict[str, np.ndarray] | None:
+    """What `save_packed` wrote; None where there is no such file.
+
+    Args:
+      without: what there is no more once the file is removed, for the message.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    try:
+        with open(path, "rb") as file, np.load(file) as content:
+            return dict(content)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # numpy and zipfile raise almost anything
+        raise InputError(
+            f"{path} is damaged ({error}); remove it for a report without {without}"
+        ) from error
 
 
 def seal(path: str | pathlib.Path) -> str:

@@ -66,7 +66,7 @@ class Lines:
         if self._total is None or self.n in (before, self._total):
             return line
         left = (now - since) * (self._total - self.n) / (self.n - before)
-        return f"{line}, about {_in_words(left)} left"
+        return f"{line}, about {in_words(left)} left"
 
 
 def bar(
@@ -86,7 +86,8 @@ def bar(
     return Bar(total=total, unit=unit, desc=desc, initial=initial, disable=not shown)
 
 
-def _in_words(seconds: float) -> str:
+def in_words(seconds: float) -> str:
+    """A span of time as people say it: "40 seconds", "12 minutes", "1.5 hours"."""
     if seconds < 90:
         return f"{seconds:.0f} seconds"
     if seconds < 90 * 60:

@@ -5,12 +5,13 @@ function of how often each image is drawn, and of a thousand sets it costs one m
 product. Functions take weights [r, n]: of r sets, how often each has the n images.
 """
 
+import pathlib
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxad import metrics
+from jaxad import arrays, metrics
 
 _BITS = 13  # of a float32's 23 behind its point that are left out: steps of 0.1 %
 _ROWS = 256  # sets at a time
@@ -100,15 +101,29 @@ class PixelCounts:
         }
 
     @classmethod
-    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> "PixelCounts":
+    def of_arrays(cls, found: dict[str, np.ndarray]) -> "PixelCounts":
         """The state that `arrays` gave."""
-        state, anomalous = cls(), arrays["anomalous"]
+        state, anomalous = cls(), found["anomalous"]
         shares = np.zeros(len(anomalous))
-        shares[anomalous > 0] = arrays["shares"]
-        rows = np.stack([arrays["steps"], arrays["normal"], anomalous, shares])
-        parts = np.split(rows, np.cumsum(arrays["lengths"])[:-1], axis=1)
-        state._found = dict(zip(arrays["index"].tolist(), parts, strict=False))
+        shares[anomalous > 0] = found["shares"]
+        rows = np.stack([found["steps"], found["normal"], anomalous, shares])
+        parts = np.split(rows, np.cumsum(found["lengths"])[:-1], axis=1)
+        state._found = dict(zip(found["index"].tolist(), parts, strict=False))
         return state
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes a file, whole or not at all."""
+        arrays.save_packed(path, self.arrays())
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> "PixelCounts | None":
+        """What `save` wrote; None where there is no such file.
+
+        Raises:
+          InputError: it is damaged.
+        """
+        found = arrays.restore_packed(path, "tests of pixel metrics")
+        return None if found is None else cls.of_arrays(found)
 
     def metrics(self, *, limit: float = 0.3) -> Callable[[np.ndarray], Metrics]:
         """Metrics of the pixels of all images, in the order of their index.

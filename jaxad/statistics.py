@@ -34,7 +34,7 @@ from jaxad.errors import InputError
 REPLICATES = 1000
 LEVEL = 0.95
 
-Weighted = Callable[[np.ndarray], np.ndarray]
+Weighted = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +182,7 @@ def paired_bootstrap(
     return _resampled(metric(second, labels) - metric(first, labels), found, level)
 
 
-def bootstrap_difference(
+def bootstrap_differences(
     first: Weighted,
     second: Weighted,
     labels: ArrayLike,
@@ -190,30 +190,32 @@ def bootstrap_difference(
     replicates: int = REPLICATES,
     level: float = LEVEL,
     seed: int = 0,
-) -> Difference:
-    """As `paired_bootstrap`, of metrics that take many test sets at once.
+) -> dict[str, Difference | None]:
+    """As `paired_bootstrap`, of several metrics that take many test sets at once.
 
     Args:
-      first, second: `(weights float64 [r, n]) -> [r]`, the metric of a detector on r
+      first, second: `(weights float64 [r, n]) -> {metric: [r]}`, of a detector on r
         test sets that have each image so many times, as `jaxad.resampled` makes them.
       labels: 1 = anomalous, 0 = normal, [n].
 
+    Returns:
+      Of each metric; None where it is undefined on a resampled set, as pixel metrics
+      are where too few images have a mask.
+
     Raises:
-      InputError: a class has fewer than two images, or a metric is undefined on a
-        resampled set.
+      InputError: a class has fewer than two images.
     """
     labels = np.asarray(labels)
     check(np.zeros((1, labels.size)), labels)
     weights = np.ones((1 + replicates, labels.size))
     for i, rows in enumerate(resamples(labels, replicates, seed), start=1):
         weights[i] = np.bincount(rows, minlength=labels.size)
-    value, *found = second(weights) - first(weights)
-    if not np.isfinite([value, *found]).all():
-        raise InputError(
-            "the metric is undefined where images are drawn again; too few of them "
-            "have a mask"
-        )
-    return _resampled(value, np.array(found), level)
+    one, other, found = first(weights), second(weights), {}
+    for name in one.keys() & other.keys():
+        value, *drawn = other[name] - one[name]
+        known = np.isfinite([value, *drawn]).all()
+        found[name] = _resampled(value, np.array(drawn), level) if known else None
+    return found
 
 
 def _resampled(value: float, found: np.ndarray, level: float) -> Difference:

@@ -80,4 +80,4 @@ def test_in_a_terminal_there_is_a_bar(monkeypatch, caplog):
     [(89, "89 seconds"), (90, "2 minutes"), (5390, "90 minutes"), (5400, "1.5 hours")],
 )
 def test_in_words(seconds, words):
-    assert progress._in_words(seconds) == words
+    assert progress.in_words(seconds) == words

@@ -81,29 +81,23 @@ def test_no_images_and_no_regions(maps):
 def test_the_bootstrap_of_images_and_of_pixels(maps):
     one = np.array([0.9, 0.2, 0.5, 0.5, 0.1, 0.3])
     other = np.array([0.9, 0.6, 0.4, 0.3, 0.1, 0.3])
-
-    def of(scores):
-        found = resampled.of_images(scores, LABELS)
-        return lambda weights: found(weights)["image_ap"]
-
-    found = statistics.bootstrap_difference(
-        of(one), of(other), LABELS, replicates=100, seed=3
-    )
+    both = [resampled.of_images(scores, LABELS) for scores in (one, other)]
+    found = statistics.bootstrap_differences(*both, LABELS, replicates=100, seed=3)
     wanted = statistics.paired_bootstrap(
         metrics.average_precision, one, other, LABELS, replicates=100, seed=3
     )
     for name in ("value", "low", "high", "p_value"):
-        assert getattr(found, name) == pytest.approx(getattr(wanted, name)), name
+        assert getattr(found["image_ap"], name) == pytest.approx(getattr(wanted, name))
     pixels = counts(*maps).metrics()
-    same = statistics.bootstrap_difference(
-        *[lambda weights: pixels(weights)["aupro_0.3"]] * 2, LABELS, replicates=50
-    )
+    same = statistics.bootstrap_differences(pixels, pixels, LABELS, replicates=50)
+    same = same["aupro_0.3"]
     assert (same.value, same.low, same.high, same.p_value) == (0, 0, 0, 1)
-    with pytest.raises(InputError, match="undefined where images are drawn again"):
-        nothing = resampled.PixelCounts()
-        for i, (scores, mask) in enumerate(zip(*maps, strict=True)):
-            nothing.add(i, scores, 0 * mask)
-        none = nothing.metrics()
-        statistics.bootstrap_difference(
-            *[lambda weights: none(weights)["pixel_ap"]] * 2, LABELS, replicates=5
-        )
+
+
+def test_the_bootstrap_of_what_is_undefined(maps):
+    maps, masks = maps
+    none = counts(maps, 0 * masks).metrics()
+    found = statistics.bootstrap_differences(none, none, LABELS, replicates=5)
+    assert set(found.values()) == {None} and "pixel_ap" in found
+    with pytest.raises(InputError, match="1 anomalous images are too few"):
+        statistics.bootstrap_differences(none, none, [1, 0, 0, 0, 0, 0])

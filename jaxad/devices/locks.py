@@ -31,23 +31,52 @@ def locked(path: pathlib.Path, waiting: Callable[[], None]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if processes.first():
             ask = waiting if jax.process_count() == 1 else lambda: None
-            _take(path.with_name(f".{path.name}.lock"), ask, stack)
+            _take(_lock_of(path), ask, stack)
         processes.wait()
         yield
 
 
+@contextlib.contextmanager
+def tried(path: pathlib.Path) -> Iterator[bool]:
+    """As `locked`, without waiting: gives whether the lock was to be had.
+
+    The lock of a process that was killed is: the system takes it back.
+    """
+    with contextlib.ExitStack() as stack:
+        mine = processes.first() and _try(_lock_of(path), stack)
+        yield processes.decided(mine)
+
+
+def is_locked(path: pathlib.Path) -> bool:
+    """Whether some process works on a path now."""
+    try:
+        with open(_lock_of(path)) as file:
+            return not _taken(file)
+    except FileNotFoundError:
+        return False
+
+
+def _lock_of(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f".{path.name}.lock")
+
+
 def _take(lock: pathlib.Path, waiting, stack: contextlib.ExitStack) -> None:
-    while True:
-        with writing(lock):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(lock, "w"))
-        while not _taken(file):
-            waiting()
-            time.sleep(0.2)
-        if _is(lock, file):
-            break
-        stack.close()  # whoever had it has removed it
-    stack.callback(lock.unlink)
+    while not _try(lock, stack):
+        waiting()
+        time.sleep(0.2)
+
+
+def _try(lock: pathlib.Path, stack: contextlib.ExitStack) -> bool:
+    with writing(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = open(lock, "w")
+    # Whoever had it may have removed it in between.
+    if _taken(file) and _is(lock, file):
+        stack.enter_context(file)
+        stack.callback(lock.unlink)
+        return True
+    file.close()
+    return False
 
 
 def _taken(file) -> bool:

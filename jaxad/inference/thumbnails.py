@@ -4,9 +4,7 @@ They are made where images are scored, since nothing is at hand as cheaply later
 have the images' own shape.
 """
 
-import contextlib
 import io
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from jaxad import arrays
 from jaxad.data.images import Geometry
-from jaxad.errors import InputError, writing
 
 # The longest side in pixels of an image and of its mask, and of its map.
 LONGEST, MAP = 192, 64
@@ -119,17 +117,17 @@ class Thumbnails:
         }
 
     @classmethod
-    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> "Thumbnails":
+    def of_arrays(cls, found: dict[str, np.ndarray]) -> "Thumbnails":
         """The state that `arrays` gave."""
         state = cls()
-        shapes = arrays["shape"].reshape(-1, 2)
+        shapes = found["shape"].reshape(-1, 2)
         parts = zip(
-            arrays["index"].tolist(),
-            _parts(arrays["images"], arrays["image_bytes"]),
-            _parts(arrays["maps"], shapes.prod(axis=1)),
+            found["index"].tolist(),
+            _parts(found["images"], found["image_bytes"]),
+            _parts(found["maps"], shapes.prod(axis=1)),
             shapes,
-            arrays["range"].reshape(-1, 2).tolist(),
-            _parts(arrays["masks"], arrays["mask_bytes"]),
+            found["range"].reshape(-1, 2).tolist(),
+            _parts(found["masks"], found["mask_bytes"]),
             strict=True,
         )
         for index, image, values, shape, (low, high), mask in parts:
@@ -148,16 +146,7 @@ class Thumbnails:
         Raises:
           InputError: it cannot be written.
         """
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with open(temporary, "wb") as file:
-                    np.savez_compressed(file, **self.arrays())
-                temporary.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        arrays.save_packed(path, self.arrays())
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Thumbnails":
@@ -166,15 +155,8 @@ class Thumbnails:
         Raises:
           InputError: it is damaged.
         """
-        try:
-            with open(path, "rb") as file, np.load(file) as content:
-                return cls.of_arrays(dict(content))
-        except FileNotFoundError:
-            return cls()
-        except Exception as error:  # numpy and zipfile raise almost anything
-            raise InputError(
-                f"{path} is damaged ({error}); remove it for a report without pictures"
-            ) from error
+        found = arrays.restore_packed(path, "pictures")
+        return cls() if found is None else cls.of_arrays(found)
 
 
 def _within(size: tuple[int, int], longest: int) -> tuple[int, int]:

@@ -8,7 +8,15 @@ from typing import Any
 import jinja2
 
 from jaxad.errors import InputError
-from jaxad.reporting import comparison_page, reading, run_page, study_page
+from jaxad.reporting import (
+    comparison_page,
+    reading,
+    run_page,
+    study_images,
+    study_page,
+    study_results,
+    study_tables,
+)
 from jaxad.reporting.reading import REPORT
 from jaxad.run import results
 
@@ -31,19 +39,42 @@ def after(workdir: str) -> None:
         _LOG.warning("no report: %s", error)
 
 
+def study_so_far(folder: pathlib.Path) -> None:
+    """Writes `study.md` of the runs that are finished."""
+    study_tables.write(study_results.read(folder), tests=None)
+
+
+def table_of_study(folder: pathlib.Path) -> str:
+    """The means of a study, as far as it has come, for a terminal."""
+    return study_tables.markdown(study_results.read(folder), None)
+
+
 def after_study(workdir: str) -> pathlib.Path | None:
-    """Writes the reports of a study that has ended, and of its runs, as `after`.
+    """Writes the tables and the report of a study that has ended, and the reports of
+    its runs, as `after`.
 
     Returns:
       The study's; None where it could not be written, or its runs leave no detectors.
     """
     folder = pathlib.Path(workdir)
-    study = study_page.runs_of(folder)
-    for runs in study.values():
-        for run in runs:
+    found = study_results.read(folder)
+    if found is None:
+        return None
+    tests = study_images.tests(found)
+    study_tables.write(found, tests=tests)
+    if not found.rows:
+        return None
+    for kind, metric, drawn in study_page.charts(found):
+        place = folder / "plots" / f"{metric}_{kind}.svg"
+        _render("plot.svg", place, {"kind": kind, "metric": metric, "drawn": drawn})
+    if found.plain:
+        return None
+    for seeds in found.runs.values():
+        for run in seeds.values():
             after(str(run))
+    page = folder / REPORT
     try:
-        return write(folder) if study else None
+        return _render("study.html", page, study_page.context(found, tests, page))
     except (InputError, OSError) as error:
         _LOG.warning("no report: %s", error)
         return None
@@ -63,8 +94,10 @@ def write(folder: pathlib.Path, page: pathlib.Path | None = None) -> pathlib.Pat
       InputError: there is no finished run, or the file cannot be written.
     """
     page = page or folder / REPORT
-    if runs := study_page.runs_of(folder):
-        return _render("study.html", page, study_page.context(folder, runs, page))
+    found = study_results.read(folder)
+    if found is not None and found.rows and not found.plain:
+        tests = study_images.tests(found)
+        return _render("study.html", page, study_page.context(found, tests, page))
     return _render("run.html", page, run_page.context(reading.run(folder), page))
 
 

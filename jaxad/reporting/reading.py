@@ -128,12 +128,12 @@ def run(folder: pathlib.Path) -> Run:
 
 
 def _category(folder: pathlib.Path, name: str, row: dict) -> Category:
-    rows = _rows(folder / "scores.csv")
+    rows = rows_of(folder / "scores.csv")
     if rows is None:
         raise InputError(f"{folder / 'scores.csv'} does not exist; run it again")
     decided = row.get("threshold")
-    kinds = _rows(folder / "defect_types.csv", {"file", "defect_type"})
-    suspects = _rows(folder / "suspects.csv") or []
+    kinds = rows_of(folder / "defect_types.csv", {"file", "defect_type"})
+    suspects = rows_of(folder / "suspects.csv") or []
     return Category(
         name=name,
         folder=folder,
@@ -151,7 +151,7 @@ def _category(folder: pathlib.Path, name: str, row: dict) -> Category:
     )
 
 
-def _rows(
+def rows_of(
     path: pathlib.Path, columns: Set[str] = frozenset({"file", "score"})
 ) -> list[dict[str, str]] | None:
     """The rows of a table that has these columns; None where there is no such file."""

@@ -52,10 +52,18 @@ def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
     Those on which no number depends are not among them.
     """
-    flat = [dict(_flat(run.config)) for run in runs]
+    return [
+        (name, ["-" if value is None else fields.shown(value) for value in values])
+        for name, values in values_that_differ([run.config for run in runs])
+    ]
+
+
+def values_that_differ(configs: Sequence[dict]) -> list[tuple[str, list[Any]]]:
+    """As `differing`, the values as they are; None where a config has no such field."""
+    flat = [dict(_flat(config)) for config in configs]
     names = dict.fromkeys(name for one in flat for name in one)
     return [
-        (name, [fields.shown(one[name]) if name in one else "-" for one in flat])
+        (name, [one.get(name) for one in flat])
         for name in names
         if name not in identity.PLACES
         and len({repr(_plain(one.get(name))) for one in flat}) > 1

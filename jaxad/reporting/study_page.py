@@ -1,112 +1,110 @@
 """What the page of a study shows: a line for every row of a sweep."""
 
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from jaxad.reporting import charts, gallery, reading, run_page, settings
-from jaxad.run import results
-
-
-def runs_of(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    """Row -> folders of its runs, by seed; nothing where there is no study.
-
-    Runs that leave a backbone, and no detector, are none of them.
-    """
-    if not (folder / "sweep.md").exists():
-        return {}
-    found: dict[str, list[pathlib.Path]] = {}
-    for path in folder.glob(f"*/*/{reading.RESULTS}"):
-        if "categories" in results.read_json(path):
-            found.setdefault(path.parent.parent.name, []).append(path.parent)
-    ordered = sorted(found, key=lambda row: min(p.stat().st_mtime for p in found[row]))
-    return {
-        row: sorted(found[row], key=lambda p: (len(p.name), p.name)) for row in ordered
-    }
+from jaxad.reporting import (
+    gallery,
+    reading,
+    settings,
+    study_charts,
+    study_images,
+    study_results,
+    study_tables,
+)
+from jaxad.reporting.study_results import Study
+from jaxad.statistics import LEVEL
 
 
 def context(
-    folder: pathlib.Path, study: dict[str, list[pathlib.Path]], page: pathlib.Path
+    study: Study, tests: list[study_images.Test], page: pathlib.Path
 ) -> dict[str, Any]:
-    """What the template `study.html` is given; `study` is of `runs_of`."""
-    rows = {
-        name: [reading.run(path) for path in paths] for name, paths in study.items()
-    }
-    runs = [run for seeds in rows.values() for run in seeds]
-    columns = run_page.columns(runs)
+    """What the template `study.html` is given.
+
+    Args:
+      study: with a finished run.
+      tests: on the same images.
+      page: where it is going to lie.
+    """
     table = []
-    for name, seeds in rows.items():
-        values = {
-            column: [run.results["mean"].get(column) for run in seeds]
-            for column in columns
+    for row in study.rows:
+        runs = study.runs[row]
+        cells = {
+            metric: study_results.cell(study, row, metric) for metric in study.metrics
         }
-        links = [
-            (run.name, gallery.address(run.folder / reading.REPORT, page))
-            for run in seeds
-            if (run.folder / reading.REPORT).exists()
-        ]
         table.append(
             {
-                "name": name,
-                "values": values,
-                "cells": {column: _spread(found) for column, found in values.items()},
-                "links": links,
-                "seeds": len(seeds),
+                "name": row,
+                "cells": {
+                    metric: study_tables.shown(study, one) if one else "–"
+                    for metric, one in cells.items()
+                },
+                "banks": {
+                    metric: study_tables.number(study, one.banks)
+                    for metric, one in cells.items()
+                    if one and one.banks is not None
+                },
+                "links": [
+                    (str(seed), gallery.address(run / reading.REPORT, page))
+                    for seed, run in runs.items()
+                    if (run / reading.REPORT).exists()
+                ],
+                "seeds": len(runs),
             }
         )
-    one_each = [seeds[0] for seeds in rows.values()]
-    dots = [
-        (column, _dots([(row["name"], row["values"][column]) for row in table]))
-        for column in columns
-        if all(None not in row["values"][column] for row in table)
-    ]
-    differing = [
-        (name, values)
-        for name, values in settings.differing(one_each)
-        if name != "seed"
-    ]
+    firsts = [reading.run(next(iter(study.runs[row].values()))) for row in study.rows]
     return {
-        "title": f"study {folder.resolve().name}",
-        "folder": folder,
-        "columns": columns,
+        "title": f"study {study.name}",
+        "folder": study.folder,
+        "columns": study.metrics,
         "table": table,
-        "dots": dots,
-        "rows": list(rows),
-        "differing": differing,
-        "version": runs[0].results["versions"]["jaxad"],
+        "has_banks": {m for row in table for m in row["banks"]},
+        "failed": [
+            (row, seed, why.splitlines()[0] if why else "")
+            for row, seeds in study.failed.items()
+            for seed, why in seeds.items()
+        ],
+        "charts": charts(study),
+        "baseline": study.baseline,
+        "against": _against(study),
+        "tests": [test for test in tests if test.adjusted < 1 - LEVEL],
+        "count": len(tests),
+        "rows": study.rows,
+        "differing": [
+            (name, values)
+            for name, values in settings.differing(firsts)
+            if name != "seed"
+        ],
+        "version": firsts[0].results["versions"]["jaxad"],
     }
 
 
-def _spread(values: list[float | None]) -> str:
-    """Mean and standard deviation over seeds, in per cent."""
-    if any(value is None for value in values):
-        return "–"
-    mean = f"{100 * np.mean(values):.2f}"
-    return mean if len(values) < 2 else f"{mean} ± {100 * np.std(values, ddof=1):.2f}"
-
-
-def _dots(rows: Sequence[tuple[str, list[float]]]) -> dict[str, Any]:
-    """A line a row: a dot a seed, and a bar at their mean."""
-    step, left = 26, 190
-    values = [100 * value for _, seeds in rows for value in seeds]
-    axes = charts.Axes(
-        charts.spread(values),
-        (0, 1),
-        "per cent",
-        width=720,
-        height=len(rows) * step + 56,
-        left=left,
-        bottom=44,
-    )
-    lines = [
-        {
-            "name": name,
-            "y": axes.top + step * (i + 0.5),
-            "seeds": [axes.x(100 * value) for value in seeds],
-            "mean": axes.x(100 * float(np.mean(seeds))),
+def charts(study: Study) -> list[tuple[str, str, dict[str, Any]]]:
+    """(kind, metric, what is drawn) of every chart that there is."""
+    field, found = study_charts.swept(study), []
+    for metric in study.metrics:
+        drawn = {
+            "lines": field and study_charts.lines(study, metric, field),
+            "dots": study_charts.dots(study, metric),
+            "heat": study_charts.heat(study, metric),
+            "critical": study_charts.critical(study, metric),
         }
-        for i, (name, seeds) in enumerate(rows)
+        found += [(kind, metric, one) for kind, one in drawn.items() if one]
+    return found
+
+
+def _against(study: Study) -> list[dict[str, Any]]:
+    """Each row against the baseline, a difference a metric."""
+    if study.baseline not in study.rows:
+        return []
+    return [
+        {
+            "name": row,
+            "found": {
+                metric: study_results.against(study, metric, study.baseline, row)
+                for metric in study.metrics
+            },
+        }
+        for row in study.rows
+        if row != study.baseline
     ]
-    return {"axes": axes, "lines": lines}

@@ -17,6 +17,7 @@ from jaxad.devices import processes, sharding
 from jaxad.errors import InputError
 from jaxad.inference.thumbnails import Thumbnails
 from jaxad.metrics import PixelMetrics
+from jaxad.resampled import PixelCounts
 from jaxad.run import passes
 from jaxad.run.passes import Pass
 from jaxad.run.results import COLUMNS
@@ -24,7 +25,7 @@ from jaxad.run.results import COLUMNS
 _LOG = logging.getLogger(__name__)
 
 # What is kept of a pass that is not finished.
-KEPT = ("scores", "ranges", "pixels", "thumbnails")
+KEPT = ("scores", "ranges", "pixels", "pixel_counts", "thumbnails")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Evaluation:
       scores: image scores, float32 [n], in the split's order.
       ranges: the lowest and the highest value of each anomaly map, float32 [n, 2].
       thumbnails: small pictures of the images and their maps, for a report.
+      pixel_counts: of every image, for the bootstrap; None where there are no masks.
       metrics: name -> value; None where the split has no masks, or no image at all,
         NaN where undefined.
     """
@@ -43,6 +45,7 @@ class Evaluation:
     ranges: np.ndarray
     metrics: dict[str, float | None]
     thumbnails: Thumbnails = dataclasses.field(default_factory=Thumbnails)
+    pixel_counts: PixelCounts | None = None
 
 
 def evaluate(

@@ -122,3 +122,9 @@ def curves(folder, count=30):
     lines = [{"step": 10 * i, "loss": 1 / (1 + i), "rate": None} for i in range(count)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text)
+
+
+def study(folder, *rows):
+    """Says that a folder is a study of runs that lie in it."""
+    written = {"rows": {row: row for row in rows}, "baseline": rows[0]}
+    results.write_json(folder / "study.json", written)

@@ -289,7 +289,7 @@ def test_a_comparison_and_a_study_complain_of_nothing(browser, tmp_path):
         made.run(tmp_path / name / "0", draw=len(name))
     folders = [tmp_path / name / "0" for name in ("wide", "narrow")]
     compared = pages.write_comparison(folders, tmp_path / "c.html")
-    (tmp_path / "sweep.md").write_text("")
+    made.study(tmp_path, "wide", "narrow")
     pages.after_study(str(tmp_path))
     browser.get_log("browser")
     for path in (compared, tmp_path / "report.html"):

@@ -334,7 +334,7 @@ def test_a_study_has_a_line_a_row(tmp_path):
             folder = tmp_path / row / str(seed)
             fields = {"coreset.ratio": shift / 10, "feature_cache": row}
             made.run(folder, draw=10 * seed, shift=shift, seed=seed, **fields)
-    results.write_text(tmp_path / "sweep.md", "| row |\n")
+    made.study(tmp_path, "wide", "narrow")
     assert pages.after_study(str(tmp_path)) == tmp_path / "report.html"
     page = Page(tmp_path / "report.html")
     for row, shift in (("wide", 2.0), ("narrow", 1.0)):
@@ -357,10 +357,15 @@ def test_a_study_has_a_line_a_row(tmp_path):
 
 def test_a_study_of_backbones_has_no_page(tmp_path, caplog):
     for row in ("wide", "narrow"):
-        results.write_json(tmp_path / row / "0/results.json", {"backbone": {}})
-    results.write_text(tmp_path / "sweep.md", "| row |\n")
+        probed = {"probes": {}, "mean": {"spread": 0.5, "knn_accuracy": 0.25}}
+        results.write_json(tmp_path / row / "0/results.json", probed)
+        results.write_json(tmp_path / row / "0/config.json", {})
+    made.study(tmp_path, "wide", "narrow")
     assert pages.after_study(str(tmp_path)) is None
     assert not (tmp_path / "report.html").exists() and caplog.text == ""
+    lines = (tmp_path / "study.md").read_text().splitlines()
+    assert lines[2] == "| row | runs | spread | knn_accuracy |"
+    assert lines[4] == "| wide | 1 | 0.5000 | 0.2500 |"
 
 
 # ---- Charts

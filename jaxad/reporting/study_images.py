@@ -1,0 +1,143 @@
+"""Rows of a study against its baseline on the same test images.
+
+Runs of one seed that scored the same images of a category differ by what detector they
+are, and by chance in which images there are. AUROC has DeLong's test, every other
+metric the stratified paired bootstrap over images, pixel metrics likewise, an image
+with all its pixels. Of several banks it is the first, which has scored the images.
+"""
+
+import csv
+import dataclasses
+import io
+import pathlib
+
+import numpy as np
+
+from jaxad import resampled, statistics
+from jaxad.errors import InputError
+from jaxad.reporting import reading
+from jaxad.reporting.study_results import Study
+from jaxad.run import results
+from jaxad.statistics import Difference
+
+DELONG, BOOTSTRAP = "DeLong", "paired bootstrap"
+
+
+@dataclasses.dataclass(frozen=True)
+class Test:
+    """A row against the baseline, on one category with one seed.
+
+    Attributes:
+      row, seed, category, metric: of what.
+      kind: of the test.
+      difference: the row less the baseline.
+      adjusted: its p-value with Holm's adjustment over the rows of this category, seed
+        and metric.
+    """
+
+    row: str
+    seed: int
+    category: str
+    metric: str
+    kind: str
+    difference: Difference
+    adjusted: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What a run has found on the test images of a category.
+
+    Attributes:
+      files: names of the images.
+      labels: 1 = anomalous, 0 = normal, [n].
+      scores: [n].
+      pixels: of each image, None where the images have no masks.
+    """
+
+    files: list[str]
+    labels: np.ndarray
+    scores: np.ndarray
+    pixels: resampled.PixelCounts | None
+
+
+def tests(study: Study) -> list[Test]:
+    """Every test that runs with the baseline's seeds allow."""
+    found = []
+    for seed, base in study.runs[study.baseline].items():
+        for category in study.outcomes[study.baseline][seed].get("categories", ()):
+            one, family = _scored(base / category), []
+            for row in study.rows:
+                if row != study.baseline and seed in study.runs[row]:
+                    other = _scored(study.runs[row][seed] / category)
+                    for metric, kind, difference in _tests(one, other):
+                        family.append(
+                            Test(row, seed, category, metric, kind, difference)
+                        )
+            found += _adjusted(family)
+    return found
+
+
+def _scored(folder: pathlib.Path) -> Scored | None:
+    rows = reading.rows_of(folder / "scores.csv")
+    if not rows:
+        return None
+    return Scored(
+        [row["file"] for row in rows],
+        np.array([int(row["label"]) for row in rows]),
+        np.array([float(row["score"]) for row in rows]),
+        resampled.PixelCounts.load(folder / "pixel_counts.npz"),
+    )
+
+
+def _tests(one: Scored | None, other: Scored | None):
+    """(metric, kind, difference) of two runs, if their images are the same."""
+    if one is None or other is None or one.files != other.files:
+        return
+    if not np.array_equal(one.labels, other.labels):
+        return
+    try:
+        auroc = statistics.auroc_difference(one.scores, other.scores, one.labels)
+    except InputError:  # a class is missing, or is one image
+        return
+    yield "image_auroc", DELONG, auroc
+    both = [resampled.of_images(x.scores, x.labels) for x in (one, other)]
+    found = statistics.bootstrap_differences(*both, one.labels)
+    del found["image_auroc"]
+    if one.pixels and other.pixels:
+        both = [x.pixels.metrics() for x in (one, other)]
+        found |= statistics.bootstrap_differences(*both, one.labels)
+    for metric, difference in sorted(found.items()):
+        if difference is not None:
+            yield metric, BOOTSTRAP, difference
+
+
+def _adjusted(family: list[Test]) -> list[Test]:
+    """Rows of one category and seed, each metric a family of its own."""
+    found = []
+    for metric in dict.fromkeys(test.metric for test in family):
+        mine = [test for test in family if test.metric == metric]
+        p_values = statistics.holm([test.difference.p_value for test in mine])
+        found += [
+            dataclasses.replace(test, adjusted=p)
+            for test, p in zip(mine, p_values, strict=True)
+        ]
+    return found
+
+
+def write(folder: pathlib.Path, found: list[Test], baseline: str) -> None:
+    """`study_tests.csv`: every test, one a line."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ("row", "baseline", "seed", "category", "metric", "test", "difference")
+        + ("low", "high", "p_value", "p_value_holm")
+    )
+    for test in found:
+        by = test.difference
+        numbers = (by.value, by.low, by.high, by.p_value, test.adjusted)
+        writer.writerow(
+            (test.row, baseline, test.seed, test.category, test.metric, test.kind)
+            + tuple(f"{x:.9g}" for x in numbers)
+        )
+    results.write_text(folder / "study_tests.csv", out.getvalue())

@@ -1,0 +1,353 @@
+"""A study: the runs of a config's rows and seeds, of which processes take their share.
+
+Every process that is given the folder of a study goes through its jobs, and does those
+that nobody else works on. A run that fails is recorded beside its folder, and the
+others go on.
+"""
+
+import dataclasses
+import logging
+import pathlib
+import re
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+import jax
+import ml_collections
+import numpy as np
+
+from jaxad import data
+from jaxad.devices import locks, processes
+from jaxad.errors import InputError, did_you_mean
+from jaxad.inference import folder as detector_folder
+from jaxad.progress import in_words
+from jaxad.run import pipeline as pipeline_lib
+from jaxad.run import results
+
+_LOG = logging.getLogger(__name__)
+
+Rows = dict[str, dict]
+PLAN, FAILED = "study.json", ".failed.txt"
+_POLL = 1.0  # seconds between two looks at what others work on
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What one process does at a time.
+
+    Attributes:
+      row: its name.
+      seeds: one, or those whose heads train in one program.
+      configs: a seed's each.
+      place: the row's folder, in which each seed has its own.
+    """
+
+    row: str
+    seeds: list[int]
+    configs: list[ml_collections.ConfigDict]
+    place: pathlib.Path
+
+    @property
+    def runs(self) -> list[tuple[ml_collections.ConfigDict, str]]:
+        """What `experiment.run_together` takes."""
+        return [
+            (config, str(self.place / str(seed)))
+            for config, seed in zip(self.configs, self.seeds, strict=True)
+        ]
+
+    @property
+    def name(self) -> str:
+        many = "seed" if len(self.seeds) == 1 else "seeds"
+        return f"{self.row}, {many} {', '.join(map(str, self.seeds))}"
+
+    @property
+    def lock(self) -> pathlib.Path:
+        return self.place / "-".join(map(str, self.seeds))
+
+    @property
+    def is_finished(self) -> bool:
+        return all((self.place / str(x) / "results.json").exists() for x in self.seeds)
+
+    def failures(self) -> list[pathlib.Path]:
+        """Where it is recorded that its runs have failed."""
+        return [self.place / f"{seed}{FAILED}" for seed in self.seeds]
+
+
+def jobs(
+    config: ml_collections.ConfigDict,
+    rows: Rows,
+    seeds: Sequence[int],
+    folder: pathlib.Path,
+) -> list[Job]:
+    """Every row with every seed.
+
+    Args:
+      config: what every row starts from.
+      rows: name -> {"a.b": value}.
+      seeds: of every row.
+      folder: of the study.
+
+    Raises:
+      InputError: a field that does not exist, or rows whose names are one as folders.
+    """
+    found, names = [], {}
+    for name, fields in rows.items():
+        row = _with(config, name, fields)
+        row.feature_cache = row.feature_cache or str(folder / "features")
+        row.train.stage_cache = row.train.stage_cache or str(folder / "stages")
+        place = _folder_of(name)
+        if place in names or place in ("features", "stages"):
+            other = names.get(place, place)
+            raise InputError(
+                f"the rows {other!r} and {name!r} of the sweep would share the folder "
+                f"{place}; rename one"
+            )
+        names[place] = name
+        together = row.method.get("vectorize", 1) != 1
+        for group in [list(seeds)] if together else [[seed] for seed in seeds]:
+            configs = [_with(row, name, {"seed": seed}) for seed in group]
+            found.append(Job(name, group, configs, folder / place))
+    return found
+
+
+def _folder_of(row: str) -> str:
+    return re.sub(r"[^\w.=+-]+", "_", row)
+
+
+def _with(config, name, fields) -> ml_collections.ConfigDict:
+    row = config.copy_and_resolve_references().lock()
+    for field, value in fields.items():
+        try:
+            row.update_from_flattened_dict({field: value})
+        except (KeyError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"row {name!r} of the sweep sets {field}={value!r}, which the config "
+                f"cannot take: {str(error).splitlines()[0]}"
+            ) from None
+    return row
+
+
+def begin(
+    all_of: Sequence[Job], folder: pathlib.Path, baseline: str | None = None
+) -> None:
+    """Writes down which rows a study has, for whoever reads its results.
+
+    Args:
+      baseline: the row that others are compared with; by default the first.
+
+    Raises:
+      InputError: there is no such row.
+    """
+    rows = {job.row: job.place.name for job in all_of}
+    if baseline is not None and baseline not in rows:
+        raise InputError(
+            f"--baseline={baseline} is no row of the sweep"
+            f"{did_you_mean(baseline, rows)}"
+        )
+    baseline = baseline or next(iter(rows))
+    results.write_json(folder / PLAN, {"rows": rows, "baseline": baseline})
+
+
+def plan(all_of: Sequence[Job], folder: pathlib.Path) -> str:
+    """What is going to be done: lines for people.
+
+    Nothing is loaded for it, so a row that cannot work may fail later on.
+    """
+    runs = sum(len(job.seeds) for job in all_of)
+    finished = [job for job in all_of if job.is_finished]
+    done = sum(len(job.seeds) for job in finished)
+    rows = {job.row: None for job in all_of}
+    lines = [
+        f"Study: {_many(len(rows), 'row')}, {_many(runs, 'run')}"
+        + (f", {done} of them finished" if done else "")
+        + _categories(all_of)
+    ]
+    passes, stages, told = _shared(all_of)
+    if passes:
+        count = _many(len(passes), "feature pass", "feature passes")
+        lines.append(f"Shared: {count} of frozen backbones, kept in features/")
+    for name, keys in stages.items():
+        lines.append(f"Shared: stage {name}, trained {_times(len(keys))}")
+    lines.append(
+        f"Shared: programs, compiled {_times(len(rows))} at most and kept for all seeds"
+    )
+    lines += told
+    if done < runs:
+        left = _left(all_of)
+        lines.append(f"Time: {left}" if left else "Time: told after the first run")
+    lines.append(f"Table: {folder / 'study.md'}, as it grows")
+    return "\n".join(lines) + "\n"
+
+
+def _many(count: int, one: str, many: str | None = None) -> str:
+    return f"{count} {one}" if count == 1 else f"{count} {many or one + 's'}"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _categories(all_of: Sequence[Job]) -> str:
+    try:
+        counts = {
+            len(data.categories(dataset)): None
+            for dataset in {
+                repr(job.configs[0].dataset): job.configs[0].dataset for job in all_of
+            }.values()
+        }
+    except InputError:  # which the run says better
+        return ""
+    each = " or ".join(map(str, sorted(counts)))
+    return f", of {each} {'category' if each == '1' else 'categories'} each"
+
+
+def _shared(all_of: Sequence[Job]):
+    """(keys of feature passes, name -> keys of first stages, what cannot work)."""
+    passes: set[str] = set()
+    stages: dict[str, set[str]] = {}
+    told = {}
+    for job in all_of:
+        try:
+            for config in job.configs:
+                for member in pipeline_lib.members(config):
+                    _add_shared(member, passes, stages)
+        except InputError as error:
+            told[job.row] = f"The row {job.row!r} cannot work: {error}"
+    return passes, stages, list(told.values())
+
+
+def _add_shared(member, passes, stages) -> None:
+    kinds = detector_folder.networks(member).method.stages
+    start = (member.dataset.to_json(), member.backbone.to_json())
+    if not any(stage.tunes for stage in kinds):
+        key = (*start, member.patches.to_json(), member.batch_size)
+        passes.add(repr(key))
+    first = kinds[0] if kinds else None
+    if first and first.fields:
+        fields = [member.method[name] for name in first.fields]
+        key = (*start, member.seed, member.method.name, fields)
+        stages.setdefault(first.name, set()).add(repr(key))
+
+
+def run(
+    all_of: Sequence[Job],
+    attempt: Callable[[Job], list[dict]],
+    *,
+    told: Callable[[str], None] = print,
+    changed: Callable[[], None] = lambda: None,
+) -> int:
+    """Does the jobs that nobody else works on, until all are finished or have failed.
+
+    Args:
+      all_of: of `jobs`.
+      attempt: does one: `experiment.run_together(job.runs)`.
+      told: prints a line.
+      changed: called whenever a run has ended.
+
+    Returns:
+      How many runs have failed, here or elsewhere while this was going on.
+
+    Raises:
+      InputError: a run of several processes fails, which ends all of it.
+    """
+    old = {place: _stamp(place) for job in all_of for place in job.failures()}
+    pending, failed = list(all_of), 0
+    while pending:
+        waits = True
+        for job in list(pending):
+            with locks.tried(job.lock) as mine:
+                if not mine:
+                    continue
+                waits = False
+                pending.remove(job)
+                new = [x for x in job.failures() if _stamp(x) not in (None, old[x])]
+                if not processes.decided(bool(new)):
+                    failed += len(job.seeds) * (not _do(job, attempt, all_of, told))
+                    changed()
+                else:  # by another process, just now
+                    failed += len(job.seeds)
+        if waits:
+            time.sleep(_POLL)
+    return failed
+
+
+def _stamp(place: pathlib.Path) -> int | None:
+    try:
+        return place.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _do(job: Job, attempt, all_of: Sequence[Job], told) -> bool:
+    """Does a job, and says in one line how it went."""
+    finished, start = job.is_finished, time.monotonic()
+    try:
+        outcomes = attempt(job)
+    except Exception as error:
+        if jax.process_count() > 1:
+            raise  # the others may wait for this process where it has been
+        reason = str(error) if isinstance(error, InputError) else repr(error)
+        text = f"{reason}\n\n{traceback.format_exc()}"
+        for place in job.failures():
+            results.write_text(place, text)
+        known = isinstance(error, InputError)
+        more = "" if known else f" ({job.failures()[0]} has all of it)"
+        told(f"{_count(all_of)} {job.name} failed: {reason.splitlines()[0]}{more}")
+        return False
+    if processes.first():
+        for place in job.failures():
+            place.unlink(missing_ok=True)
+    if not finished:
+        spent, left = in_words(time.monotonic() - start), _left(all_of)
+        more = f"; {left} left" if left else ""
+        told(f"{_count(all_of)} {job.name}: {_metrics(outcomes)}in {spent}{more}")
+    return True
+
+
+def _count(all_of: Sequence[Job]) -> str:
+    done = sum(len(job.seeds) for job in all_of if _has_ended(job))
+    return f"[{done} of {sum(len(job.seeds) for job in all_of)}]"
+
+
+def _has_ended(job: Job) -> bool:
+    return job.is_finished or any(place.exists() for place in job.failures())
+
+
+def _metrics(outcomes: Sequence[dict]) -> str:
+    """What the line of a job says of its results."""
+    means = [outcome["mean"] for outcome in outcomes]
+    if "probes" in outcomes[0]:
+        parts = [f"{name} {x:.4g}" for name, x in means[0].items() if x is not None]
+        return "".join(f"{part}, " for part in parts)
+    return "".join(
+        f"{name} {100 * np.mean([mean[name] for mean in means]):.2f}, "
+        for name in results.COLUMNS
+        if all(mean.get(name) is not None for mean in means)
+    )
+
+
+def _left(all_of: Sequence[Job]) -> str | None:
+    """How long the rest will take, from what is finished; None where nothing is, or
+    nothing is left.
+
+    A row takes as long as it has taken with other seeds, one that nobody has done as
+    long as the mean of all others. Whoever works on the study now goes on.
+    """
+    spent: dict[str, list[float]] = {}
+    for job in all_of:
+        if job.is_finished:
+            for seed in job.seeds:
+                outcome = results.read_json(job.place / str(seed) / "results.json")
+                seconds = outcome["seconds"]["total"]
+                spent.setdefault(job.row, []).append(seconds)
+    if not spent:
+        return None
+    means = {row: float(np.mean(values)) for row, values in spent.items()}
+    other = float(np.mean(list(means.values())))
+    rest = [job for job in all_of if not _has_ended(job)]
+    if not rest:
+        return None
+    seconds = sum(len(job.seeds) * means.get(job.row, other) for job in rest)
+    workers = max(1, sum(locks.is_locked(job.lock) for job in all_of))
+    return f"about {in_words(seconds / workers)}"

@@ -1,0 +1,190 @@
+"""A study's numbers, tables and charts, on results that are written by hand."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from jaxad import resampled
+from jaxad.reporting import (
+    study_charts,
+    study_images,
+    study_page,
+    study_results,
+    study_tables,
+)
+from jaxad.run import results
+
+
+def write(folder, auroc, *, ratios=(0.1, 0.2, 0.4), baseline="r0"):
+    """A study with rows r0, r1, ...
+
+    Args:
+      auroc: [rows, seeds, categories, banks].
+    """
+    auroc = np.asarray(auroc)
+    rows = [f"r{i}" for i in range(len(auroc))]
+    for row, ratio, seeds in zip(rows, ratios, auroc, strict=False):
+        for seed, categories in enumerate(seeds):
+            place, found = folder / row / str(seed), {}
+            for j, banks in enumerate(categories.tolist()):
+                found[f"c{j}"] = {"image_auroc": banks[0]}
+                if len(banks) > 1:
+                    found[f"c{j}"]["banks"] = {"metrics": {"image_auroc": banks}}
+            outcome = {"categories": found, "seconds": {"total": 1.0}}
+            results.write_json(place / "results.json", outcome)
+            results.write_json(place / "config.json", {"coreset": {"ratio": ratio}})
+    written = {"rows": {row: row for row in rows}, "baseline": baseline}
+    results.write_json(folder / "study.json", written)
+    return study_results.read(folder)
+
+
+# Two rows, two seeds, two categories, two banks.
+TWO = [
+    [[[0.80, 0.82], [0.90, 0.92]], [[0.84, 0.86], [0.94, 0.96]]],
+    [[[0.83, 0.85], [0.90, 0.92]], [[0.86, 0.88], [0.97, 0.99]]],
+]
+
+
+def test_means_over_banks_categories_and_seeds(tmp_path):
+    study = write(tmp_path, TWO)
+    one = study_results.cell(study, "r0", "image_auroc")
+    # Seeds: 0.86 and 0.90.
+    assert one.mean.value == pytest.approx(0.88) and one.unit == "seed"
+    assert one.mean.deviation == pytest.approx(0.04 / 2**0.5)
+    # Banks of a seed, over categories: 0.85 and 0.87.
+    assert one.banks == pytest.approx(0.02 / 2**0.5)
+    alone = study_results.cell(study, "r0", "image_auroc", "c1")
+    assert alone.mean.value == pytest.approx(0.93)
+
+
+def test_pairs_of_runs(tmp_path):
+    study = write(tmp_path, TWO)
+    found = study_results.against(study, "image_auroc", "r0", "r1")
+    # 0.015 with the first seed, 0.025 with the second.
+    assert (found.unit, found.value) == ("seed", pytest.approx(0.02))
+    half = 12.706204736432095 * 0.005  # Student's t with one degree
+    assert found.difference.low == pytest.approx(0.02 - half)
+    assert found.signed_rank.too_few()
+    assert study_results.best(study, "image_auroc") is None
+
+
+def test_of_one_seed_banks_are_what_varies(tmp_path):
+    study = write(tmp_path, np.array(TWO)[:, :1])
+    found = study_results.against(study, "image_auroc", "r0", "r1")
+    assert (found.unit, found.signed_rank.count) == ("bank", 2)
+    one = study_results.cell(study, "r0", "image_auroc")
+    assert (one.unit, one.mean.count) == ("bank", 2)
+
+
+def test_of_one_bank_categories_are(tmp_path):
+    study = write(tmp_path, np.array(TWO)[:, :1, :, :1])
+    found = study_results.against(study, "image_auroc", "r0", "r1")
+    # 0.03 and 0: Student's with one degree.
+    assert (found.unit, found.value) == ("category", pytest.approx(0.015))
+    one = study_results.cell(study, "r0", "image_auroc")
+    assert (one.unit, one.mean.deviation, one.banks) == (None, None, None)
+    single = write(tmp_path / "single", np.array(TWO)[:, :1, :1, :1])
+    assert study_results.against(single, "image_auroc", "r0", "r1").difference is None
+    text = study_tables.markdown(single, [])
+    assert "| r1 | image_auroc | +3.00 | one pair | - | - |" in text
+    assert "image_auroc: 2 rows on 1 data sets are too few to rank" in text
+
+
+def test_the_best_is_bold_where_the_test_says_so(tmp_path):
+    seeds = np.array([0.80, 0.81, 0.79, 0.80])
+    noise = np.array([0.001, -0.001, 0.002, 0.0])
+    near, far = seeds + 0.001 + 3 * noise, seeds + 0.05 + noise
+    study = write(tmp_path / "sure", np.array([seeds, near, far])[..., None, None])
+    assert study_results.best(study, "image_auroc") == "r2"
+    text = study_tables.latex(study)
+    assert r"r2 & \textbf{85.05 $\pm$ 0.70} \\" in text
+    assert text.count("textbf") == 1 and r"image\_auroc" in text
+    unsure = write(tmp_path / "not", np.array([seeds, near])[..., None, None])
+    assert "textbf" not in study_tables.latex(unsure)
+
+
+def test_tables(tmp_path):
+    study = write(tmp_path, TWO)
+    (tmp_path / "r1" / "2.failed.txt").write_text("no | memory\n\nTraceback")
+    study = study_results.read(tmp_path)
+    so_far = study_tables.markdown(study).splitlines()
+    assert so_far[2] == "| row | runs | image_auroc | ± banks |"
+    assert so_far[4] == "| r0 | 2 | 88.00 ± 2.83 [62.59, 113.41] | 1.41 |"
+    assert "* r1, seed 2: no | memory" in so_far
+    assert not any(line.startswith("## Against") for line in so_far)
+    assert "| r1 | 85.50 ± 2.12 | 94.50 ± 4.95 | 90.00 ± 3.54 |" in so_far
+    study_tables.write(study, tests=[])
+    text = (tmp_path / "study.md").read_text()
+    assert "| r1 | image_auroc | +2.00 [-4.35, +8.35] | 2 seeds | 0.16 | 0.5 " in text
+    with open(tmp_path / "study.csv") as file:
+        rows = list(csv.reader(file))
+    assert len(rows) == 1 + 2 * 2 * 2 * 2
+    assert rows[1] == ["r0", "0", "c0", "0", "image_auroc", "0.8"]
+    assert rows[-1] == ["r1", "1", "c1", "1", "image_auroc", "0.99"]
+
+
+def test_ranks_are_over_categories_or_of_one_over_seeds(tmp_path):
+    three = np.random.default_rng(0).random((3, 2, 4, 1))
+    rows, unit, found = study_results.ranking(write(tmp_path, three), "image_auroc")
+    means = three.mean((1, 3))
+    wanted = 3 - np.argsort(np.argsort(means, 0), 0).mean(1)
+    assert (rows, unit, found.count) == (["r0", "r1", "r2"], "category", 4)
+    np.testing.assert_allclose(found.ranks, wanted)
+    one = write(tmp_path / "one", three[:, :, :1])
+    assert study_results.ranking(one, "image_auroc")[1] == "seed"
+
+
+def scored(folder, scores, shift):
+    labels = [0, 0, 0, 1, 1, 1]
+    lines = [f"{i}.png,{labels[i]},{score}" for i, score in enumerate(scores)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scores.csv").write_text("\n".join(["file,label,score", *lines]) + "\n")
+    counts = resampled.PixelCounts()
+    for i, label in enumerate(labels):
+        mask = np.zeros((4, 4), bool)
+        mask[:2, :2] = label
+        anomaly_map = np.linspace(1, 2, 16).reshape(4, 4) + shift * mask
+        counts.add(i, anomaly_map, mask)
+    counts.save(folder / "pixel_counts.npz")
+
+
+def test_tests_on_the_same_images(tmp_path):
+    study = write(tmp_path, np.array(TWO)[:, :1, :1, :1])
+    scored(tmp_path / "r0/0/c0", [0.1, 0.2, 0.5, 0.3, 0.6, 0.7], 0.5)
+    scored(tmp_path / "r1/0/c0", [0.1, 0.2, 0.3, 0.4, 0.6, 0.7], 2.0)
+    found = {test.metric: test for test in study_images.tests(study)}
+    # Of nine pairs of images one is the wrong way round in r0, none in r1.
+    auroc = found["image_auroc"]
+    assert (auroc.kind, auroc.difference.value) == ("DeLong", pytest.approx(1 / 9))
+    pixels = found["pixel_auroc"]
+    assert pixels.kind == "paired bootstrap" and pixels.difference.low > 0
+    assert pixels.difference.p_value == pytest.approx(2 / 1001)
+    assert set(found) == {*results.COLUMNS}
+    study_tables.write(study, tests=list(found.values()))
+    with open(tmp_path / "study_tests.csv") as file:
+        rows = {row["metric"]: row for row in csv.DictReader(file)}
+    assert rows["image_auroc"]["test"] == "DeLong"
+    assert float(rows["image_auroc"]["difference"]) == pytest.approx(1 / 9)
+    text = (tmp_path / "study.md").read_text()
+    assert "| r1 | c0 | 0 | image_auroc | +11.11 [" in text
+
+
+def test_the_field_that_is_swept(tmp_path):
+    three = np.random.default_rng(0).random((3, 2, 2, 1))
+    study = write(tmp_path, three)
+    field = study_charts.swept(study)
+    assert (field.field, field.values) == ("coreset.ratio", [0.1, 0.2, 0.4])
+    assert field.series == {"": {0.1: "r0", 0.2: "r1", 0.4: "r2"}}
+    drawn = study_charts.lines(study, "image_auroc", field)
+    assert [text for _, text in drawn["ticks"]] == ["0.1", "0.2", "0.4"]
+    axes, mean = drawn["axes"], 100 * float(three[1].mean())
+    assert drawn["series"][0]["dots"][1] == (axes.x(1), axes.y(mean))
+    kinds = {kind for kind, _, _ in study_page.charts(study)}
+    assert kinds == {"lines", "dots", "heat", "critical"}
+    heat = study_charts.heat(study, "image_auroc")
+    best = three[:, :, 0, 0].mean(1).argmax()
+    (full,) = [c for c in heat["cells"][:3] if c["share"] == 1.0]
+    assert full["y"] == 30 + 24 * best
+    two = write(tmp_path / "two", three[:2])
+    assert study_charts.swept(two) is None

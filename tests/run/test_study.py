@@ -1,0 +1,195 @@
+"""Jobs of a study: which there are, who does them, and what becomes of failures."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import runs
+
+from jaxad import config as config_lib
+from jaxad.devices import locks
+from jaxad.errors import InputError
+from jaxad.run import results, study
+
+
+def jobs(folder, rows=("a", "b"), seeds=(0, 1)):
+    return study.jobs(config_lib.base(), {row: {} for row in rows}, seeds, folder)
+
+
+def outcome(auroc=0.5):
+    mean = {**dict.fromkeys(results.COLUMNS), "image_auroc": auroc}
+    return {"mean": mean, "seconds": {"total": 60.0}}
+
+
+def attempt(job):
+    """A run that takes a minute, and does nothing."""
+    for _, workdir in job.runs:
+        results.write_json(job.place / workdir / "results.json", outcome())
+    return [outcome()] * len(job.runs)
+
+
+def test_every_row_has_its_fields_seeds_and_folder(tmp_path):
+    rows = {"ten %": {"coreset.ratio": 0.1}, "one %": {"feature_cache": "there"}}
+    found = study.jobs(config_lib.base(), rows, [0, 2], tmp_path)
+    (first, _), (workdir, *_) = zip(*(job.runs[0] for job in found[:2]), strict=True)
+    assert workdir == str(tmp_path / "ten_" / "0")
+    assert [job.name for job in found] == [
+        "ten %, seed 0", "ten %, seed 2", "one %, seed 0", "one %, seed 2"
+    ]  # fmt: skip
+    assert [job.configs[0].seed for job in found] == [0, 2, 0, 2]
+    assert [job.configs[0].coreset.ratio for job in found] == [0.1, 0.1, 0.01, 0.01]
+    assert first.feature_cache == str(tmp_path / "features")
+    assert first.train.stage_cache == str(tmp_path / "stages")
+    assert found[2].configs[0].feature_cache == "there"
+
+
+def test_seeds_whose_heads_train_together_are_one_job(tmp_path):
+    config = config_lib.base()
+    with config.unlocked():
+        config.method.vectorize = 0
+    (job,) = study.jobs(config, {"a": {}}, [0, 1, 2], tmp_path)
+    assert job.seeds == [0, 1, 2] and job.name == "a, seeds 0, 1, 2"
+    assert job.lock.name == "0-1-2"
+
+
+@pytest.mark.parametrize(
+    "fields", [{"coreset.ration": 0.1}, {"nowhere.ratio": 1}, {"batch_size": "many"}]
+)
+def test_a_field_that_does_not_exist_or_fit(tmp_path, fields):
+    (field,) = fields
+    with pytest.raises(InputError, match=f"row 'a' of the sweep sets {field}="):
+        study.jobs(config_lib.base(), {"a": fields}, [0], tmp_path)
+
+
+def test_rows_that_would_share_a_folder(tmp_path):
+    with pytest.raises(InputError, match="'a b' and 'a_b' of the sweep would share"):
+        jobs(tmp_path, ("a b", "a_b"))
+    with pytest.raises(InputError, match="'stages' of the sweep would share"):
+        jobs(tmp_path, ("stages",))
+
+
+def test_a_baseline_that_is_no_row(tmp_path):
+    study.begin(jobs(tmp_path), tmp_path, "b")
+    written = results.read_json(tmp_path / study.PLAN)
+    assert written == {"rows": {"a": "a", "b": "b"}, "baseline": "b"}
+    with pytest.raises(InputError, match="--baseline=wide is no row"):
+        study.begin(jobs(tmp_path), tmp_path, "wide")
+
+
+def test_the_plan(tmp_path):
+    config = runs.config(runs.category(tmp_path / "things"))
+    rows = {
+        "one": {},
+        "ten": {"coreset.ratio": 0.1},
+        "other taps": {"patches.neighbourhood": 5},
+        "wrong": {"dataset.resize": "resize_crop"},
+    }
+    folder = tmp_path / "study"
+    all_of = study.jobs(config, rows, [0, 1], folder)
+    told = study.plan(all_of, folder).splitlines()
+    assert told[0] == "Study: 4 rows, 8 runs, of 1 category each"
+    assert told[1] == (
+        "Shared: 2 feature passes of frozen backbones, kept in features/"
+    )
+    assert told[2].startswith("Shared: programs, compiled 4 times at most")
+    assert told[3].startswith("The row 'wrong' cannot work: config.dataset.resize_to")
+    assert told[4:] == [
+        "Time: told after the first run",
+        f"Table: {folder / 'study.md'}, as it grows",
+    ]
+    attempt(all_of[0])
+    again = study.plan(all_of, folder).splitlines()
+    assert again[0].startswith("Study: 4 rows, 8 runs, 1 of them finished")
+    assert again[4] == "Time: about 7 minutes"
+
+
+def test_a_failed_run_is_recorded_and_the_others_go_on(tmp_path):
+    all_of, told, grown = jobs(tmp_path), [], []
+
+    def fails(job):
+        if job.row == "a":
+            raise [InputError("no such file"), RuntimeError("out of memory")][
+                job.seeds[0]
+            ]
+        return attempt(job)
+
+    def changed():
+        grown.append(len(list(tmp_path.glob("*/*/results.json"))))
+
+    failed = study.run(all_of, fails, told=told.append, changed=changed)
+    assert failed == 2 and grown == [0, 0, 1, 2]
+    assert told[0] == "[1 of 4] a, seed 0 failed: no such file"
+    place = tmp_path / "a" / "1.failed.txt"
+    assert told[1].startswith("[2 of 4] a, seed 1 failed: RuntimeError(")
+    assert told[1].endswith(f"({place} has all of it)")
+    assert "Traceback" in place.read_text()
+    assert told[2] == (
+        "[3 of 4] b, seed 0: image_auroc 50.00, in 0 seconds; about 60 seconds left"
+    )
+    assert not list(tmp_path.rglob(".*.lock"))
+    # The next call does what has failed, and nothing else.
+    told.clear()
+    assert study.run(all_of, attempt, told=told.append) == 0
+    assert [line[:18] for line in told] == ["[4 of 4] a, seed 0", "[4 of 4] a, seed 1"]
+    assert not list(tmp_path.rglob("*.failed.txt"))
+
+
+def test_what_others_work_on_is_waited_for(tmp_path, monkeypatch):
+    all_of, order = jobs(tmp_path, seeds=(0,)), []
+    other = contextlib.ExitStack()
+    assert other.enter_context(locks.tried(all_of[0].lock))
+    assert locks.is_locked(all_of[0].lock)
+
+    def finish(seconds):
+        order.append("waits")
+        place = all_of[0].failures()[0]
+        results.write_text(place, "the other one has failed")
+        other.close()
+
+    def attempted(job):
+        order.append(job.row)
+        return attempt(job)
+
+    monkeypatch.setattr(study.time, "sleep", finish)
+    failed = study.run(all_of, attempted, told=lambda line: None)
+    assert order == ["b", "waits"] and failed == 1  # not tried again at once
+    assert not locks.is_locked(all_of[0].lock)
+
+
+def test_two_workers_do_no_run_twice(tmp_path):
+    all_of, done = jobs(tmp_path, "abcdefgh", (0,)), []
+
+    def once(job):
+        if not job.is_finished:
+            done.append(job.row)
+        return attempt(job)
+
+    workers = [
+        threading.Thread(target=study.run, args=(all_of, once), kwargs={"told": str})
+        for _ in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sorted(done) == list("abcdefgh")
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
+    lock = tmp_path / ".run.lock"
+    script = (
+        f"import fcntl, time; file = open({str(lock)!r}, 'w'); "
+        "fcntl.flock(file, fcntl.LOCK_EX); print('has it', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=-1) as other:
+        other.stdout.readline()
+        with locks.tried(tmp_path / "run") as mine:
+            assert not mine
+        other.send_signal(signal.SIGKILL)
+    assert lock.exists()
+    with locks.tried(tmp_path / "run") as mine:
+        assert mine
+    assert not lock.exists()
