@@ -9,7 +9,7 @@ import jaxad
 from jaxad import signals
 from jaxad.errors import InputError, did_you_mean, ending
 
-COMMANDS = ("main", "check", "predict", "report", "extend", "sweep", "export")
+COMMANDS = ("main", "check", "predict", "report", "extend", "sweep", "export", "serve")
 
 
 def main() -> None:

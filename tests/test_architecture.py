@@ -16,16 +16,19 @@ MODULES = {
     for path in ROOT.rglob("*.py")
 }
 
-COMMANDS = {"main", "check", "predict", "report", "extend", "sweep", "export"}
+COMMANDS = {"main", "check", "predict", "report", "extend", "sweep", "export", "serve"}
 EVERYWHERE = {"errors", "config", "fields", "rng", "arrays", "signals", "progress"}
 # What the commands share, and what calls them by name.
 AROUND = {"command_line", "arguments", "__main__"}
 PURE = {"curves", "losses", "metrics", "optim", "patches", "probes", "protocols"}
 PURE |= {"resampled", "scores", "statistics"}
 ARROWS = {
-    "commands": {"run", "inference", "reporting", "data", "methods", "devices"},
+    "commands": {"run", "inference", "reporting", "serving", "data", "methods"}
+    | {"devices"},
     # What a finished run shows.
     "reporting": {"run", "inference", "detectors", "data", "methods", "pure"},
+    # Detectors for whoever asks.
+    "serving": {"inference", "data"},
     "run": {"training", "inference", "detectors", "data", "methods", "models"}
     | {"augment", "devices", "pure"},
     "training": {"methods", "devices"},

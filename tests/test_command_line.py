@@ -60,6 +60,11 @@ MISTAKES = {
     "predict --run exported --images none": "--images=none does not exist",
     "extend --base none --images x --workdir y": "--base=none does not exist",
     "export --run none --out x": "none does not exist; name a run or a detector",
+    "serve": "--run is missing; see jaxad serve --help",
+    "serve --run none": "none does not exist; name a run or a detector",
+    "serve --run plain.py": "plain.py is a file; name a run, or a category inside it",
+    "serve --run . --port 99999": "flag --port=99999: must be an integer in the range "
+    "[0, 65535]",
     "report": "RUN is missing; see jaxad report --help",
     "report none": "RUN=none does not exist; name the --workdir of a run",
     "report README.md": "RUN=README.md is a file; name the --workdir of a run",

@@ -120,7 +120,7 @@ def read(
     pool, waiting = ThreadPoolExecutor(_THREADS), collections.deque()
     try:
         for item in of:
-            waiting.append(pool.submit(_read, item, geometry))
+            waiting.append(pool.submit(read_one, item, geometry))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:
@@ -158,7 +158,8 @@ def size(decoded: Decoded) -> tuple[int, int]:
     return decoded.shape[:2] if isinstance(decoded, np.ndarray) else decoded.size[::-1]
 
 
-def _read(item: Item, geometry: Geometry) -> Read:
+def read_one(item: Item, geometry: Geometry) -> Read:
+    """Decodes an item and brings it to a detector's size."""
     try:
         decoded = item.decode()
     except InputError as error:

@@ -25,7 +25,8 @@ import io
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -38,6 +39,11 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff"),
     *(".webp", ".gif", ".jp2", ".j2k", ".jpf", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm"),
     *(".pfm", ".avif"),
+)
+# What is taken from somebody whom nobody knows: what cameras and scanners write, and
+# Pillow decodes without another program.
+FORMATS = (
+    *("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "JPEG2000", "PPM", "AVIF"),
 )
 MAX_PIXELS = config_lib.FIELDS["dataset"]["max_pixels"].default
 # Two values of a mask that are closer than this share of their range are shades.
@@ -54,6 +60,22 @@ _JPEG_2000, _DEPTH = b"\xff\x4f\xff\x51", 42
 
 class Unreadable(ValueError):
     """A file that is no image, is truncated, or has a depth without a rule."""
+
+
+class NoImage(Unreadable):
+    """A file of another kind."""
+
+
+class Header(NamedTuple):
+    """What an image's file says of it before anything is decoded.
+
+    Attributes:
+      size: (height, width) as it is stored, before it is turned upright.
+      several: whether there are more pages or frames than the first one.
+    """
+
+    size: tuple[int, int]
+    several: bool
 
 
 def names(folder: str | os.PathLike) -> list[str]:
@@ -128,19 +150,32 @@ def _reading(encoded: bytes = b"?") -> Iterator[None]:
                 "a TIFF of a kind that Pillow does not read, such as colour with more "
                 "than 16 bits; store it with 8 or 16 bits a channel"
             )
-        raise Unreadable(reason) from None
+        raise NoImage(reason) from None
     except Exception as error:
         raise Unreadable(str(error) or type(error).__name__) from error
 
 
 @contextlib.contextmanager
-def _opened(encoded: bytes) -> Iterator[Image.Image]:
+def _opened(
+    encoded: bytes, formats: Sequence[str] | None = None
+) -> Iterator[Image.Image]:
     with (
         _UNLIMITED,
         _reading(encoded),
-        Image.open(io.BytesIO(encoded)) as image,
+        Image.open(io.BytesIO(encoded), formats=formats) as image,
     ):
         yield image
+
+
+def header(encoded: bytes) -> Header:
+    """That of a file in one of `FORMATS`.
+
+    Raises:
+      NoImage: it is in none of them.
+      Unreadable: it is damaged.
+    """
+    with _opened(encoded, FORMATS) as image:
+        return Header(image.size[::-1], getattr(image, "is_animated", False))
 
 
 def size(encoded: bytes) -> tuple[int, int]:

@@ -176,7 +176,7 @@ def save_card(folder: pathlib.Path, content: dict) -> None:
     path = folder / CARD
     temporary = path.with_name(f".{CARD}.{os.getpid()}.tmp")
     with writing(path):
-        text = json.dumps({**content, "sha256": _digest(content)}, indent=1)
+        text = json.dumps({**content, "sha256": key(content)}, indent=1)
         temporary.write_text(text + "\n", encoding="utf-8")
         os.replace(temporary, path)
 
@@ -201,7 +201,7 @@ def read_card(folder: pathlib.Path) -> dict:
             f"{path} has format {version}, and this jaxad reads {FORMAT}; install the "
             "version that wrote it, or fit again"
         )
-    if digest != _digest(card):
+    if digest != key(card):
         raise InputError(
             f"{path} is not as it was written; copy the folder again, or fit again to "
             "change a threshold"
@@ -209,8 +209,9 @@ def read_card(folder: pathlib.Path) -> dict:
     return card
 
 
-def _digest(content: dict) -> str:
-    text = json.dumps(content, sort_keys=True)
+def key(card: dict) -> str:
+    """Names all that a detector's folder says of it, its arrays among that."""
+    text = json.dumps(card, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

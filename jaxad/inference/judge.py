@@ -3,8 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
 import os
 import pathlib
@@ -12,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from PIL import Image
 
@@ -20,6 +17,7 @@ from jaxad.data import given
 from jaxad.detectors import threshold as threshold_lib
 from jaxad.devices import processes
 from jaxad.errors import InputError
+from jaxad.inference import folder as folder_lib
 from jaxad.inference import journal as journal_lib
 from jaxad.inference import pictures, watch
 from jaxad.inference.journal import ANOMALOUS, NORMAL, Journal, Row
@@ -179,7 +177,7 @@ def _desk(predictor, images, out, maps, fdr, versions) -> Iterator["_Desk"]:
         if not 0 < fdr < 1:
             raise InputError(f"--fdr={fdr} must lie above 0 and below 1; 0.1 is 10 %")
     about = {
-        "detector": _key(predictor.card),
+        "detector": folder_lib.key(predictor.card),
         "images": str(pathlib.Path(images).expanduser().resolve()),
         "threshold": threshold and threshold.value,
         "pixel_threshold": predictor.pixel_threshold,
@@ -188,11 +186,6 @@ def _desk(predictor, images, out, maps, fdr, versions) -> Iterator["_Desk"]:
     }
     with journal_lib.opened(out, about) as journal:
         yield _Desk(predictor, journal, maps, fdr)
-
-
-def _key(card: dict[str, Any]) -> str:
-    """Names all that a detector's folder says of it, its arrays among that."""
-    return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
 
 
 class _Desk:

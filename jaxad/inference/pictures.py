@@ -40,6 +40,7 @@ _VERDICTS = {"anomalous": (200, 30, 30), "normal": (40, 130, 60)}
 _NAME_BYTES = 143 - len(".") - len(".tmp")
 _MARGIN, _GAP, _BAR, _LABELS = 12, 8, 16, 74
 _CHIP = (98, 24)
+_STEPS = 65534  # of `levels`
 
 
 class Scale(NamedTuple):
@@ -249,6 +250,18 @@ def heat(scores: np.ndarray, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
     """Colours [..., 3] of scores, and how much of them covers the image [...]."""
     share = np.clip((scores - scale.low) / max(scale.high - scale.low, 1e-12), 0, 1)
     return _coloured(share), np.interp(share, *_COVER)
+
+
+def levels(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
+    """uint16 of a map, for other programs.
+
+    0 is where nobody has looked; any other value stands for the score
+    low + (value - 1) / 65534 (high - low).
+    """
+    span = max(high - low, np.finfo(np.float32).tiny)
+    share = np.clip((anomaly_map.astype(np.float64) - low) / span, 0, 1)
+    steps = 1 + np.round(share * _STEPS)
+    return np.where(np.isnan(anomaly_map), 0, steps).astype(np.uint16)
 
 
 def outlined(region: np.ndarray) -> np.ndarray:

@@ -58,6 +58,14 @@ def find(path: str | os.PathLike) -> pathlib.Path:
     raise InputError(f"{path} holds no detector; name a run, or a category inside it")
 
 
+def find_all(path: str | os.PathLike) -> list[pathlib.Path]:
+    """As `find`, but of a run with several categories the detectors of all."""
+    folder = pathlib.Path(path).expanduser().absolute()
+    alone = any((place / CARD).is_file() for place in (folder, folder / "detector"))
+    found = [] if alone else categories(folder)
+    return [folder / name / "detector" for name in found] or [find(path)]
+
+
 def categories(workdir: pathlib.Path) -> list[str]:
     """Those of a run that have a finished detector, sorted."""
     return sorted(path.parts[-3] for path in workdir.glob(f"*/detector/{CARD}"))

@@ -65,6 +65,7 @@ class Predictor:
       pixel_threshold: of anomaly maps; None likewise.
       batch_size: images of a batch; a list is run in batches of this size, filled up.
       max_pixels: that the image of a file may have; 0 is no limit.
+      size: (height, width) of what it looks at.
       members: the detector as pytrees, for `jaxad.detectors.base.predict`; several are
         an ensemble.
     """
@@ -76,6 +77,7 @@ class Predictor:
         self.card: dict[str, Any] = loaded.card
         self.batch_size: int = config.batch_size
         self.max_pixels: int = config.dataset.max_pixels
+        self.size: tuple[int, int] = self._geometry.size
         self.members: tuple[base.Detector, ...] = loaded.members
         decision = Decision.from_card(loaded.card)
         self.threshold: Threshold | None = decision and decision.images
@@ -101,7 +103,7 @@ class Predictor:
             raise InputError(
                 "images are traced by JAX, as under jit; there, call "
                 "jaxad.detectors.base.predict(detector.members, images), which takes "
-                f"[b, {', '.join(map(str, self._geometry.size))}, 3] in [0, 1]"
+                f"[b, {', '.join(map(str, self.size))}, 3] in [0, 1]"
             )
         items = given.items(images, max_pixels=self.max_pixels)
         alone = _is_one(images)
@@ -133,27 +135,43 @@ class Predictor:
                 stacked[-1:], (size - len(good), *stacked.shape[1:])
             )
             pixels = np.concatenate([stacked, filling])
-            scores, maps = jax.device_get(base.predict(self.members, pixels))
-            found = iter(zip(scores, maps, strict=True))
+            found = iter(zip(*self.scored(pixels), strict=True))
         for one in batch:
             if one.error is not None:
                 yield Result(one.name, error=one.error)
-                continue
-            score, anomaly_map = next(found)
-            if not np.isfinite(score):
-                yield Result(one.name, error=f"{one.name} gets a score of {score}")
-                continue
-            p_value = verdict = None
-            if self.threshold:
-                p_value = float(self.threshold.p_values(score))
-                verdict = bool(self.threshold.verdicts(score))
-            yield Result(
-                name=one.name,
-                score=float(score),
-                p_value=p_value,
-                is_anomalous=verdict,
-                map=self._geometry.undo(anomaly_map, one.size),
-            )
+            else:
+                yield self.result(one, *next(found))
+
+    # The three steps of a prediction, for whoever makes batches of his own.
+
+    def read(self, item: given.Item) -> given.Read:
+        """An image as the detector sees it, or why it cannot be read."""
+        return given.read_one(item, self._geometry)
+
+    def scored(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores [b] and anomaly maps [b, H, W] of what `read` gave, [b, H, W, 3].
+
+        Every number of images is compiled once.
+        """
+        return jax.device_get(base.predict(self.members, pixels))
+
+    def result(
+        self, read: given.Read, score: np.ndarray, anomaly_map: np.ndarray
+    ) -> Result:
+        """What there is to say of an image that was read and scored."""
+        if not np.isfinite(score):
+            return Result(read.name, error=f"{read.name} gets a score of {score}")
+        p_value = verdict = None
+        if self.threshold:
+            p_value = float(self.threshold.p_values(score))
+            verdict = bool(self.threshold.verdicts(score))
+        return Result(
+            name=read.name,
+            score=float(score),
+            p_value=p_value,
+            is_anomalous=verdict,
+            map=self._geometry.undo(anomaly_map, read.size),
+        )
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes a folder that `load` reads and that needs nothing else.

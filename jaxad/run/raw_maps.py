@@ -1,9 +1,8 @@
 """Anomaly maps as numbers, in the images' own shape, for other programs.
 
 * npz: `map`, float32 [height, width]; NaN where nobody has looked.
-* png: 16-bit grey, one scale for all images of a category. 0 is where nobody has
-  looked; any other value stands for the score low + (value - 1) / 65534 (high - low),
-  with the two numbers that lie beside the images in `scale.json`.
+* png: 16-bit grey as `pictures.levels` has it, one scale for all images of a category:
+  `low` and `high` lie beside the images in `scale.json`.
 """
 
 import contextlib
@@ -16,8 +15,6 @@ from PIL import Image
 from jaxad.errors import writing
 from jaxad.inference import pictures
 from jaxad.run import results
-
-_STEPS = 65534
 
 
 def writer(
@@ -40,7 +37,8 @@ def writer(
     def write(file: str, anomaly_map: np.ndarray) -> None:
         path = pictures.place(folder, file, f".{kind}")
         if kind == "png":
-            pictures.save(Image.fromarray(_levels(anomaly_map, low, high)), path)
+            levels = pictures.levels(anomaly_map, low, high)
+            pictures.save(Image.fromarray(levels), path)
             return
         temporary = path.with_name(f".{path.name}.tmp")
         try:
@@ -54,11 +52,3 @@ def writer(
                 temporary.unlink(missing_ok=True)
 
     return write
-
-
-def _levels(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
-    """uint16 of a map."""
-    span = max(high - low, np.finfo(np.float32).tiny)
-    share = np.clip((anomaly_map.astype(np.float64) - low) / span, 0, 1)
-    levels = 1 + np.round(share * _STEPS)
-    return np.where(np.isnan(anomaly_map), 0, levels).astype(np.uint16)
