@@ -63,8 +63,8 @@ MISTAKES = {
     "serve": "--run is missing; see jaxad serve --help",
     "serve --run none": "none does not exist; name a run or a detector",
     "serve --run plain.py": "plain.py is a file; name a run, or a category inside it",
-    "serve --run . --port 99999": "flag --port=99999: must be an integer in the range "
-    "[0, 65535]",
+    "serve --run . --port 99999": "flag --port=99999: 99999 is not an integer "
+    "in the range [0, 65535]",
     "report": "RUN is missing; see jaxad report --help",
     "report none": "RUN=none does not exist; name the --workdir of a run",
     "report README.md": "RUN=README.md is a file; name the --workdir of a run",

@@ -70,11 +70,11 @@ class Header(NamedTuple):
     """What an image's file says of it before anything is decoded.
 
     Attributes:
-      size: (height, width) as it is stored, before it is turned upright.
+      extent: (height, width) as it is stored, before it is turned upright.
       several: whether there are more pages or frames than the first one.
     """
 
-    size: tuple[int, int]
+    extent: tuple[int, int]
     several: bool
 
 

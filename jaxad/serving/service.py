@@ -165,7 +165,7 @@ class Service:
         headers = await pooled(
             lambda: [uploads.header(x, predictor, self.limits) for x in asked.images]
         )
-        pixels = sum(math.prod(header.size) for header in headers)
+        pixels = sum(math.prod(header.extent) for header in headers)
         if pixels > self._pixels.capacity:
             raise Refusal(
                 413,

@@ -261,11 +261,11 @@ def header(upload: Upload, predictor: Predictor, limits: Limits) -> images.Heade
     except images.Unreadable as error:
         raise _unreadable(f"{name} cannot be read ({error})") from None
     most = min(limits.pixels, predictor.max_pixels or limits.pixels)
-    if math.prod(found.size) > most:
+    if math.prod(found.extent) > most:
         raise Refusal(
             413,
             "too_many_pixels",
-            f"{name} has {found.size[0]} x {found.size[1]} pixels, more than {most}; "
+            f"{name} has {found.extent[0]} x {found.extent[1]} pixels, more than {most}; "
             "send it smaller",
         )
     return found
