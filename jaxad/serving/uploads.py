@@ -262,11 +262,11 @@ def header(upload: Upload, predictor: Predictor, limits: Limits) -> images.Heade
         raise _unreadable(f"{name} cannot be read ({error})") from None
     most = min(limits.pixels, predictor.max_pixels or limits.pixels)
     if math.prod(found.extent) > most:
+        height, width = found.extent
         raise Refusal(
             413,
             "too_many_pixels",
-            f"{name} has {found.extent[0]} x {found.extent[1]} pixels, more than {most}; "
-            "send it smaller",
+            f"{name} has {height} x {width} pixels, more than {most}; send it smaller",
         )
     return found
 
