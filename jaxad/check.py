@@ -23,16 +23,17 @@ def main() -> int:
 
 
 def _check(config) -> int:
-    from jaxad import data
+    from jaxad import data, methods
     from jaxad.inference import places
     from jaxad.run import doctor, pipeline
 
     # Completed, since masks are looked at in the size that the backbone sees.
-    config, broken = pipeline.members(config)[0].dataset, False
+    config, broken = pipeline.members(config)[0], False
+    learns_from, config = methods.learns_from(config), config.dataset
     categories = data.categories(config)
     places.require_names(categories)
     for category in categories:
-        findings = doctor.check(config, category)
+        findings = doctor.check(config, category, learns_from)
         errors = sum(finding.severity == doctor.ERROR for finding in findings)
         print(f"{category}: errors {errors}, warnings {len(findings) - errors}")
         print(doctor.table(findings), end="")

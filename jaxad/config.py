@@ -23,7 +23,7 @@ import importlib
 import importlib.util
 import pathlib
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -84,11 +84,17 @@ _DATASET = dict(
         "folder, or has good and bad side by side",
         NOT_ALL,
     ),
-    protocol=Field("1cls", 'only "visa": 1cls, 2cls_highshot or 2cls_fewshot'),
+    protocol=Field(
+        "1cls",
+        "what trains: 1cls, as the data set has it; 2cls_highshot, 60 % of the normal "
+        "and of the anomalous images; 2cls_fewshot, 20 % of both, from which draws "
+        "take shots; see docs/data.md",
+        one_of("1cls", "2cls_highshot", "2cls_fewshot"),
+    ),
     shots=Field(
         0,
-        "only 2cls_fewshot: images of each class that a draw takes from the pool, 5 or "
-        "10; 0 takes the pool whole",
+        "only 2cls_fewshot: images of each class that a draw takes from the pool; 0 "
+        "takes the pool whole",
         NOT_NEGATIVE,
     ),
     draw=Field(0, "only 2cls_fewshot: which draw, 0 to 4", NOT_NEGATIVE),
@@ -181,7 +187,7 @@ _DETECTOR = dict(
         "max",
         'from the patches\' scores; "reweighted" is eq. 7 of PatchCore, eq. 10 of '
         "ReConPatch, of the highest patch alone",
-        one_of("max", "reweighted", "top_fraction"),
+        one_of("max", "mean", "reweighted", "top_fraction"),
     ),
     reweight_neighbours=Field(9, "bank entries in the re-weighting", at_least(1)),
     top_fraction=Field(0.01, 'share of the patches that "top_fraction" averages', SOME),
@@ -333,21 +339,29 @@ def is_ours(path: str) -> bool:
     return pathlib.Path(path).resolve().is_relative_to(_FOLDER.resolve())
 
 
-def study(method: str, arg: str | None) -> ml_collections.ConfigDict:
+def study(
+    method: str, arg: str | None, configs: Mapping[str, str] | None = None
+) -> ml_collections.ConfigDict:
     """What an ablation study of ours starts from.
 
-    It is `<method>_<data>` of `data=<mvtec, visa, btad or elpv>` in the argument, MVTec
-    AD by default; the other arguments are that config's own.
+    It is the config of `data=<name>` in the argument, the first one by default; the
+    other arguments are that config's own.
+
+    Args:
+      method: whose configs are `<method>_<data>` for mvtec, visa, btad and elpv.
+      arg: of the study.
+      configs: data -> config, where they are others.
     """
+    configs = configs or {name: f"{method}_{name}" for name in _STUDIED}
     given = [item for item in (arg or "").split(",") if item]
     data = [item.removeprefix("data=") for item in given if item.startswith("data=")]
     rest = [item for item in given if not item.startswith("data=")]
-    name = data[-1] if data else "mvtec"
-    if name not in _STUDIED:
+    name = data[-1] if data else next(iter(configs))
+    if name not in configs:
         raise InputError(
-            f"config argument data={name} must be one of {', '.join(_STUDIED)}"
+            f"config argument data={name} must be one of {', '.join(configs)}"
         )
-    path = _FOLDER / f"{method}_{name}.py"
+    path = _FOLDER / f"{configs[name]}.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -423,7 +437,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         not config.ensemble.members or config.detector.image_score != "reweighted",
         "detector.image_score",
         config.detector.image_score,
-        "max or top_fraction with config.ensemble.members: there is no one bank",
+        "max, mean or top_fraction with config.ensemble.members: there is no one bank",
     )
     if config.dataset.resize == "resize_crop":
         resize_to, size = config.dataset.resize_to, config.dataset.image_size

@@ -248,6 +248,32 @@ def spd_loss(anchor: jax.Array, positive: jax.Array, negative: jax.Array) -> jax
     return (far - cosine_similarity(anchor, positive)).mean()
 
 
+def binary_focal_loss(
+    logits: jax.Array, targets: jax.Array, *, gamma: float = 2.0
+) -> jax.Array:
+    """Cross-entropy of log-odds that what is well classified weighs little in.
+
+    L = mean of -(1 - p_t)^gamma log p_t, where p_t is the probability of the target.
+    gamma = 0 is the cross-entropy; no class is weighted.
+
+    Args:
+      logits: log-odds of 1, [...].
+      targets: 0 or 1, [...].
+      gamma: focus, 0 or more.
+
+    Returns:
+      Scalar.
+
+    References:
+      Lin et al., Focal Loss for Dense Object Detection, ICCV 2017 (arXiv:1708.02002),
+      eq. 4.
+    """
+    margin = jnp.where(targets > 0, logits, -logits)
+    # 1 - p_t without cancellation; of zero a power below 1 has no gradient.
+    q = jnp.maximum(jax.nn.sigmoid(-margin), jnp.finfo(margin.dtype).tiny)
+    return (q**gamma * jax.nn.softplus(-margin)).mean()
+
+
 def info_nce_loss(
     query: jax.Array, key: jax.Array, queue: jax.Array, *, temperature: float = 0.2
 ) -> jax.Array:

@@ -18,6 +18,11 @@ def maximum(patch_scores: jax.Array) -> jax.Array:
     return patch_scores.max((1, 2))
 
 
+def mean(patch_scores: jax.Array) -> jax.Array:
+    """Mean over all patches: [b, h, w] -> [b]."""
+    return patch_scores.mean((1, 2))
+
+
 def top_fraction(patch_scores: jax.Array, *, fraction: float) -> jax.Array:
     """Mean of the highest share of the patches, at least one: [b, h, w] -> [b]."""
     flat = patch_scores.reshape(patch_scores.shape[0], -1)

@@ -46,7 +46,7 @@ def test_parse_arg_names_what_is_wrong(arg, message):
         ("coreset.ratio", 0.0, "config.coreset.ratio=0.0 must be above 0"),
         ("coreset.ratio", 1.5, "config.coreset.ratio=1.5 must be above 0"),
         ("patches.neighbourhood", 2, "config.patches.neighbourhood=2 must be an odd"),
-        ("detector.image_score", "mean", "choose one of max, reweighted"),
+        ("detector.image_score", "sum", "choose one of max, mean, reweighted"),
         ("batch_size", 0, "config.batch_size=0 must be at least 1"),
         ("overlays", -1, "config.overlays=-1 must be 0 or more, or all"),
         ("overlays", "most", "config.overlays='most' must be 0 or more, or all"),

@@ -364,3 +364,40 @@ def test_cross_entropy_by_hand():
     np.testing.assert_allclose(
         ours, -(math.log(3 / 4) + math.log(2 / 3)) / 2, rtol=1e-6
     )
+
+
+class TestBinaryFocalLoss:
+    def test_by_hand(self):
+        # Log-odds of 0 and of 3 to 1: probabilities 1/2 and 3/4.
+        logits, targets = (
+            jnp.array([0.0, math.log(3), math.log(3)]),
+            jnp.array([0, 1, 0]),
+        )
+        for gamma in (0.0, 2.0):
+            losses_of = (
+                0.5**gamma * math.log(2),
+                0.25**gamma * math.log(4 / 3),
+                0.75**gamma * math.log(4),
+            )
+            found = losses.binary_focal_loss(logits, targets, gamma=gamma)
+            assert float(found) == pytest.approx(sum(losses_of) / 3, rel=1e-6)
+
+    def test_gamma_zero_is_the_cross_entropy_of_two_logits(self):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=9), jnp.float32)
+        targets = jnp.arange(9) % 2
+        pairs = jnp.stack([jnp.zeros(9), x], 1)
+        np.testing.assert_allclose(
+            losses.binary_focal_loss(x, targets, gamma=0.0),
+            losses.cross_entropy(pairs, targets),
+            rtol=1e-6,
+        )
+
+    @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+    def test_what_is_certain_has_a_finite_gradient(self, gamma):
+        logits, targets = jnp.array([200.0, -200.0] * 2), jnp.array([1, 0, 0, 1])
+        loss, gradient = jax.value_and_grad(losses.binary_focal_loss)(
+            logits, targets, gamma=gamma
+        )
+        # The right ones cost nothing, the wrong ones their whole margin.
+        assert float(loss) == pytest.approx(100)
+        np.testing.assert_allclose(gradient, [0, 0, 0.25, -0.25], atol=1e-6)

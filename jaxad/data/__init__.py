@@ -27,7 +27,7 @@ import ml_collections
 import numpy as np
 
 from jaxad import config as config_lib
-from jaxad.data import builders, folder, images
+from jaxad.data import builders, folder, images, protocol
 from jaxad.data import corpus as corpus_lib
 from jaxad.data import given as given_lib
 from jaxad.data.batches import (
@@ -66,7 +66,6 @@ _ONLY = {
     ),
     "manual_dir": builders.NAMES,
     "download": tuple(name for name in builders.NAMES if name != "elpv"),
-    **dict.fromkeys(("protocol", "shots", "draw"), ("visa",)),
 }
 
 
@@ -78,7 +77,7 @@ def categories(config: ml_collections.ConfigDict) -> tuple[str, ...]:
 
     Raises:
       InputError: the data set or a category does not exist, or `shots` or `draw` does
-        not fit it.
+        not fit the protocol.
     """
     source = _source(config)
     everything, known = source.categories(config)
@@ -124,9 +123,21 @@ def load(config: ml_collections.ConfigDict, category: str, split: str) -> Split:
       InputError: data or a package are missing, or there is no training image. Without
         test images a detector is fitted all the same.
     """
-    source = _source(config)
-    geometry = _geometry(config)
-    loaded = _completed(source.load(config, category, split, geometry), config)
+    source, geometry = _source(config), _geometry(config)
+
+    def of(name: str) -> Split:
+        return source.load(config, category, name, geometry)
+
+    if config.protocol == "1cls" or config.name in builders.DIVIDED:
+        loaded = of(split)
+    else:
+        loaded = protocol.divided(
+            of("train"), of("test"), config.protocol, category, split
+        )
+    if config.shots and split == "train":
+        rows = protocol.few_shot(category, config.draw, config.shots, loaded.labels)
+        loaded = loaded.take(rows)
+    loaded = _completed(loaded, config)
     if split == "train" and not len(loaded):
         worst = sorted(loaded.notes, key=lambda note: not note.grave)
         but = f", but there is: {worst[0]}" if worst else ""
@@ -191,7 +202,8 @@ def good(
         items = given_lib.items(given, max_pixels=config.max_pixels)
         return given_lib.split(items, _geometry(config))
     source = config.copy_and_resolve_references()
-    source.update({field: _default(field) for field in _ONLY})
+    fields = *_ONLY, "protocol", "shots", "draw"
+    source.update({field: _default(field) for field in fields})
     source.update(name=folder.NAME, path=str(given), category="all", limit=0)
     # All are to be learnt from.
     source.update(normal_names=config.normal_names, test_share=0.0)
@@ -242,7 +254,7 @@ def _default(field: str) -> Any:
 
 def _source(config: ml_collections.ConfigDict):
     """The module that knows a data set."""
-    name, shots, draw = config.name, config.shots, config.draw
+    name = config.name
     known = (*builders.NAMES, folder.NAME)
     own = None
     for field, names in _ONLY.items():
@@ -258,6 +270,12 @@ def _source(config: ml_collections.ConfigDict):
     if name not in known:
         needs = "categories(config)", "load(config, category, name, geometry)"
         own = config_lib.find_module("dataset.name", name, __name__, known, needs)
-    config_lib.require(shots in (0, 5, 10), "dataset.shots", shots, "0, 5 or 10")
-    config_lib.require(draw in range(5), "dataset.draw", draw, "one of 0 to 4")
+    config_lib.choose("dataset.protocol", config.protocol, protocol.NAMES)
+    protocol.check(config)
+    config_lib.require(
+        config.protocol == "1cls" or config.test_share == _default("test_share"),
+        "dataset.test_share",
+        config.test_share,
+        f"left out: config.dataset.protocol={config.protocol} says what tests",
+    )
     return own or (folder if name == folder.NAME else builders)

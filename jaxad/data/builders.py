@@ -16,7 +16,6 @@ from collections.abc import Iterator
 import ml_collections
 import numpy as np
 
-from jaxad.config import choose
 from jaxad.data import images
 from jaxad.data.split import Split
 from jaxad.errors import InputError
@@ -24,6 +23,8 @@ from jaxad.errors import InputError
 _LOG = logging.getLogger(__name__)
 
 NAMES = ("elpv", "mvtec_ad", "visa", "btad")
+# Those that say themselves what trains under every protocol.
+DIVIDED = ("visa",)
 
 
 def categories(
@@ -50,17 +51,13 @@ def load(
     """
     variant = category
     if config.name == "visa":
-        choose("dataset.protocol", config.protocol, _class("visa").PROTOCOLS)
         variant = f"{category}_{config.protocol}"
     builder = _prepared(config, variant)
     if differences := (builder.info.metadata or {}).get("differences"):
         origin = builder.info.metadata["origin"]
         _warn(f"{origin} differs from {builder.info.full_name}: {differences}")
     path = pathlib.Path(builder.data_path)
-    split = dataclasses.replace(_whole(path, name, _state(path)), geometry=geometry)
-    if config.name == "visa" and config.shots and name == "train":
-        return split.take(_few_shot(config, category, split.labels))
-    return split
+    return dataclasses.replace(_whole(path, name, _state(path)), geometry=geometry)
 
 
 def _state(folder: pathlib.Path) -> tuple[tuple[str, int, int], ...]:
@@ -124,17 +121,6 @@ def _whole(path: pathlib.Path, name: str, state: tuple) -> Split:
 def _warn(text: str) -> None:
     """Once a process, however often the same data are loaded."""
     _LOG.warning(text)
-
-
-def _few_shot(config: ml_collections.ConfigDict, category: str, labels) -> list[int]:
-    if config.protocol != "2cls_fewshot":
-        raise InputError(
-            f"config.dataset.shots={config.shots} is for the protocol 2cls_fewshot, "
-            f"not {config.protocol}"
-        )
-    from tfds_builders import visa
-
-    return visa.few_shot(category, config.draw, config.shots, labels)
 
 
 def _class(name: str):

@@ -160,6 +160,8 @@ def joined(splits: Sequence[Split]) -> Split:
 
     return dataclasses.replace(
         splits[0],
+        has_masks=any(split.has_masks for split in splits),
+        notes=tuple(note for split in splits for note in split.notes),
         filenames=[name for split in splits for name in split.filenames],
         labels=np.concatenate([split.labels for split in splits]),
         defect_types=[kind for split in splits for kind in split.defect_types],

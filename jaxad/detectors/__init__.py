@@ -6,7 +6,7 @@ What a detector is stands in `jaxad.detectors.base`.
 from jaxad import config as config_lib
 from jaxad.detectors.base import Scorer
 
-NAMES = ("knn", "padim")
+NAMES = ("knn", "padim", "logits")
 
 
 def build(config) -> Scorer:

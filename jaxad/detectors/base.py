@@ -74,7 +74,8 @@ class Scorer(NamedTuple):
 
     Attributes:
       fit: `Normal -> (state, report)`: the arrays it scores with, by name, and numbers
-        that say how well it fits, which go into the results.
+        that say how well it fits, which go into the results. None where the method has
+        learnt all there is; the threshold then comes from images that it has not seen.
       score: `(state, described [b, h, w, d]) -> Scored`, pure; may be called under
         `jit`.
       check: `(images, grid, width) -> None`. Raises InputError where so many normal
@@ -90,15 +91,17 @@ class Scorer(NamedTuple):
         all have to be fitted anew.
       recall: `(state, described) -> bool [b, h, w]`, where an approximate search has
         found what an exact one finds; None where `score` is exact.
+      unit: what a score is.
     """
 
-    fit: Callable[[Normal], tuple[State, Report]]
+    fit: Callable[[Normal], tuple[State, Report]] | None
     score: Callable[[State, jax.Array], Scored]
     check: Callable[[int, tuple[int, int], int], None]
     place: Callable[[State, sharding.Mesh | None], State] = everywhere
     left_out: Callable[[State, jax.Array, jax.Array], Scored] | None = None
     extend: "Callable[[Extension], tuple[State, Report]] | None" = None
     recall: Callable[[State, jax.Array], jax.Array] | None = None
+    unit: str = "a distance in descriptor space"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +167,8 @@ def predict(detector: Detectors, images: jax.Array) -> tuple[jax.Array, jax.Arra
       images: [b, H, W, 3] in [0, 1].
 
     Returns:
-      (image scores [b], anomaly maps [b, H, W]): distances in descriptor space, or
-      z-scores of an ensemble.
+      (image scores [b], anomaly maps [b, H, W]), in the scorer's `unit`: distances in
+      descriptor space, or logits; z-scores of an ensemble.
 
     Raises:
       InputError: images of another shape, or an ensemble whose members have different
@@ -202,6 +205,8 @@ def image_score(options: dict, patch_scores: jax.Array) -> jax.Array:
     """What `config.detector.image_score` makes of patch scores alone, [b]."""
     if options["image_score"] == "top_fraction":
         return scores.top_fraction(patch_scores, fraction=options["top_fraction"])
+    if options["image_score"] == "mean":
+        return scores.mean(patch_scores)
     return scores.maximum(patch_scores)
 
 

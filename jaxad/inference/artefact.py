@@ -95,7 +95,7 @@ def described(loaded: Loaded, dtype: np.dtype, bank: str) -> dict:
             "versions": loaded.card["versions"],
         },
         "input": _input(config, dtype),
-        "output": _output(config, decision),
+        "output": _output(config, decision, detector.scorer.unit),
         "threshold": decision
         and {
             "value": decision.images.value,
@@ -118,12 +118,12 @@ def _input(config, dtype) -> dict:
     }
 
 
-def _output(config, decision: Decision | None) -> dict:
+def _output(config, decision: Decision | None, unit: str) -> dict:
     found = {
         "score": {
             "dtype": "float32",
             "shape": ["b"],
-            "about": "how anomalous an image is, a distance in descriptor space",
+            "about": f"how anomalous an image is, {unit}",
         },
         "map": {
             "dtype": "float32",

@@ -141,7 +141,7 @@ def restore_member(
     spread = scores.Spread(**tree["spread"]) if "spread" in tree else None
     return Detector(
         params={"backbone": variables, **learnt},
-        state=parts.scorer.place(tree["state"], mesh),
+        state=parts.scorer.place(tree.get("state", {}), mesh),
         method=parts.method,
         backbone=parts.backbone,
         scorer=parts.scorer,

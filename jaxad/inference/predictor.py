@@ -38,8 +38,8 @@ class Result:
 
     Attributes:
       name: of the image.
-      score: how anomalous it is; a distance in descriptor space, or an ensemble's
-        z-score.
+      score: how anomalous it is; a distance in descriptor space, an ensemble's
+        z-score, or the log-odds of a two-class model.
       p_value: the share of good images that would score at least as high, as far as the
         calibration images tell; None where the detector has no threshold.
       is_anomalous: the verdict; None where the detector has no threshold.

@@ -88,7 +88,7 @@ def _exported(
 
 
 def _apply(detector: base.Detector, tree: dict, images: jax.Array) -> dict:
-    state = artefact.restored(tree["state"])
+    state = artefact.restored(tree.get("state", {}))
     detector = detector.replace(params=tree["params"], state=state)
     described = base.describe_with(detector, artefact.in_unit(images))
 

@@ -10,7 +10,7 @@ from jaxad import config as config_lib
 from jaxad.fields import Table
 from jaxad.methods.base import Backbone, Method
 
-NAMES = ("patchcore", "reconpatch", "tocoad", "spd")
+NAMES = ("patchcore", "reconpatch", "tocoad", "spd", "two_class")
 
 
 def complete(config, *, textures: Callable[[], object]) -> None:
@@ -32,6 +32,18 @@ def pasted(config) -> str | None:
     """What synthetic anomalies are made of, None where the method makes none."""
     module = _module(config)
     return module.pasted(config.method) if hasattr(module, "pasted") else None
+
+
+def learns_from(config) -> str:
+    """What the method learns from: "normal" images alone, "labels" or "masks".
+
+    Raises:
+      InputError: there is no such method.
+    """
+    module = _module(config)
+    if hasattr(module, "learns_from"):
+        return module.learns_from(config.method)
+    return "normal"
 
 
 def leaves(config) -> str:

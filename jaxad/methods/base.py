@@ -20,6 +20,10 @@ and, where it has use for them,
       Fills in, before `build`, what `config.method` leaves to the data that are there.
   pasted(options) -> str | None
       What synthetic anomalies are made of; None where there are none.
+  learns_from(options) -> str
+      "labels" where it learns from normal and anomalous images, "masks" where also from
+      the masks of these; without it, or "normal", from normal images alone. Batches
+      of images hold `label` and `mask` of each.
   LEAVES
       "backbone" where a run leaves that, to be the weights of other runs, and no
       detector; `Method.product` is then what the run goes by. The stages train on a
@@ -182,6 +186,8 @@ class Method:
         InputError: a fitted detector never asks.
       check: `(shape) -> None`, of an image's descriptors, (h, w, c). Raises InputError
         where they cannot work, before anything is trained.
+      grid: gives (h, w, c) of an image's descriptors, where `features` reads more than
+        the backbone. Raises InputError for a level that the backbone does not have.
       product: of a method whose runs leave a backbone and no detector.
     """
 
@@ -190,6 +196,7 @@ class Method:
     make_stages: Callable[[], tuple[Stage, ...]] = tuple
     check: Callable[[tuple[int, int, int]], None] = lambda shape: None
     product: Product | None = None
+    grid: Callable[[], tuple[int, int, int]] | None = None
 
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:

@@ -45,6 +45,12 @@ def fit(images: Any, config: ml_collections.ConfigDict | None = None) -> Predict
         config.method.name,
         "one that leaves a detector; python -m jaxad.main runs this one",
     )
+    config_lib.require(
+        methods.learns_from(config) == "normal",
+        "method.name",
+        config.method.name,
+        "one that learns from good images alone; python -m jaxad.main runs this one",
+    )
     compilation.use_cache(config.compilation_cache)
     members = pipeline_lib.members(config)
     split = data.good(members[0].dataset, images)

@@ -8,6 +8,9 @@ threshold comes from other scores (`config.threshold.calibration`):
   stays the one that was learnt from all.
 * `left_out`: the detector itself scores each image without what that image has added.
 
+A network that has been trained on an image knows it in all of its weights, so for a
+scorer that fits nothing of its own there is only `split`.
+
 `jaxad.detectors.threshold` says which of these promises what.
 """
 
@@ -57,15 +60,22 @@ def kind_of(pipelines: Sequence[Pipeline]) -> str:
     """What `config.threshold.calibration` stands for; "none" where none is wanted.
 
     Raises:
-      InputError: a scorer cannot leave an image out.
+      InputError: a scorer cannot leave an image out, or has nothing to fit anew.
     """
     config = pipelines[0].config
     kind = config.threshold.calibration
     if not config.threshold.false_alarms:
         return "none"
     can = all(pipeline.scorer.left_out for pipeline in pipelines)
+    trained = any(pipeline.scorer.fit is None for pipeline in pipelines)
     if kind == "auto":
-        return "left_out" if can else "folds"
+        return "split" if trained else "left_out" if can else "folds"
+    if trained and kind in ("folds", "left_out"):
+        raise InputError(
+            f"config.threshold.calibration={kind} asks for what the network has been "
+            "trained on without an image; choose split, which holds some out of "
+            "everything, or none"
+        )
     if kind == "left_out" and not can:
         raise InputError(
             f"config.detector.name={config.detector.name} cannot leave an image out of "
@@ -77,7 +87,7 @@ def kind_of(pipelines: Sequence[Pipeline]) -> str:
 def divide(
     pipelines: Sequence[Pipeline], split: data.Split
 ) -> tuple[data.Split, data.Split | None]:
-    """The images to fit on, and those that are held out of it, if any.
+    """The images to fit on, and the normal ones that are held out of it, if any.
 
     Raises:
       InputError: there are too few to hold any out.
@@ -85,14 +95,16 @@ def divide(
     config = pipelines[0].config
     if kind_of(pipelines) != "split":
         return split, None
-    count = round(config.threshold.share * len(split))
-    if not 0 < count < len(split):
+    normal = np.flatnonzero(split.labels == 0)
+    count = round(config.threshold.share * len(normal))
+    if not 0 < count < len(normal):
         raise InputError(
-            f"config.threshold.share={config.threshold.share} of the {len(split)} "
-            f"training images holds out {count}; there must be some of both"
+            f"config.threshold.share={config.threshold.share} of the {len(normal)} "
+            f"normal training images holds out {count}; there must be some of both, or "
+            "config.threshold.calibration=none"
         )
-    order = np.random.default_rng((config.seed, 2)).permutation(len(split))
-    held_out = np.sort(order[:count])
+    order = np.random.default_rng((config.seed, 2)).permutation(len(normal))
+    held_out = np.sort(normal[order[:count]])
     fit_on = np.setdiff1d(np.arange(len(split)), held_out)
     return split.take(fit_on), split.take(held_out)
 

@@ -81,6 +81,8 @@ def project(method: Method, params: Params, patches: np.ndarray | Sharded) -> St
 
 def grid(pipeline: Pipeline) -> tuple[int, int, int]:
     """(h, w, c) of an image's descriptors, before a map is learnt."""
+    if pipeline.method.grid is not None:
+        return pipeline.method.grid()
     config = pipeline.config
     image = jax.ShapeDtypeStruct((1, *config.dataset.image_size, 3), np.float32)
     params = {"backbone": pipeline.variables}

@@ -40,12 +40,15 @@ class Finding:
     detail: str = ""
 
 
-def check(config: ml_collections.ConfigDict, category: str) -> list[Finding]:
+def check(
+    config: ml_collections.ConfigDict, category: str, learns_from: str = "normal"
+) -> list[Finding]:
     """Looks at every image and mask of a category; logs how much images shrink.
 
     Args:
       config: `config.dataset`, completed: masks are looked at in the run's size, too.
       category: one of `data.categories(config)`.
+      learns_from: as `methods.learns_from`.
 
     Returns:
       Errors first, then in order of kind, split and file.
@@ -56,12 +59,13 @@ def check(config: ml_collections.ConfigDict, category: str) -> list[Finding]:
     # A published split is what it is, even if it should hold an image twice.
     own = config.name == "folder"
     splits = [data.load(config, category, name) for name in ("train", "test")]
+    only_normal = own and learns_from == "normal" and config.protocol == "1cls"
     findings, looks = [], {}
     for split in splits:
         looks[split.name] = _look_at_all(split, f"{category}: check {split.name}")
         for look in looks[split.name]:
             findings += look.findings
-        findings += [*_noted(split), *_labels(split, own)]
+        findings += [*_noted(split), *_labels(split, learns_from, only_normal)]
         findings += _of_masks(split, looks[split.name])
     findings += _duplicates(looks, ERROR if own else WARNING)
     findings += _mixed(looks)
@@ -69,7 +73,9 @@ def check(config: ml_collections.ConfigDict, category: str) -> list[Finding]:
     return sorted(findings, key=lambda f: (f.severity, f.kind, f.split, f.file))
 
 
-def require_sound(config: ml_collections.ConfigDict, category: str) -> None:
+def require_sound(
+    config: ml_collections.ConfigDict, category: str, learns_from: str = "normal"
+) -> None:
     """Logs the warnings about a category.
 
     Where `config.check` is off no image is looked at, and nothing stops a run; but what
@@ -85,7 +91,7 @@ def require_sound(config: ml_collections.ConfigDict, category: str) -> None:
             _LOG.warning("%s: %s", category, line)
         return
     _require_none(
-        check(config, category),
+        check(config, category, learns_from),
         category,
         "python -m jaxad.check lists them all, and --config.dataset.check=False goes "
         "on regardless",
@@ -213,10 +219,12 @@ def _noted(split: data.Split) -> Iterable[Finding]:
         yield _of_note(note, split.name)
 
 
-def _labels(split: data.Split, own: bool) -> Iterable[Finding]:
+def _labels(
+    split: data.Split, learns_from: str, only_normal: bool
+) -> Iterable[Finding]:
     """What is wrong with the split as a whole."""
     if split.name == "train":
-        if own:
+        if only_normal:
             for i in np.flatnonzero(split.labels == 1):
                 yield Finding(
                     ERROR,
@@ -228,6 +236,9 @@ def _labels(split: data.Split, own: bool) -> Iterable[Finding]:
                 )
         if not (split.labels == 0).any():
             yield Finding(ERROR, "train", "train", "no normal image")
+        if learns_from != "normal" and not (split.labels == 1).any():
+            detail = "the method learns from both classes"
+            yield Finding(ERROR, "train", "train", "no anomalous image", detail)
         return
     if not len(split):
         detail = "a detector is fitted all the same, without metrics"

@@ -163,10 +163,11 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
         return _Run(folder, list(finished["categories"]), [], finished)
     categories = data.categories(config.dataset)
     places.require_names(categories)
+    learns_from = methods.learns_from(members[0])
     if processes.first():
         for category in categories:
             if not (folder / category / "result.json").exists():
-                doctor.require_sound(members[0].dataset, category)
+                doctor.require_sound(members[0].dataset, category, learns_from)
     for member in members:
         if _vectorize(member) != 1 and not member.feature_cache:
             # Read when heads train, and again when each has its memory bank made.
@@ -177,7 +178,7 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     for category in categories:
         if not (folder / category / "result.json").exists():
             train, _ = calibrate.divide(
-                pipelines, provenance.normal_images(members[0], category)
+                pipelines, provenance.train_images(members[0], category)
             )
             for pipeline in pipelines:
                 fit.check(pipeline, train, label=category)
@@ -207,7 +208,7 @@ def _train_together(runs: list[_Run]) -> Seconds:
                 folder = run.folder / category
                 place = member_folder(pipeline, folder)
                 if not place.exists() and not (folder / "result.json").exists():
-                    split = provenance.normal_images(pipeline.config, category)
+                    split = provenance.train_images(pipeline.config, category)
                     split, _ = calibrate.divide([pipeline], split)
                     work = work_folder(pipeline, folder)
                     tasks.append(fit.Task(pipeline, split, work, category))
@@ -263,7 +264,7 @@ def _category(
         return row
     start = time.perf_counter()
     seconds = dict.fromkeys(_PHASES, 0.0)
-    everything = provenance.normal_images(config, category)
+    everything = provenance.train_images(config, category)
     train, held_out = calibrate.divide(pipelines, everything)
     members, decision = _detector(
         pipelines, train, held_out, category, folder, maker, seconds, earlier
@@ -297,6 +298,7 @@ def _category(
         )
     results.write_scores(folder / "scores.csv", test, evaluation.scores)
     results.write_defect_types(folder / "defect_types.csv", test)
+    results.write_train(folder / "train.csv", train, held_out)
     if processes.first():
         evaluation.thumbnails.save(folder / "thumbnails.npz")
     if decision:
@@ -320,7 +322,8 @@ def _category(
     seconds["total"] += time.perf_counter() - start
     row = {
         **evaluation.metrics,
-        "train_normal": len(train),
+        "train_normal": int((train.labels == 0).sum()),
+        "train_anomalous": int((train.labels == 1).sum()),
         "held_out_normal": len(held_out or ()),
         "train_version": train.version,
         "images": {"train": everything.version, "test": test.version},

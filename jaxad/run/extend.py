@@ -66,6 +66,12 @@ def run(
         )
     base_folder = pathlib.Path(base)
     config = identity.stored(base_folder)
+    if detectors.build(config).fit is None:
+        raise InputError(
+            f"config.method.name={config.method.name} cannot be extended: its network "
+            "would have to be trained again; add the images to those that train, and "
+            "run it anew"
+        )
     if mode == "fast" and detectors.build(config).extend is None:
         raise InputError(
             f"config.detector.name={config.detector.name} cannot keep what it has "

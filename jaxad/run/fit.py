@@ -138,6 +138,11 @@ def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label:
     if params["backbone"] is not pipeline.variables:
         folded = models.fold(pipeline.backbone.module, params["backbone"])
         params = {**params, "backbone": folded}
+    if pipeline.scorer.fit is None:
+        detector = assemble(
+            pipeline, params, {}, {}, [split], seconds, passes, label=label
+        )
+        return Fitted(detector, None, seconds)
     if descriptors is None:
         with timed(seconds, "features"):
             descriptors = describe(pipeline, params, split, label, passes)

@@ -2,7 +2,7 @@
 
 import logging
 
-from jaxad import data, models
+from jaxad import data, methods, models
 from jaxad.devices import processes
 from jaxad.errors import InputError
 from jaxad.run import features, identity, results
@@ -16,9 +16,31 @@ def test_images(config, category: str):
     return _load(config, category, "test")
 
 
-def normal_images(config, category: str):
-    """The images that a detector is fitted on."""
-    return _load(config, category, "train").normal()
+def train_images(config, category: str):
+    """The images that a detector learns from: of most methods the normal ones.
+
+    Raises:
+      InputError: its method learns from both classes, or from masks, and one is
+        missing.
+    """
+    split, kind = _load(config, category, "train"), methods.learns_from(config)
+    if kind == "normal":
+        return split.normal()
+    for label, word in enumerate(("normal", "anomalous")):
+        if not (split.labels == label).any():
+            raise InputError(
+                f"config.method.name={config.method.name} learns from normal and "
+                f"anomalous images, and the training images of {category} have no "
+                f"{word} one; config.dataset.protocol=2cls_highshot divides all images "
+                "of both classes"
+            )
+    if kind == "masks" and not split.has_masks:
+        raise InputError(
+            f"config.method.name={config.method.name} learns from masks, and the "
+            f"training images of {category} have none; add them, or learn from the "
+            "labels alone"
+        )
+    return split
 
 
 def _load(config, category: str, name: str):
@@ -54,7 +76,7 @@ def key_of(pipelines: list[Pipeline], *splits: data.Split) -> str:
 
 def changed(row: dict, config, category: str) -> str | None:
     """Which images, where a finished category has seen others than there are now."""
-    for name, load in (("train", normal_images), ("test", test_images)):
+    for name, load in (("train", train_images), ("test", test_images)):
         if load(config, category).version != row["images"][name]:
             return f"{name} images"
     return None

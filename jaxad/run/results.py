@@ -112,6 +112,17 @@ def write_defect_types(path: pathlib.Path, split) -> None:
     _write_csv(path, ("file", "defect_type"), rows)
 
 
+def write_train(path: pathlib.Path, fitted_on, held_out) -> None:
+    """`train.csv`: file, label and use: "fit", or "threshold" of those held out."""
+    rows = [
+        (name, int(label), use)
+        for split, use in ((fitted_on, "fit"), (held_out, "threshold"))
+        if split is not None
+        for name, label in zip(split.filenames, split.labels, strict=True)
+    ]
+    _write_csv(path, ("file", "label", "use"), rows)
+
+
 def write_verdicts(
     path: pathlib.Path, split, scores: np.ndarray, threshold: Threshold
 ) -> None:

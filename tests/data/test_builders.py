@@ -19,7 +19,7 @@ from PIL import Image
 
 from jaxad import config as config_lib
 from jaxad import data
-from jaxad.data import builders
+from jaxad.data import builders, protocol
 from jaxad.errors import InputError, NotHere
 from tfds_builders import archives, btad, mvtec_ad, visa
 
@@ -506,12 +506,12 @@ def test_few_shot_draws(visa_config):
 
 def test_few_shot_is_a_function_of_object_and_draw():
     labels = [0] * 20 + [1] * 20
-    first = visa.few_shot("candle", 0, 3, labels)
-    assert first == visa.few_shot("candle", 0, 3, labels)
-    assert first != visa.few_shot("pcb1", 0, 3, labels)
+    first = protocol.few_shot("candle", 0, 3, labels)
+    assert first == protocol.few_shot("candle", 0, 3, labels)
+    assert first != protocol.few_shot("pcb1", 0, 3, labels)
     assert first == [3, 14, 16, 21, 22, 35]  # fixed for good
     with pytest.raises(InputError, match="shots=5, but the pool of candle has only 4"):
-        visa.few_shot("candle", 0, 5, [0] * 5 + [1] * 4)
+        protocol.few_shot("candle", 0, 5, [0] * 5 + [1] * 4)
 
 
 @pytest.mark.parametrize(
@@ -519,17 +519,29 @@ def test_few_shot_is_a_function_of_object_and_draw():
     [
         ("visa", "draw", 5, "config.dataset.draw=5 must be one of 0 to 4"),
         ("visa", "draw", -1, "config.dataset.draw=-1 must be one of 0 to 4"),
-        ("visa", "shots", 3, "config.dataset.shots=3 must be 0, 5 or 10"),
-        ("visa", "shots", 20, "config.dataset.shots=20 must be 0, 5 or 10"),
-        ("mvtec_ad", "shots", 5, "dataset.shots=5 must be left out with .*mvtec_ad"),
+        ("visa", "draw", 1, "config.dataset.draw=1 must be 0 with .*shots=0"),
+        ("mvtec_ad", "shots", 5, "shots=5 is for the protocol 2cls_fewshot, not 1cls"),
+        (
+            "elpv",
+            "protocol",
+            "2cls",
+            "protocol='2cls' is not known .* choose one of 1cls, 2",
+        ),
         ("elpv", "path", "x", "dataset.path=x must be left out .* it is for folder"),
         ("folder", "manual_dir", "x", "dataset.manual_dir=x must be left out with"),
-        ("folder", "protocol", "2cls_fewshot", "protocol=2cls_fewshot must be left"),
-        ("folder", "shots", 5, "dataset.shots=5 must be left out with .*folder"),
+        (
+            "folder",
+            "test_share",
+            0.5,
+            "test_share=0.5 must be left out: .*2cls_fewshot",
+        ),
     ],
 )
 def test_fields_that_cannot_be(config, name, field, value, message):
-    config.name, config[field] = name, value
+    config.name, config.path = name, "" if name != "folder" else str(ROOT)
+    if field in ("draw", "test_share"):
+        config.protocol = "2cls_fewshot"
+    config[field] = value
     with pytest.raises(InputError, match=message):
         data.categories(config)
     with pytest.raises(InputError, match=message):

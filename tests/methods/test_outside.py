@@ -170,7 +170,8 @@ def test_it_is_fitted_as_any_other(tmp_path, monkeypatch):
         (
             "reconpach",
             r"='reconpach' is not known \(did you mean 'reconpatch'\?\); choose one of "
-            "patchcore, reconpatch, tocoad, spd or, of your own, a dotted path",
+            "patchcore, reconpatch, tocoad, spd, two_class or, of your own, a dotted "
+            "path",
         ),
     ],
 )

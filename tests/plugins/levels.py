@@ -1,4 +1,4 @@
-"""A backbone of one's own with all that ToCoAD trains: four levels, normalised."""
+"""A backbone of one's own with all that is trained: levels, normalised."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,18 +8,20 @@ from jaxad.models.layers import ConvNorm
 
 
 class Tiny(nn.Module):
-    """Four levels at strides 2 to 16."""
+    """Levels at strides 2, 4, 8, ..."""
 
+    names: tuple = ("layer1", "layer2", "layer3", "layer4")
+    widths: tuple = (4, 8, 8, 12)
     dtype: object = jnp.float32
     epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, images, train=False):
         x, maps = images, {}
-        for i, width in enumerate((4, 8, 8, 12), start=1):
-            conv = ConvNorm(width, 3, 2, 1, dtype=self.dtype, name=f"conv{i}")
+        for i, (name, width) in enumerate(zip(self.names, self.widths, strict=True)):
+            conv = ConvNorm(width, 3, 2, 1, dtype=self.dtype, name=f"conv{i + 1}")
             x = nn.relu(conv(x, train=train))
-            maps[f"layer{i}"] = x
+            maps[name] = x
         return x.mean((1, 2)), maps
 
 

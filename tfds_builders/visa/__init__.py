@@ -1,4 +1,3 @@
 """VisA: twelve objects under three protocols."""
 
 from tfds_builders.visa.visa_dataset_builder import Builder as Builder
-from tfds_builders.visa.visa_dataset_builder import few_shot as few_shot

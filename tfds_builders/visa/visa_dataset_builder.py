@@ -3,9 +3,7 @@
 import csv
 import hashlib
 import io
-from collections.abc import Sequence
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxad.data import images
@@ -40,7 +38,7 @@ class Builder(masked_images.Builder):
     """`<object>/Data/Images/...`, split by the `split_csv/<protocol>.csv` inside.
 
     `1cls` trains on normal images alone, `2cls_highshot` on both classes. The train
-    split of `2cls_fewshot` is the pool that `few_shot` draws from.
+    split of `2cls_fewshot` is the pool that `jaxad.data.protocol` draws from.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -127,35 +125,6 @@ class Builder(masked_images.Builder):
                     raise InputError(f"{path} has no mask; add it, or remove the image")
             splits[row["split"]].append(item)
         return splits
-
-
-def few_shot(category: str, draw: int, shots: int, labels: Sequence[int]) -> list[int]:
-    """The rows of a few-shot pool that a draw trains on.
-
-    Args:
-      category: the object.
-      draw: which draw; the paper averages over five, here 0 to 4.
-      shots: images of each class.
-      labels: of the pool, 0 normal and 1 anomalous.
-
-    Returns:
-      Rows in rising order. Fewer shots are nested in more, and nothing but category
-      and draw decides.
-
-    Source: the low-shot protocol of arXiv 2207.14315. Its draws are not published;
-    these are this project's.
-    """
-    rows = []
-    for label in (0, 1):
-        of_class = np.flatnonzero(np.asarray(labels) == label)
-        if len(of_class) < shots:
-            raise InputError(
-                f"config.dataset.shots={shots}, but the pool of {category} has only "
-                f"{len(of_class)} images of label {label}"
-            )
-        generator = np.random.default_rng([draw, label, *category.encode()])
-        rows += of_class[generator.permutation(len(of_class))[:shots]].tolist()
-    return sorted(rows)
 
 
 def _rows(table, category):

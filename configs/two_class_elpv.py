@@ -1,0 +1,41 @@
+"""Solar cells told apart by what has been labelled: an EfficientNet-Lite0, fine-tuned.
+
+  python -m jaxad.main --config configs/two_class_elpv.py --workdir runs/labelled
+
+60 % of the good and of the defective cells train, the others test. Some of the good
+ones are held out of the training for the threshold. With `shots` that many of each
+class train, of a pool of 20 %, and as all of them do there is no threshold; the mean
+over five draws, in one table:
+
+  python -m jaxad.sweep --config configs/ablations/spd_few_shot.py:data=elpv \\
+      --workdir runs/few --draws 0,1,2,3,4
+
+Not an experiment of a paper, though the protocol is SPot-the-Difference's. Arguments:
+`category` (mono, poly, or all), `shots` (0 is 2cls_highshot) and `draw` (0 to 4),
+`backbone` and `weights` (a file), `size`, and `runlocal`, a short run.
+"""
+
+from jaxad import config as config_lib
+from jaxad.methods import two_class
+
+
+def get_config(arg=None):
+    args = config_lib.parse_arg(
+        arg,
+        runlocal=False,
+        category="mono",
+        shots=0,
+        draw=0,
+        backbone="efficientnet_lite0",
+        weights="default",
+        size=96,
+    )
+    config = config_lib.base()
+    config.dataset.name = "elpv"
+    config.dataset.category = args.category
+    config.dataset.image_size = (args.size, args.size)
+    config.backbone.name = args.backbone
+    config.backbone.weights = args.weights
+    config = two_class.configured(config, "classification", args.shots, args.draw)
+    config.metrics = ("visa",)
+    return two_class.runlocal(config) if args.runlocal else config
