@@ -8,11 +8,12 @@ class train, of a pool of 20 %, and as all of them do there is no threshold; the
 over five draws, in one table:
 
   python -m jaxad.sweep --config configs/ablations/spd_few_shot.py:data=elpv \\
-      --workdir runs/few --draws 0,1,2,3,4
+      --workdir runs/few --seeds 0,1,2,3,4
 
 Not an experiment of a paper, though the protocol is SPot-the-Difference's. Arguments:
 `category` (mono, poly, or all), `shots` (0 is 2cls_highshot) and `draw` (0 to 4),
-`backbone` and `weights` (a file), `size`, and `runlocal`, a short run.
+`epochs` (0 is the method's), `backbone` and `weights` (default, or a file), `size`, and
+`runlocal`, a short run.
 """
 
 from jaxad import config as config_lib
@@ -26,6 +27,7 @@ def get_config(arg=None):
         category="mono",
         shots=0,
         draw=0,
+        epochs=0,
         backbone="efficientnet_lite0",
         weights="default",
         size=96,
@@ -36,6 +38,8 @@ def get_config(arg=None):
     config.dataset.image_size = (args.size, args.size)
     config.backbone.name = args.backbone
     config.backbone.weights = args.weights
-    config = two_class.configured(config, "classification", args.shots, args.draw)
+    config = two_class.configured(
+        config, "classification", args.shots, args.draw, args.epochs
+    )
     config.metrics = ("visa",)
     return two_class.runlocal(config) if args.runlocal else config

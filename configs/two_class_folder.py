@@ -10,8 +10,8 @@ which needs a mask for every defective image. A fifth of the good training image
 held out of the training for the threshold.
 
 Further arguments: `shots` (of each class, and no more; no threshold then) and `draw`
-(0 to 4), `backbone` and `weights` (default, or a file), `size` (pixels) and `runlocal`,
-a short run.
+(0 to 4), `epochs` (0 is the method's), `backbone` and `weights` (default, or a file),
+`size` (pixels) and `runlocal`, a short run.
 """
 
 from jaxad import config as config_lib
@@ -27,6 +27,7 @@ def get_config(arg=None):
         protocol="2cls_highshot",
         shots=0,
         draw=0,
+        epochs=0,
         backbone="efficientnet_lite0",
         weights="default",
         size=224,
@@ -37,7 +38,7 @@ def get_config(arg=None):
     config.dataset.image_size = (args.size, args.size)
     config.backbone.name = args.backbone
     config.backbone.weights = args.weights
-    config = two_class.configured(config, args.task, args.shots, args.draw)
+    config = two_class.configured(config, args.task, args.shots, args.draw, args.epochs)
     if not args.shots:
         config.dataset.protocol = args.protocol
     config.metrics = ("visa",)

@@ -7,16 +7,18 @@ A ResNet-50 fine-tuned to tell good images from defective ones, or with
 `shots` (5 or 10) it is `draw` 0 to 4 of 2cls_fewshot, and the mean over all five:
 
   python -m jaxad.sweep --config configs/ablations/spd_few_shot.py \\
-      --workdir runs/few_shot --draws 0,1,2,3,4
+      --workdir runs/few_shot --seeds 0,1,2,3,4
 
 All of the training images train, as in the paper, so there is no threshold:
 `--config.threshold.calibration=split` holds some good ones out for it. 800 x 800 pixels
 is what its authors recommend; optimiser and epochs are ours, docs/spd.md says which.
 
 Arguments: `task` (classification or segmentation), `category` (a name, or all),
-`shots`, `draw`, `backbone` and `weights` (default, or a file), `size` (pixels), and
-`runlocal`, a short run. The paper, AU-PR: high-shot segmentation 65.1 with supervised
-weights and 71.9 with SPD, classification 97.5 and 98.3.
+`shots`, `draw`, `epochs` (0 is the method's), `backbone` and `weights` (default, or a
+file), `size` (pixels), and `runlocal`, a short run.
+
+The paper, high-shot AU-PR: segmentation 65.1 with supervised weights and 71.9 with SPD
+on top, classification 97.5 and 98.3.
 """
 
 from jaxad import config as config_lib
@@ -31,6 +33,7 @@ def get_config(arg=None):
         category="all",
         shots=0,
         draw=0,
+        epochs=0,
         backbone="resnet50",
         weights="default",
         size=800,
@@ -41,7 +44,7 @@ def get_config(arg=None):
     config.dataset.image_size = (args.size, args.size)
     config.backbone.name = args.backbone
     config.backbone.weights = args.weights
-    config = two_class.configured(config, args.task, args.shots, args.draw)
+    config = two_class.configured(config, args.task, args.shots, args.draw, args.epochs)
     config.threshold.calibration = "none"
     config.metrics = ("visa",)
     return two_class.runlocal(config) if args.runlocal else config

@@ -23,7 +23,7 @@ import importlib
 import importlib.util
 import pathlib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -97,7 +97,11 @@ _DATASET = dict(
         "takes the pool whole",
         NOT_NEGATIVE,
     ),
-    draw=Field(0, "only 2cls_fewshot: which draw, 0 to 4", NOT_NEGATIVE),
+    draw=Field(
+        0,
+        "only 2cls_fewshot: which draw, 0 to 4 of five; in a study it is the seed",
+        NOT_NEGATIVE,
+    ),
     image_size=Field(
         (0, 0),
         "(height, width) that the backbone sees; (0, 0) is the backbone's own",
@@ -366,6 +370,26 @@ def study(
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(",".join(rest))
+
+
+def changes(
+    start: ml_collections.ConfigDict, end: ml_collections.ConfigDict
+) -> dict[str, Any]:
+    """Fields, named with dots, in which a config is another: what a sweep adds."""
+    before = dict(_leaves(start.to_dict()))
+    return {
+        name: value
+        for name, value in _leaves(end.to_dict())
+        if name not in before or before[name] != value
+    }
+
+
+def _leaves(content: dict, group: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{group}{name}.")
+        else:
+            yield group + name, value
 
 
 def completed(stored: dict) -> ml_collections.ConfigDict:

@@ -4,15 +4,18 @@ r"""An ablation study: the runs that a config's `sweep(add)` names, and their ta
       --workdir runs/dim --seeds 0,1,2
 
 `add(name, {"method.dim": 64, ...})` names a row and the fields that make it; all else
-is `get_config()` and the command's `--config.field=value`. Every row and seed is a run
+is `get_config()` and the command's `--config.field=value`; a `sweep(add, arg)` also
+gets the argument of `--config FILE:arg`, None without one. Every row and seed is a run
 of its own below `--workdir`, so a study that was interrupted goes on, and a row added
 later is all that is run. The same command in several shells, or on several hosts with
-one file system, shares the runs among them: each takes what nobody else works on.
+one file system, shares the runs among them: each takes what nobody else works on. Of a
+row that takes few shots (`config.dataset.shots`) every seed has the draw of its number.
 
 A run that fails is told of, and recorded beside its folder; the others go on, and the
 exit status is 1. The same command tries it again.
 """
 
+import inspect
 import pathlib
 import runpy
 
@@ -38,8 +41,12 @@ _BASELINE = flags.DEFINE_string(
 _JOIN = command_line.define_processes()
 
 
-def rows(path: str) -> dict[str, dict]:
+def rows(path: str, arg: str | None = None) -> dict[str, dict]:
     """Name -> fields of every row that the file's `sweep` adds.
+
+    Args:
+      path: of the file.
+      arg: what its `get_config` is given.
 
     Raises:
       InputError: the file has no sweep, or names a row twice.
@@ -54,7 +61,8 @@ def rows(path: str) -> dict[str, dict]:
             raise InputError(f"{path}: sweep adds the row {name!r} twice")
         added[name] = fields
 
-    module["sweep"](add)
+    wants_arg = len(inspect.signature(module["sweep"]).parameters) > 1
+    module["sweep"](add, *((arg,) if wants_arg else ()))
     return added
 
 
@@ -67,7 +75,8 @@ def main() -> int:
         raise InputError(f"--seeds={','.join(_SEEDS.value)} must be numbers") from None
     if len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds={','.join(_SEEDS.value)} names one twice")
-    added = rows(path.split(":")[0])
+    path, _, arg = path.partition(":")
+    added = rows(path, arg or None)
     from jaxad.devices import processes
 
     command_line.use_compilation_cache(config)

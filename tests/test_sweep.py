@@ -32,3 +32,9 @@ def test_a_row_named_twice(tmp_path):
     body = "def sweep(add):\n    add('a', {})\n    add('a', {})\n"
     with pytest.raises(InputError, match="adds the row 'a' twice"):
         sweep.rows(study(tmp_path, body))
+
+
+def test_a_sweep_may_go_by_the_argument_of_the_config(tmp_path):
+    path = study(tmp_path, "def sweep(add, arg):\n    add(f'<{arg}>', {})\n")
+    assert list(sweep.rows(path, "a=1")) == ["<a=1>"]
+    assert list(sweep.rows(path)) == ["<None>"]

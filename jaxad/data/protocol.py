@@ -36,7 +36,7 @@ def check(config: ml_collections.ConfigDict) -> None:
                 f"config.dataset.{field}={value} is for the protocol 2cls_fewshot, "
                 f"not {config.protocol}"
             )
-    require(config.draw in range(5), "dataset.draw", config.draw, "one of 0 to 4")
+    require(config.draw >= 0, "dataset.draw", config.draw, "0 or more")
     require(
         config.shots or not config.draw,
         "dataset.draw",
@@ -77,7 +77,7 @@ def few_shot(category: str, draw: int, shots: int, labels: Sequence[int]) -> lis
 
     Args:
       category: the object.
-      draw: which draw; the paper averages over five, here 0 to 4.
+      draw: which draw, 0 or more; the paper averages over five.
       shots: images of each class.
       labels: of the pool, 0 normal and 1 anomalous.
 

@@ -86,7 +86,7 @@ def fields(task: str = "classification") -> ml_collections.ConfigDict:
     return options
 
 
-def few(shots: int, draw: int = 0) -> dict:
+def _few(shots: int, draw: int) -> dict:
     """The fields of a config that make it one of few shots."""
     options = {f"method.{name}": value for name, value in FEW_SHOT.items()}
     return {
@@ -100,7 +100,11 @@ def few(shots: int, draw: int = 0) -> dict:
 
 
 def configured(
-    config: ml_collections.ConfigDict, task: str, shots: int = 0, draw: int = 0
+    config: ml_collections.ConfigDict,
+    task: str,
+    shots: int = 0,
+    draw: int = 0,
+    epochs: int = 0,
 ) -> ml_collections.ConfigDict:
     """A config of a task, for all labelled images or for few.
 
@@ -110,6 +114,7 @@ def configured(
     Args:
       config: changed in place.
       shots, draw: of `config.dataset`; without shots it is 2cls_highshot.
+      epochs: of `config.method`; 0 leaves them as they are.
     """
     config.method = fields(task)
     config.dataset.protocol = "2cls_highshot"
@@ -119,7 +124,9 @@ def configured(
     if pixels:
         config.detector.blur_sigma = 0.0
     if shots or draw:
-        config.update_from_flattened_dict(few(shots, draw))
+        config.update_from_flattened_dict(_few(shots, draw))
+    if epochs:
+        config.method.epochs = epochs
     return config
 
 
@@ -218,7 +225,10 @@ def _stage(config, backbone: Backbone, head, levels) -> Stage:
     def init(key, params, item):
         del item
         maps = [jnp.zeros(shape.shape) for shape in shapes]
-        made = head.init(key, maps, size) if segments else head.init(key, maps[0])
+        if segments:
+            made = head.init(key, maps, size)
+        else:  # undecided (ours): few shots would leave a random layer as it is
+            made = jax.tree.map(jnp.zeros_like, head.init(key, maps[0]))
         variables = {"backbone": params["backbone"], "head": made}
         learnt = {part: variables[part]["params"] for part in variables}
         statistics = {

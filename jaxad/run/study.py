@@ -85,7 +85,7 @@ def jobs(
     Args:
       config: what every row starts from.
       rows: name -> {"a.b": value}.
-      seeds: of every row.
+      seeds: of every row; of one that takes few shots they are its draws as well.
       folder: of the study.
 
     Raises:
@@ -104,9 +104,13 @@ def jobs(
                 f"{place}; rename one"
             )
         names[place] = name
-        together = row.method.get("vectorize", 1) != 1
+        few = row.dataset.shots > 0
+        together = row.method.get("vectorize", 1) != 1 and not few
         for group in [list(seeds)] if together else [[seed] for seed in seeds]:
-            configs = [_with(row, name, {"seed": seed}) for seed in group]
+            configs = [
+                _with(row, name, {"seed": x} | ({"dataset.draw": x} if few else {}))
+                for x in group
+            ]
             found.append(Job(name, group, configs, folder / place))
     return found
 

@@ -193,3 +193,11 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     with locks.tried(tmp_path / "run") as mine:
         assert mine
     assert not lock.exists()
+
+
+def test_a_seed_of_few_shots_is_a_draw(tmp_path):
+    few = {"dataset.protocol": "2cls_fewshot", "dataset.shots": 5}
+    rows = {"few": few, "all": {}}
+    found = study.jobs(config_lib.base(), rows, [0, 3], tmp_path)
+    drawn = [(one.seed, one.dataset.draw) for job in found for one in job.configs]
+    assert drawn == [(0, 0), (3, 3), (0, 0), (3, 0)]

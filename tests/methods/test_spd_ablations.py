@@ -1,0 +1,80 @@
+"""Every row of SPot-the-Difference's tables is a run that could begin."""
+
+import importlib
+import json
+import pathlib
+
+import pytest
+
+from jaxad import config as config_lib
+from jaxad import methods, sweep
+from jaxad.errors import InputError
+from jaxad.methods import spd, two_class
+from jaxad.run import study
+
+ROOT = pathlib.Path(__file__).parents[2]
+NAMES = [path.stem for path in (ROOT / "configs/ablations").glob("spd_*.py")]
+
+
+def jobs(name, arg, folder, monkeypatch):
+    """A job for every row, whose configs are completed and valid."""
+    monkeypatch.syspath_prepend(ROOT)
+    table = importlib.import_module(f"configs.ablations.{name}")
+    rows = sweep.rows(str(ROOT / f"configs/ablations/{name}.py"), arg)
+    found = study.jobs(table.get_config(arg), rows, [0], folder)
+    for job in found:
+        (config,) = job.configs
+        config_lib.validate(config)
+        config_lib.check(methods.fields(config), config.method, "method")
+    return found
+
+
+def distinct(found):
+    shown = {job.configs[0].to_json() for job in found}
+    assert len(found) == len(shown) > 1
+    return {job.row: job.configs[0] for job in found}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_differ(name, tmp_path, monkeypatch):
+    distinct(jobs(name, None, tmp_path, monkeypatch))
+
+
+def test_every_base_has_its_recipe(tmp_path, monkeypatch):
+    rows = distinct(jobs("spd_base", "path=a", tmp_path, monkeypatch))
+    assert [*rows] == [f"{b}{s}" for b in spd.BASES for s in ("", " + SPD")]
+    moco, supervised = rows["moco + SPD"].method, rows["supervised"].method
+    assert (moco.eta, moco.batch_size, moco.groups) == (0.1, 256, 8)
+    assert (supervised.eta, supervised.term) == (0.0, "classifier")
+    small = distinct(jobs("spd_base", "data=elpv", tmp_path, monkeypatch))
+    assert {row.method.batch_size for row in small.values()} == {64}
+
+
+def test_few_shots_take_all_that_they_have(tmp_path, monkeypatch):
+    rows = distinct(jobs("spd_few_shot", "data=elpv,epochs=3", tmp_path, monkeypatch))
+    for (name, row), shots in zip(rows.items(), (5, 10), strict=True):
+        assert name == f"{shots} shots" and row.dataset.shots == shots
+        assert row.threshold.calibration == "none"
+        assert (row.method.epochs, row.method.encoder_factor) == (3, 0.1)
+    default = distinct(jobs("spd_few_shot", None, tmp_path, monkeypatch))
+    epochs = two_class.FEW_SHOT["epochs"]
+    assert {row.method.epochs for row in default.values()} == {epochs}
+
+
+def test_detectors_of_what_was_pretrained(tmp_path, monkeypatch):
+    for name, network in (("eta=0/0", "resnet50"), ("eta=1/0", "resnet18")):
+        place = tmp_path / name
+        place.mkdir(parents=True)
+        (place / "backbone.safetensors").touch()
+        (place / "backbone.json").write_text(json.dumps({"name": network}))
+    arg = f"pretrained={tmp_path},data=mvtec"
+    rows = distinct(jobs("spd_downstream", arg, tmp_path, monkeypatch))
+    assert len(rows) == 4
+    padim = rows["eta=1/0, padim"]
+    assert (padim.backbone.name, padim.detector.dim) == ("resnet18", 100)
+    assert padim.backbone.weights == str(tmp_path / "eta=1/0/backbone.safetensors")
+    patchcore = rows["eta=0/0, patchcore"]
+    assert (patchcore.detector.name, patchcore.backbone.name) == ("knn", "resnet50")
+    assert patchcore.dataset.name == "mvtec_ad"
+    with pytest.raises(InputError, match="pretrained=.* has no backbone.safetensors"):
+        jobs("spd_downstream", "pretrained=nowhere", tmp_path, monkeypatch)
