@@ -25,7 +25,7 @@ FROZEN = {"method.encoder_factor": 0.0, "method.statistics": "frozen"}
 def make_config(path, task, backbone="plugins.encoder", **fields):
     config = runs.config(path, **{"backbone.name": backbone, "metrics": ("visa",)})
     two_class.configured(config, task)
-    config.method.update(widths=NARROW, learning_rate=0.01, epochs=30)
+    config.method.update(widths=NARROW, learning_rate=0.01, epochs=80)
     config.update_from_flattened_dict(fields)
     return config
 
