@@ -1,7 +1,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -16,22 +15,58 @@ def image(seed=0, side=SIDE):
     return np.kron(coarse, np.ones((side // 6, side // 6, 1))).astype(np.float32)
 
 
-def batch(generator, n=64, **options):
-    return _batch(generator, n, tuple(sorted(options.items())))
-
-
 @functools.cache
-def _batch(generator, n, options):
-    """`n` samples of a generator on one image."""
-    keys = jax.random.split(jax.random.key(0), n)
-    # The noise as texture compiles fastest; one test below takes a picture.
-    extra = {anomalies.perlin: (None,), anomalies.nsa: (image(1),)}
+def batch(generator):
+    """64 samples of a generator on one image."""
+    if generator is anomalies.perlin:
+        return perlin()
+    if generator is anomalies.nsa:
+        return nsa()
+    return draw(jax.random.key(0), image(), generator=generator)
 
+
+# Programs are what costs time here: a generator's constants that are no shapes are
+# arguments of one.
+
+
+@functools.partial(jax.jit, static_argnames=("generator", "static"))
+def _draw(key, pictures, numbers, generator, static):
     def one(key):
-        return generator(key, image(), *extra.get(generator, ()), **dict(options))
+        return generator(key, *pictures, **numbers, **dict(static))
 
-    images, masks = jax.jit(jax.vmap(one))(keys)
-    return np.asarray(images), np.asarray(masks)
+    return jax.vmap(one)(jax.random.split(key, 64))
+
+
+def draw(key, *pictures, generator, static=(), **numbers):
+    found = _draw(key, pictures, numbers, generator, static)
+    return tuple(map(np.asarray, found))
+
+
+def perlin(**numbers):
+    numbers = dict(threshold=0.5, unchanged=0.5) | numbers
+    # The noise as texture compiles fastest; one test below takes a picture.
+    pictures = image(), None
+    return draw(jax.random.key(0), *pictures, generator=anomalies.perlin, **numbers)
+
+
+NUMBERS = dict(
+    half_offset=0.03, half_scale=0.05, resize_deviation=0.5,
+    patches=3, further=0.5, visible=1.0,
+)  # fmt: skip
+
+
+def nsa(picture=None, source=None, key=0, static=(), **numbers):
+    picture = image() if picture is None else picture
+    pictures = picture, image(1) if source is None else source
+    options = dict(generator=anomalies.nsa, static=static) | NUMBERS | numbers
+    return draw(jax.random.key(key), *pictures, **options)
+
+
+alone = jax.jit(
+    lambda generator, *arguments, **static: generator(*arguments, **static),
+    static_argnums=0,
+    static_argnames=("jitter", "area", "aspect", "blur", "literal", "background"),
+)
 
 
 GENERATORS = [
@@ -66,8 +101,8 @@ def test_range_shape_and_what_lies_outside_the_mask(generator):
 def test_a_sample_is_the_same_alone_and_in_a_batch():
     images, masks = batch(anomalies.nsa)
     key = jax.random.split(jax.random.key(0), 64)[5]
-    alone, mask = jax.jit(anomalies.nsa)(key, image(), image(1))
-    np.testing.assert_allclose(alone, images[5], atol=1e-6)
+    found, mask = alone(anomalies.nsa, key, image(), image(1))
+    np.testing.assert_allclose(found, images[5], atol=1e-6)
     np.testing.assert_array_equal(mask, masks[5])
 
 
@@ -89,14 +124,13 @@ def test_perlin_noise_equals_the_naive_sum():
     rng = np.random.default_rng(0)
     gradients = rng.normal(size=(5, 5, 2))
     y, x = rng.random((2, 30)) * 4
-    ours = anomalies.perlin_noise(jnp.asarray(gradients.reshape(25, 2)), 5, y, x)
+    corners = np.arange(4.0)
+    at = np.append(y, corners), np.append(x, corners)
+    flat = gradients.reshape(25, 2)
+    ours = jax.jit(anomalies.perlin_noise, static_argnums=1)(flat, 5, *at)
     expected = [naive_perlin(gradients, *at) for at in zip(y, x, strict=True)]
-    np.testing.assert_allclose(ours, expected, atol=1e-5)
-    corners = jnp.arange(4.0)
-    noise = anomalies.perlin_noise(
-        jnp.asarray(gradients.reshape(25, 2)), 5, corners, corners
-    )
-    np.testing.assert_allclose(noise, 0, atol=1e-6)
+    np.testing.assert_allclose(ours[:30], expected, atol=1e-5)
+    np.testing.assert_allclose(ours[30:], 0, atol=1e-6)
 
 
 def test_perlin_blends_as_draem_says():
@@ -119,7 +153,7 @@ def test_perlin_blends_as_draem_says():
 
 @pytest.mark.parametrize("unchanged", [0.5, 1.0])
 def test_perlin_leaves_that_share_unchanged(unchanged):
-    _, masks = batch(anomalies.perlin, unchanged=unchanged)
+    _, masks = perlin(unchanged=unchanged)
     empty = (masks.sum((1, 2)) == 0).mean()
     # Noise that never exceeds a half leaves a mask empty, too.
     assert unchanged - 0.15 <= empty <= min(unchanged + 0.3, 1)
@@ -128,33 +162,32 @@ def test_perlin_leaves_that_share_unchanged(unchanged):
 
 def test_perlins_constants():
     keys = jax.random.split(jax.random.key(0), 16)
+    share = [perlin(threshold=t, unchanged=0.0)[1].mean() for t in (3.0, 0.5, 0.2)]
+    assert share[0] == 0 < share[1] < share[2]
 
-    @jax.jit
-    def share(threshold):
-        def mask(key):
-            options = {"threshold": threshold, "unchanged": 0.0}
-            return anomalies.perlin(key, image(), None, **options)[1]
-
-        return jax.vmap(mask)(keys).mean()
-
-    assert share(3.0) == 0 < share(0.5) < share(0.2)
-
-    def noise(**options):
-        draw = functools.partial(
-            anomalies.turned_perlin_noise, size=(SIDE, SIDE), **options
-        )
-        return np.asarray(jax.jit(jax.vmap(draw))(keys))
+    @functools.partial(jax.jit, static_argnames="lattices")
+    def noise(lattices=6, rotation=90.0):
+        options = dict(lattices=lattices, rotation=rotation)
+        return jax.vmap(
+            lambda key: anomalies.turned_perlin_noise(key, (SIDE, SIDE), **options)
+        )(keys)
 
     # A turned lattice leaves pixels out, which are zero; a lattice of one cell that is
     # not turned does not, and is smooth: no pixel is far from the next.
-    one = noise(lattices=1, rotation=0.0)
-    assert (one[:, 1:, 1:] == 0).mean() < 0.01 < (noise(lattices=1) == 0).mean()
-    steps = [np.abs(np.diff(x, axis=1)).max() for x in (one, noise(rotation=0.0))]
+    one, turned, fine = (
+        np.asarray(noise(lattices=lattices, rotation=rotation))
+        for lattices, rotation in ((1, 0.0), (1, 90.0), (6, 0.0))
+    )
+    assert (one[:, 1:, 1:] == 0).mean() < 0.01 < (turned == 0).mean()
+    steps = [np.abs(np.diff(x, axis=1)).max() for x in (one, fine)]
     assert steps[0] < 4 / SIDE < steps[1]
 
 
 def test_perlin_can_turn_the_image_itself():
-    images, masks = batch(anomalies.perlin, unchanged=1.0, rotate_image=1.0)
+    images, masks = draw(
+        jax.random.key(0), image(), None, generator=anomalies.perlin,
+        static=(("unchanged", 1.0), ("rotate_image", 1.0)),
+    )  # fmt: skip
     assert masks.max() == 0
     assert (np.abs(images - image()).max((1, 2, 3)) > 0.1).mean() > 0.9
 
@@ -179,15 +212,15 @@ def test_how_a_texture_varies_is_up_to_its_bounds():
     )  # fmt: skip
 
     @jax.jit
-    def vary(key):
-        none = anomalies.vary_texture(key, picture, changes=0)
-        return none, anomalies.vary_texture(key, picture, changes=10, **still)
+    def vary(changes):
+        varied = anomalies.vary_texture(
+            jax.random.key(0), picture, changes=changes, **still
+        )
+        kept = colour.posterise(picture, 8)
+        return varied, colour.equalise(colour.autocontrast(1 - kept, 0.0))
 
-    none, all_ten = vary(jax.random.key(0))
-    np.testing.assert_array_equal(none, picture)
-    kept = colour.posterise(picture, 8)
-    want = colour.equalise(colour.autocontrast(1 - kept, 0.0))
-    np.testing.assert_allclose(all_ten, want, atol=1e-5)
+    np.testing.assert_array_equal(vary(0)[0], picture)
+    np.testing.assert_allclose(*vary(10), atol=1e-5)
 
 
 def test_patch_area_and_aspect_are_in_the_bounds():
@@ -206,8 +239,9 @@ def test_patch_area_and_aspect_are_in_the_bounds():
 
 
 def test_patch_is_a_copy_from_elsewhere_in_the_image():
-    base = jnp.arange(SIDE * SIDE * 3.0).reshape(SIDE, SIDE, 3) / (SIDE * SIDE * 3)
-    out, mask = anomalies.cutpaste_patch(jax.random.key(4), base, jitter=0.0)
+    base = np.arange(SIDE * SIDE * 3.0, dtype=np.float32).reshape(SIDE, SIDE, 3)
+    base /= SIDE * SIDE * 3
+    out, mask = alone(anomalies.cutpaste_patch, jax.random.key(4), base, jitter=0.0)
     index = np.rint(np.asarray(out)[..., 0] * SIDE * SIDE).astype(int)
     where = np.argwhere(np.asarray(mask) > 0)
     source = np.stack(np.unravel_index(index[tuple(where.T)], (SIDE, SIDE)), -1)
@@ -239,9 +273,9 @@ def test_smooth_blend_is_its_formula(literal):
 
     3 pixels of 224 are 0.64 of 48, and the Gaussian reaches 2 pixels far.
     """
-    flat = jnp.full((SIDE, SIDE, 3), 0.5)
-    out, mask = anomalies.smooth_blend(
-        jax.random.key(2), flat,
+    flat = np.full((SIDE, SIDE, 3), 0.5, np.float32)
+    out, mask = alone(
+        anomalies.smooth_blend, jax.random.key(2), flat,
         area=(0.1, 0.1), jitter=(0.4, 0, 0, 0), blur=(3.0, 3.0), literal=literal,
     )  # fmt: skip
     out, mask = np.asarray(out), np.asarray(mask)
@@ -260,51 +294,49 @@ def test_smooth_blend_is_its_formula(literal):
 
 def test_smooth_blend_shows_a_piece_of_the_image():
     """Deep inside, where alpha is 1: a copy from elsewhere."""
-    y, x = jnp.mgrid[:SIDE, :SIDE] / SIDE
-    ramp = jnp.stack([y, x, 0 * x], -1)
-    still = dict(area=(0.15, 0.15), aspect=(1.0, 1.0), jitter=(0, 0, 0, 0))
-    out, mask = anomalies.smooth_blend(jax.random.key(1), ramp, blur=(1, 1), **still)
+    y, x = np.mgrid[:SIDE, :SIDE] / np.float32(SIDE)
+    ramp = np.stack([y, x, 0 * x], -1).astype(np.float32)
+    out, mask = alone(
+        anomalies.smooth_blend, jax.random.key(1), ramp,
+        area=(0.15, 0.15), aspect=(1.0, 1.0), jitter=(0, 0, 0, 0), blur=(1, 1),
+    )  # fmt: skip
     deep = scipy.ndimage.binary_erosion(np.asarray(mask), iterations=2)
     shift = np.rint((np.asarray(out) - np.asarray(ramp))[deep] * SIDE).astype(int)
     assert len(shift) > 100 and (shift == shift[0]).all() and np.abs(shift[0]).max() > 0
 
 
 def test_nsa_draws_one_to_three_patches():
-    large = dict(half_height=(0.2, 0.3), half_width=(0.2, 0.3))
-    _, one = batch(anomalies.nsa, patches=1, **large)
-    _, three = batch(anomalies.nsa, **large)
+    _, one = nsa(half_offset=0.2, patches=1)
+    _, three = nsa(half_offset=0.2)
     assert (one.sum((1, 2)) > 0).mean() > 0.9
     assert three.mean() > 1.2 * one.mean()
 
 
 def test_nsas_constants():
-    large = dict(half_height=(0.2, 0.3), half_width=(0.2, 0.3))
-    _, one = batch(anomalies.nsa, patches=1, **large)
-    _, never = batch(anomalies.nsa, further=0.0, **large)
+    _, one = nsa(half_offset=0.2, patches=1)
+    _, never = nsa(half_offset=0.2, further=0.0)
     np.testing.assert_array_equal(never, one)
-    # Without spread every patch has the least sides, 0.2 of 48 pixels, and keeps them;
+    # Without spread every patch has the same sides, 0.2 of 48 pixels, and keeps them;
     # its border is the image's.
-    fixed = dict(half_scale=0.0, resize_deviation=0.0, patches=1, median=1)
-    _, masks = batch(
-        anomalies.nsa, half_height=(0.1, 0.4), half_width=(0.1, 0.4), **fixed
-    )
+    fixed = dict(half_offset=0.1, half_scale=0.0, resize_deviation=0.0, patches=1)
+    _, masks = nsa(**fixed)
     assert 0 < masks.any(2).sum(1).max() <= 10 - 2
-    _, blind = batch(anomalies.nsa, visible=256.0, **fixed)
+    _, blind = nsa(**fixed, visible=256.0)
     assert blind.max() == 0
 
 
 def test_nsa_keeps_whole_sides_within_the_bounds():
     """Half sides in the source, but whole sides where they land."""
-    bounds = dict(half_height=(0.2, 0.25), half_width=(0.2, 0.4))
-    _, masks = batch(anomalies.nsa, patches=1, **bounds)
+    bounds = ("half_height", (0.2, 0.25)), ("half_width", (0.2, 0.4))
+    _, masks = nsa(static=bounds, patches=1)
     assert 8 <= masks.any(2).sum(1).max() <= 0.25 * SIDE == 12
     assert 12 < masks.any(1).sum(1).max() <= round(0.4 * SIDE) == 19
 
 
 def test_nsa_of_the_image_itself_at_its_own_scale_may_come_out_empty():
-    flat = jnp.full((SIDE, SIDE, 3), 0.4)
-    out, mask = anomalies.nsa(jax.random.key(0), flat, flat)
-    np.testing.assert_allclose(out, flat, atol=1e-5)
+    flat = np.full((SIDE, SIDE, 3), 0.4, np.float32)
+    out, mask = nsa(flat, flat)
+    np.testing.assert_allclose(out, np.stack([flat] * 64), atol=1e-5)
     assert mask.sum() == 0
 
 
@@ -317,22 +349,19 @@ def objects(left, right):
     return (disc[..., None] * shade[..., None]).repeat(3, -1).astype(np.float32), disc
 
 
+BACKGROUND = ("background", (0, 20)), ("min_object", 0.7), ("min_overlap", 0.25)
+
+
 def test_nsa_with_a_background_stays_on_the_object():
     picture, disc = objects(SIDE // 5, 4 * SIDE // 5)
-    options = dict(background=(0, 20), min_object=0.7, min_overlap=0.25)
-    keys = jax.random.split(jax.random.key(5), 32)
-    draw = jax.jit(
-        jax.vmap(lambda key: anomalies.nsa(key, picture, picture[::-1], **options))
-    )
-    _, masks = draw(keys)
-    masks = np.asarray(masks)
+    _, masks = nsa(picture, picture[::-1], 5, BACKGROUND)
     assert masks.any((1, 2)).mean() > 0.5  # a place is found for most
     # Of the patch's object at least a quarter lies on the image's; without the rule
     # some lie wholly beside it.
-    free = jax.vmap(lambda key: anomalies.nsa(key, picture, picture[::-1]))(keys)[1]
+    _, free = nsa(picture, picture[::-1], 5)
 
     def least_share_on_the_object(masks):
-        masks = np.asarray(masks)[np.asarray(masks).any((1, 2))]
+        masks = masks[masks.any((1, 2))]
         return ((masks * disc[None]).sum((1, 2)) / masks.sum((1, 2))).min()
 
     assert least_share_on_the_object(masks) > 0.2
@@ -343,6 +372,7 @@ def test_nsa_leaves_an_image_without_an_object_as_it_is():
     black = np.zeros((SIDE, SIDE, 3), np.float32)
     picture, _ = objects(SIDE // 5, 4 * SIDE // 5)
     for image, source in ((black, picture), (picture, black)):
-        out, mask = anomalies.nsa(jax.random.key(0), image, source, background=(0, 20))
+        key = jax.random.key(0)
+        out, mask = alone(anomalies.nsa, key, image, source, background=(0, 20))
         np.testing.assert_array_equal(out, image)
         assert mask.sum() == 0

@@ -1,56 +1,51 @@
-"""TFDS's own test case on every builder. The only tests that import TensorFlow."""
+"""TFDS's own test case on every builder. The only test that imports TensorFlow."""
 
+import unittest
 import warnings
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # TensorFlow's own
-    import tensorflow  # noqa: F401
-    import tensorflow_datasets as tfds
 
 import pytest
 
 from tfds_builders import btad, elpv, mvtec_ad, visa
 
-pytestmark = pytest.mark.filterwarnings("ignore")
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("builder", "configs", "splits"),
+    [
+        (elpv, ["mono", "poly"], {"train": 3, "test": 4}),
+        (
+            elpv,
+            ["mono_uncertain", "poly_uncertain"],
+            {"train": 3, "test": 4, "uncertain": 2},
+        ),
+        (mvtec_ad, ["bottle", "grid"], {"train": 3, "test": 4}),
+        (visa, ["candle_1cls", "pcb1_1cls"], {"train": 3, "test": 5}),
+        (visa, ["candle_2cls_highshot"], {"train": 3, "test": 5}),
+        (visa, ["candle_2cls_fewshot"], {"train": 4, "test": 4}),
+        (btad, ["01", "03"], {"train": 3, "test": 4}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_builder_is_what_tfds_asks_for(builder, configs, splits):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorFlow's own
+        import tensorflow  # noqa: F401
+        import tensorflow_datasets as tfds
 
-class ElpvTest(tfds.testing.DatasetBuilderTestCase):
-    DATASET_CLASS = elpv.Builder
-    BUILDER_CONFIG_NAMES_TO_TEST = ["mono", "poly"]
-    SPLITS = {"train": 3, "test": 4}
-
-
-class ElpvUncertainTest(tfds.testing.DatasetBuilderTestCase):
-    DATASET_CLASS = elpv.Builder
-    BUILDER_CONFIG_NAMES_TO_TEST = ["mono_uncertain", "poly_uncertain"]
-    SPLITS = {"train": 3, "test": 4, "uncertain": 2}
-
-
-class MvtecAdTest(tfds.testing.DatasetBuilderTestCase):
-    DATASET_CLASS = mvtec_ad.Builder
-    BUILDER_CONFIG_NAMES_TO_TEST = ["bottle", "grid"]
-    SPLITS = {"train": 3, "test": 4}
-
-
-class VisaOneClassTest(tfds.testing.DatasetBuilderTestCase):
-    DATASET_CLASS = visa.Builder
-    BUILDER_CONFIG_NAMES_TO_TEST = ["candle_1cls", "pcb1_1cls"]
-    SPLITS = {"train": 3, "test": 5}
-
-
-class VisaTwoClassTest(tfds.testing.DatasetBuilderTestCase):
-    DATASET_CLASS = visa.Builder
-    BUILDER_CONFIG_NAMES_TO_TEST = ["candle_2cls_highshot"]
-    SPLITS = {"train": 3, "test": 5}
-
-
-class VisaFewShotTest(tfds.testing.DatasetBuilderTestCase):
-    DATASET_CLASS = visa.Builder
-    BUILDER_CONFIG_NAMES_TO_TEST = ["candle_2cls_fewshot"]
-    SPLITS = {"train": 4, "test": 4}
-
-
-class BtadTest(tfds.testing.DatasetBuilderTestCase):
-    DATASET_CLASS = btad.Builder
-    BUILDER_CONFIG_NAMES_TO_TEST = ["01", "03"]
-    SPLITS = {"train": 3, "test": 4}
+    case = type(
+        "BuilderTest",
+        (tfds.testing.DatasetBuilderTestCase,),
+        {
+            # Where the case looks for the builder's dummy data.
+            "__module__": __name__,
+            "DATASET_CLASS": builder.Builder,
+            "BUILDER_CONFIG_NAMES_TO_TEST": configs,
+            "SPLITS": splits,
+        },
+    )
+    suite, result = unittest.TestSuite(), unittest.TestResult()
+    suite.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(case))
+    suite.run(result)
+    assert result.testsRun > 0 and result.wasSuccessful(), "\n".join(
+        text for _, text in result.failures + result.errors
+    )
