@@ -26,7 +26,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import scipy.stats
+import scipy  # `scipy.stats` is slow to import, which its first use does
 from numpy.typing import ArrayLike
 
 from jaxad.errors import InputError

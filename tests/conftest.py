@@ -7,6 +7,7 @@ import tempfile
 # TensorFlow is a test-only dependency and logs to stderr at import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import calls
 import jax
 import pytest
 import runs
@@ -45,6 +46,14 @@ if not flags.FLAGS.is_parsed():
 def pytest_unconfigure():
     if _COMPILED:
         shutil.rmtree(_COMPILED, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def server():
+    """Starts commands."""
+    made = calls.Server()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

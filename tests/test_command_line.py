@@ -168,7 +168,7 @@ def test_jaxad_alone_lists_the_commands(helps):
     assert status == 0 and not jax
     for name in entry.COMMANDS:
         assert f"\n  {name} " in text
-    assert helps["--version"][:2] == [0, jaxad.__version__]
+    assert helps["--version"][:2] == (0, jaxad.__version__)
 
 
 def test_every_command_can_be_called_by_its_name():

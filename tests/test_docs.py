@@ -155,8 +155,6 @@ SMALL = (
     "--config.compilation_cache=",
 )
 DEMO = ("main", "--config", "patchcore_folder:path=mono", "--workdir", "runs/demo")
-# What is imported once for all commands.
-MODULES = ("jaxad.run.extend", "jaxad.run.doctor", "jaxad.inference.judge")
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +180,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def answers(folder):
+def answers(folder, server):
     """(exit status, output): of commands with --help, of those run, of Python."""
     asked = {}
     for words in TYPED:
@@ -200,7 +198,7 @@ def answers(folder):
     for page, text in SCRIPTS.items():
         (folder / f"{page}.py").write_text(text)
         asked["python", page] = ["python", f"{page}.py"]
-    found = calls.calls(list(asked.values()), folder, MODULES)
+    found = calls.calls(list(asked.values()), folder, server)
     found = [(status, text) for status, text, _ in found]
     return dict(zip(asked, found, strict=True))
 

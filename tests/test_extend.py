@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -358,17 +356,9 @@ def test_an_unfinished_base(base, places, tmp_path):
         extend.run(str(tmp_path / "base"), str(places / "more"), str(tmp_path / "new"))
 
 
-def test_command(places, tmp_path):
-    def command(module, *arguments):
-        return subprocess.run(
-            [sys.executable, "-m", f"jaxad.{module}", *map(str, arguments)],
-            cwd=ROOT,
-            env=runs.environment(devices=1),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+def test_command(places, server, tmp_path):
+    def command(*arguments):
+        return server.call(*arguments, environment=runs.environment(devices=1))
 
     base, new = tmp_path / "base", tmp_path / "new"
     done = command(

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -29,18 +28,16 @@ SMALL = (
 )
 
 
-def command(*arguments, devices=1):
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return subprocess.run(
-        [sys.executable, "-m", "jaxad.main", *map(str, arguments)],
-        cwd=ROOT,
-        # Programs as users have them, whatever `make test` says.
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+@pytest.fixture(scope="module")
+def command(server):
+    # Programs as users have them, whatever `make test` says.
+    environment = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+
+    def call(*arguments, devices="1"):
+        devices = {"JAX_NUM_CPU_DEVICES": devices}
+        return server.call("main", *arguments, environment=environment | devices)
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +50,7 @@ def places(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, places):
+def finished(tmp_path_factory, places, command):
     """The folder and the output of a run of two categories."""
     workdir = tmp_path_factory.mktemp("run") / "two words"
     done = command(
@@ -113,7 +110,7 @@ def test_a_report_shows_all_images(finished):
     assert page.count('data-label="1"') == 12 and "no picture" not in page
 
 
-def test_a_finished_run_does_nothing(finished, places):
+def test_a_finished_run_does_nothing(finished, places, command):
     workdir, _ = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     again = command(
@@ -126,7 +123,9 @@ def test_a_finished_run_does_nothing(finished, places):
     assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bytes(finished, places, tmp_path):
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    finished, places, command, tmp_path
+):
     """As if killed after fitting poly, before its scores were written."""
     source, _ = finished
     workdir = tmp_path / "run"
@@ -144,11 +143,11 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(finished, places, tmp_path
         assert (workdir / name).read_bytes() == (source / name).read_bytes()
 
 
-def test_eight_devices_give_the_bytes_of_one(finished, places, tmp_path):
+def test_eight_devices_give_the_bytes_of_one(finished, places, command, tmp_path):
     source, _ = finished
     done = command(
         "--config", ELPV, "--workdir", tmp_path / "run", *SMALL, *places,
-        devices=8,
+        devices="8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     scores = (tmp_path / "run" / "mono" / "scores.csv").read_bytes()
@@ -227,7 +226,7 @@ def test_a_config_by_name_in_any_folder_and_a_workdir_by_default(things, tmp_pat
     assert (workdir / "results.json").exists()
 
 
-def test_without_its_data_a_data_set_says_how_to_get_it(tmp_path):
+def test_without_its_data_a_data_set_says_how_to_get_it(command, tmp_path):
     """The user's own command; nothing is downloaded."""
     place = f"--config.dataset.data_dir={tmp_path}"
     done = command("--config", "configs/tocoad_mvtec.py", place)
@@ -269,7 +268,7 @@ def test_without_its_data_a_data_set_says_how_to_get_it(tmp_path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_mistakes_end_in_one_sentence(arguments, message, places, tmp_path):
+def test_mistakes_end_in_one_sentence(arguments, message, places, command, tmp_path):
     workdir = tmp_path / "run"
     failed = command(*arguments, *(places if arguments else ()), "--workdir", workdir)
     assert failed.returncode == 2, failed.stderr

@@ -31,7 +31,7 @@ import dataclasses
 import math
 
 import numpy as np
-import scipy.stats
+import scipy  # `scipy.stats` is slow to import, which its first use does
 from numpy.typing import ArrayLike
 
 from jaxad.errors import InputError
@@ -111,14 +111,14 @@ def _keeps(k, n: int, rate: float, confidence: float | None):
     if confidence is None:
         # As p-values are computed, so that a verdict is p <= rate to the last bit.
         return k / (n + 1) <= rate
-    return scipy.stats.beta.sf(rate, k, n + 1 - k) <= 1 - confidence
+    return scipy.special.betaincc(k, n + 1 - k, rate) <= 1 - confidence
 
 
 def promise(k: int, images: int, confidence: float | None = None) -> float:
     """The lowest rate that the k-th largest score keeps; arguments as for `rank`."""
     if confidence is None:
         return k / (images + 1)
-    return float(scipy.stats.beta.isf(1 - confidence, k, images + 1 - k))
+    return float(scipy.special.betainccinv(k, images + 1 - k, 1 - confidence))
 
 
 def best_promise(images: int, confidence: float | None = None) -> float:
@@ -368,7 +368,9 @@ def proportion_interval(
     """
     if total == 0:
         return 0.0, 1.0
-    low, high = scipy.stats.binomtest(count, total).proportion_ci(level, "exact")
+    tail, others = (1 - level) / 2, total - count
+    low = scipy.special.betaincinv(count, others + 1, tail) if count else 0.0
+    high = scipy.special.betainccinv(count + 1, others, tail) if others else 1.0
     return float(low), float(high)
 
 

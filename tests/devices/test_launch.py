@@ -4,8 +4,6 @@ import pathlib
 import re
 import signal
 import socket
-import subprocess
-import sys
 import textwrap
 import time
 
@@ -21,34 +19,27 @@ from jaxad.run import experiment
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def start(code, *arguments, count=2):
-    """Processes of four devices each that run the code, as 0, 1, ... of one run."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code), *arguments]
-            + ["--coordinator", f"127.0.0.1:{port}", "--num_processes", str(count)]
-            + ["--process_id", str(process)],
-            cwd=ROOT,
-            env=runs.environment(devices=4),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for process in range(count)
-    ]
+@pytest.fixture
+def together(server):
+    """Runs code in two processes of four devices each, as 0 and 1 of one run."""
 
+    def run(code, *arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        running = [
+            server.start(
+                *("-c", textwrap.dedent(code), *arguments),
+                *("--coordinator", f"127.0.0.1:{port}", "--num_processes", 2),
+                *("--process_id", process),
+                environment=runs.environment(devices=4),
+            )
+            for process in range(2)
+        ]
+        done = [process.wait() for process in running]
+        return [one.returncode for one in done], [one.stderr for one in done]
 
-def end(running):
-    """Exit statuses and what was written to stderr, once all have ended."""
-    try:
-        errors = [process.communicate(timeout=280)[1] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    return [process.returncode for process in running], errors
+    return run
 
 
 # ---- A whole run
@@ -70,21 +61,21 @@ STOPPED = """
 """
 
 
-def test_two_processes_end_in_the_bytes_of_one(whole, things, tmp_path):
+def test_two_processes_end_in_the_bytes_of_one(whole, things, together, tmp_path):
     """Stopped in the feature pass, by a signal to the one that does not write."""
     given = runs.stoppable_command(things, tmp_path / "run", save_seconds=1e9)
-    codes, errors = end(start(STOPPED, *given))
+    codes, errors = together(STOPPED, *given)
     assert codes == [75, 75], errors
     assert all("the same command goes on from here" in error for error in errors)
     saved = tmp_path / "run/things/unfinished/features"
     assert [path.name for path in saved.iterdir()] == ["000000000"]
-    codes, errors = end(start(MAIN, *given))
+    codes, errors = together(MAIN, *given)
     assert codes == [0, 0], errors
     runs.assert_same(tmp_path / "run", whole)
     assert "things (1 of 1)" in errors[0] and "things (1 of 1)" not in errors[1]
 
 
-def test_two_processes_with_a_budget_a_cache_and_neighbours(things, tmp_path):
+def test_two_processes_with_a_budget_a_cache_and_neighbours(things, together, tmp_path):
     fields = {
         "detector.image_score": "reweighted",
         "detector.reweight_neighbours": 3,
@@ -95,7 +86,7 @@ def test_two_processes_with_a_budget_a_cache_and_neighbours(things, tmp_path):
     experiment.run(config, str(tmp_path / "one"))
     fields["feature_cache"] = str(tmp_path / "cache of two")
     given = runs.stoppable_command(things, tmp_path / "two", **fields)
-    codes, errors = end(start(MAIN, *given))
+    codes, errors = together(MAIN, *given)
     assert codes == [0, 0], errors
     runs.assert_same(tmp_path / "two", tmp_path / "one")
 
@@ -126,10 +117,10 @@ TRAIN = """
 """
 
 
-def test_training_stops_at_the_same_step_and_ends_in_the_same_bytes(tmp_path):
+def test_training_stops_at_the_same_step_and_ends_in_the_same_bytes(together, tmp_path):
     def go(stop_at, folder, told=signal.SIGTERM):
         arguments = str(stop_at), str(tmp_path / folder), str(int(told))
-        return end(start(TRAIN, *arguments))
+        return together(TRAIN, *arguments)
 
     codes, errors = go(-1, "whole")
     assert codes == [0, 0], errors
@@ -168,11 +159,12 @@ SCRIPT = """
 """
 
 
-def fail(action):
-    return end(start(textwrap.dedent(SCRIPT).format(action)))
+@pytest.fixture
+def fail(together):
+    return lambda action: together(textwrap.dedent(SCRIPT).format(action))
 
 
-def test_a_mistake_in_one_ends_all_with_its_sentence():
+def test_a_mistake_in_one_ends_all_with_its_sentence(fail):
     codes, errors = fail("if process == 1: raise InputError('x.png cannot be read')")
     assert codes == [2, 2], errors
     assert "process 1: error: x.png cannot be read" in errors[0]
@@ -180,21 +172,21 @@ def test_a_mistake_in_one_ends_all_with_its_sentence():
     assert "Traceback" not in "".join(errors)
 
 
-def test_a_defect_in_one_ends_all():
+def test_a_defect_in_one_ends_all(fail):
     codes, errors = fail("if process == 0: raise ValueError('oh')")
     assert codes == [1, 1], errors
     assert "process 0: error: failed with ValueError: oh" in errors[1]
     assert "Traceback" in errors[0] and "Traceback" not in errors[1]
 
 
-def test_who_joins_with_another_config_is_named():
+def test_who_joins_with_another_config_is_named(fail):
     codes, errors = fail("processes.require_same({'config.seed': process, 'jax': 1})")
     assert codes == [2, 2], errors
     for error in errors:
         assert "process 1 differs from process 0 in config.seed (1, there 0)" in error
 
 
-def test_disks_of_their_own_are_named(tmp_path):
+def test_disks_of_their_own_are_named(fail, tmp_path):
     there = f"pathlib.Path({str(tmp_path)!r})"
     codes, errors = fail(
         f"processes.require_shared({there} / 'both', 'one');"
@@ -206,7 +198,7 @@ def test_disks_of_their_own_are_named(tmp_path):
     assert [list(folder.iterdir()) for folder in sorted(tmp_path.iterdir())] == [[], []]
 
 
-def test_a_process_that_dies_takes_the_run_down():
+def test_a_process_that_dies_takes_the_run_down(fail):
     before = time.monotonic()
     codes, errors = fail("if process == 1: os.kill(os.getpid(), signal.SIGKILL)")
     assert codes == [75, -signal.SIGKILL], errors
@@ -214,28 +206,27 @@ def test_a_process_that_dies_takes_the_run_down():
     assert time.monotonic() - before < launch._HEARTBEAT
 
 
-def test_the_first_process_is_missed_too():
+def test_the_first_process_is_missed_too(fail):
     codes, errors = fail("if process == 0: os.kill(os.getpid(), signal.SIGKILL)")
     # Whoever is faster: our thread, or JAX's, which aborts.
     assert codes[0] == -signal.SIGKILL and codes[1] in (75, -signal.SIGABRT), errors
     assert "process 0 has not been heard" in errors[1] or "another task" in errors[1]
 
 
-def in_a_new_process(code):
+@pytest.fixture
+def in_a_new_process(server):
     """Joining is for a process that has not used JAX yet. Returns what it prints."""
-    code = "from jaxad.devices import launch\n" + textwrap.dedent(code)
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+
+    def run(code):
+        code = "from jaxad.devices import launch\n" + textwrap.dedent(code)
+        done = server.call("-c", code)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
-def test_what_is_needed_to_join_is_named():
+def test_what_is_needed_to_join_is_named(in_a_new_process):
     printed = in_a_new_process(
         """
         from jaxad.errors import InputError
@@ -257,7 +248,7 @@ def test_a_cluster_that_does_not_tell_is_named(monkeypatch):
         launch._initialise(None, None, None)
 
 
-def test_alone_without_a_cluster():
+def test_alone_without_a_cluster(in_a_new_process):
     printed = in_a_new_process(
         """
         import signal

@@ -362,7 +362,7 @@ def test_detectors_that_are_no_program(whole):
     artefact.require_possible(without, "float32")
 
 
-def test_the_command(whole, made, things, tmp_path):
+def test_the_command(whole, made, things, server, tmp_path):
     """Flags that have no effect, and what is not there, end with one sentence."""
     precious = tmp_path / "thesis.txt"
     precious.write_text("precious")
@@ -380,14 +380,13 @@ def test_the_command(whole, made, things, tmp_path):
         (f"--run={tmp_path / 'unfinished'}", to, out): "has no finished detector",
         (f"--run={tmp_path / 'moved'}", to, out): "name some with --images",
     }
-    modules = ("jaxad.inference.gate", "jaxad.run.identity")
     asked = [["export", *arguments] for arguments in wrong]
-    answers = calls.calls(asked, tmp_path, modules)
+    answers = calls.calls(asked, tmp_path, server)
     for (status, text, _), message in zip(answers, wrong.values(), strict=True):
         assert status == 2 and message in text and "Traceback" not in text, text
     assert precious.read_text() == "precious" and not (tmp_path / "new").exists()
     images = f"--images={things / 'test/square'}"
     moved = ["export", f"--run={tmp_path / 'moved'}", to, out, images]
-    ((status, text, _),) = calls.calls([moved], tmp_path, modules)
+    ((status, text, _),) = calls.calls([moved], tmp_path, server)
     assert status == 0 and "Compared on 4 images on cpu" in text, text
     assert "AUROC" not in text  # all are taken for normal

@@ -2,8 +2,6 @@
 
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -352,20 +350,11 @@ def test_the_table_cuts_long_lists_short():
 
 
 @pytest.mark.parametrize(("broken", "status"), [(False, 0), (True, 1), (None, 2)])
-def test_the_command_has_a_status_for_scripts(config, folder, broken, status):
+def test_the_command_has_a_status_for_scripts(config, folder, server, broken, status):
     if broken:
         (folder / "train/good/000.png").write_bytes(b"")
     path = "nowhere" if broken is None else folder
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "jaxad.check"),
-            *("--config", f"configs/patchcore_folder.py:path={path}"),
-        ],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
+    done = server.call("check", "--config", f"patchcore_folder:path={path}")
     assert done.returncode == status, done.stderr
     if broken is None:
         assert "path='nowhere' does not exist" in done.stderr

@@ -3,8 +3,6 @@
 import errno
 import pathlib
 import signal
-import subprocess
-import sys
 import textwrap
 import weakref
 
@@ -266,25 +264,14 @@ SCRIPT = """
 
 
 @pytest.mark.parametrize(("name", "number"), [("features", 9), ("score", 15)])
-def test_the_command_goes_on(name, number, whole, things, tmp_path):
+def test_the_command_goes_on(name, number, whole, things, server, tmp_path):
     arguments = runs.stoppable_command(things, tmp_path / "run", save_seconds=0)
-    script = [sys.executable, "-c", textwrap.dedent(SCRIPT), name, str(number)]
-    stopped = command([*script, *arguments])
+    environment = runs.environment(devices=2)
+    script = "-c", textwrap.dedent(SCRIPT), name, number
+    stopped = server.call(*script, *arguments, environment=environment)
     assert stopped.returncode == (-9 if number == 9 else 75), stopped.stderr
     if number != 9:
         assert "the same command goes on from here" in stopped.stderr
-    done = command([sys.executable, "-m", "jaxad.main", *arguments])
+    done = server.call("main", *arguments, environment=environment)
     assert done.returncode == 0, done.stderr
     runs.assert_same(tmp_path / "run", whole)
-
-
-def command(arguments):
-    return subprocess.run(
-        arguments,
-        cwd=ROOT,
-        env=runs.environment(devices=2),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
