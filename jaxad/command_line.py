@@ -142,6 +142,16 @@ def workdir(given: str | None) -> str:
     return os.path.join("runs", name)
 
 
+def config_file() -> tuple[str, ml_collections.ConfigDict]:
+    """What the config file is called, and the config that it gives by itself."""
+    flag = flags.FLAGS["config"]
+    typed = config_flags.get_config_filename(flag)
+    path, colon, argument = typed.partition(":")
+    path = pathlib.Path(path)
+    name = path.stem if config_lib.is_ours(str(path)) else path.name
+    return f"{name}{colon}{argument}", flag.parser.parse(typed)
+
+
 def asking(config: ml_collections.ConfigDict, run: Callable) -> Any:
     """`run(config)`, and again where its data are not here and a person wants them.
 

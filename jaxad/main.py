@@ -12,6 +12,7 @@ and `--process_id` where no cluster tells them; README.md has the details.
 """
 
 import os
+import pathlib
 
 from absl import flags
 from ml_collections import config_flags
@@ -44,13 +45,15 @@ def main() -> None:
             data.require_known(config.dataset)  # before all the rest is imported
         from jaxad.devices import processes
         from jaxad.reporting import pages
-        from jaxad.run import experiment, pretrain, results
+        from jaxad.run import experiment, identity, pretrain, results
 
         if processes.first():
             print(f"Workdir: {workdir}", flush=True)
         outcome = command_line.asking(
             config, lambda config: experiment.run(config, workdir)
         )
+        file, defaults = command_line.config_file()
+        identity.note_config_file(pathlib.Path(workdir), file, defaults, config)
         if not processes.first():
             return
     if "backbone" not in outcome:

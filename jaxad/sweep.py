@@ -82,8 +82,9 @@ def main() -> int:
     command_line.use_compilation_cache(config)
     with _JOIN():
         from jaxad.reporting import pages
-        from jaxad.run import experiment, study
+        from jaxad.run import experiment, identity, study
 
+        file, defaults = command_line.config_file()
         folder, first = pathlib.Path(workdir), processes.first()
         jobs = study.jobs(config, added, seeds, folder)
 
@@ -95,7 +96,10 @@ def main() -> int:
             def run(config):
                 for other in job.configs:
                     other.dataset.download = config.dataset.download
-                return experiment.run_together(job.runs)
+                outcomes = experiment.run_together(job.runs)
+                for one, place in job.runs:
+                    identity.note_config_file(pathlib.Path(place), file, defaults, one)
+                return outcomes
 
             return command_line.asking(job.configs[0], run)
 

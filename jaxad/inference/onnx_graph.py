@@ -9,6 +9,7 @@ References:
   ONNX operators, opset `OPSET` (onnx.ai/onnx/operators).
 """
 
+import math
 import string
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -409,20 +410,25 @@ def _taken(graph, found, x, index: np.ndarray):
     return x
 
 
-def _max_pool(graph, equation, x):
-    found = equation.params
+def _pool(graph, equation, x):
+    """The largest of a window, or the sum: so many times the mean with its padding."""
+    found, summed = equation.params, equation.primitive.name == "reduce_window_sum"
+    options = {"count_include_pad": 1} if summed else {}
     window, strides, padding = (
         list(found[name][1:3])
         for name in ("window_dimensions", "window_strides", "padding")
     )
     x = graph.add("Transpose", [x], perm=[0, 3, 1, 2])
     y = graph.add(
-        "MaxPool",
+        "AveragePool" if summed else "MaxPool",
         [x],
         kernel_shape=window,
         strides=strides,
         pads=[low for low, _ in padding] + [high for _, high in padding],
+        **options,
     )
+    if summed:
+        y = graph.add("Mul", [y, np.asarray(math.prod(window), np.float32)])
     return graph.add("Transpose", [y], perm=[0, 2, 3, 1])
 
 
@@ -475,5 +481,6 @@ _NODES: dict[str, Callable[..., Any]] = {
     "dot_general": _dot,
     "conv_general_dilated": _conv,
     "gather": _gather,
-    "reduce_window_max": _max_pool,
+    "reduce_window_max": _pool,
+    "reduce_window_sum": _pool,
 }

@@ -12,7 +12,8 @@ from jaxad.errors import InputError, did_you_mean
 CARD = "detector.json"
 # What a run has beside its categories.
 OF_RUN = (
-    "backbone", "config.json", "features", "report.html", "results.json", "results.md"
+    "backbone", "config.json", "config_file.json", "features", "report.html",
+    "results.json", "results.md",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import jaxlib.version
 import numpy as np
 import safetensors.numpy
 from jax import export
@@ -26,9 +27,11 @@ from jaxad.inference.folder import Loaded
 PROGRAM, ARRAYS = "program.bin", "arrays.safetensors"
 PLATFORMS = ("cpu", "cuda", "tpu")
 _BATCH = 8
+# docs.jax.dev/en/latest/export/export.html, "Compatibility guarantees".
 _WINDOW = (
-    "JAX promises to read a program with its releases of the six months after the one "
-    "that wrote it, and of the three weeks before"
+    "JAX promises to run a program with versions that were built up to six months "
+    "after the one that wrote it, and up to three weeks before; what counts is the day "
+    "of the jaxlib release"
 )
 
 
@@ -55,6 +58,7 @@ def write(folder: pathlib.Path, loaded: Loaded, dtype: np.dtype, bank: str) -> d
         "platforms": list(exported.platforms),
         "jax": {
             "version": jax.__version__,
+            "jaxlib": jaxlib.version.__version__,
             "calling_convention": exported.calling_convention_version,
             "window": _WINDOW,
         },

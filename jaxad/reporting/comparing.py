@@ -34,6 +34,8 @@ class Comparison:
     Attributes:
       auroc: DeLong's test; None where a class is too small.
       average_precision: the paired bootstrap, None likewise.
+      pixels: the same of pixel metrics, by name, images resampled; empty where a run
+        has no masks, and None where one is undefined on a resampled set.
       sides: images that changed sides, losses first; None where a run has no threshold.
       normal_p_value, anomalous_p_value: McNemar's test of the verdicts on the images of
         a class; None likewise.
@@ -41,6 +43,7 @@ class Comparison:
 
     auroc: Difference | None
     average_precision: Difference | None
+    pixels: dict[str, Difference | None]
     sides: list[Sides] | None
     normal_p_value: float | None
     anomalous_p_value: float | None
@@ -87,10 +90,11 @@ def compare(first: Category, second: Category) -> Comparison:
         precision = statistics.paired_bootstrap(
             metrics.average_precision, *scores, labels
         )
+        pixels = _pixels(first, second)
     except InputError:  # a class is missing, or is one image
-        auroc = precision = None
+        auroc, precision, pixels = None, None, {}
     if first.threshold is None or second.threshold is None:
-        return Comparison(auroc, precision, None, None, None)
+        return Comparison(auroc, precision, pixels, None, None, None)
     right = [
         one.threshold.verdicts(one.scores) == (labels == 1) for one in (first, second)
     ]
@@ -104,7 +108,16 @@ def compare(first: Category, second: Category) -> Comparison:
         statistics.verdicts_p_value(right[0][labels == x], right[1][labels == x])
         for x in (0, 1)
     ]
-    return Comparison(auroc, precision, sides, *p_values)
+    return Comparison(auroc, precision, pixels, sides, *p_values)
+
+
+def _pixels(first: Category, second: Category) -> dict[str, Difference | None]:
+    """Raises InputError as `statistics.bootstrap_differences`."""
+    counts = first.pixel_counts, second.pixel_counts
+    if not all(counts):
+        return {}
+    both = [one.metrics() for one in counts]
+    return statistics.bootstrap_differences(*both, first.labels)
 
 
 def _margin(category: Category, i: int) -> float:

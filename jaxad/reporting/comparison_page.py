@@ -9,6 +9,8 @@ from jaxad.reporting.reading import Run
 
 # Of the images that changed sides, those that are shown.
 _SIDES = 200
+# Pixel metrics whose differences are shown, where there are masks.
+_PIXEL_COLUMNS = ("pixel_auroc", "pixel_ap", "aupro_0.3")
 
 
 def context(runs: list[Run], page: pathlib.Path) -> dict[str, Any]:
@@ -51,6 +53,11 @@ def context(runs: list[Run], page: pathlib.Path) -> dict[str, Any]:
         ),
         "columns": run_page.columns(runs),
         "names": names,
+        "pixel_columns": [
+            name
+            for name in _PIXEL_COLUMNS
+            if any(name in part["found"].pixels for part in parts if not part["apart"])
+        ],
         "parts": parts,
         "curves": curves,
         "differing": settings.differing(runs),

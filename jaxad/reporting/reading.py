@@ -12,7 +12,8 @@ from jaxad.detectors.threshold import Threshold
 from jaxad.errors import InputError
 from jaxad.inference.decisions import OUTCOMES
 from jaxad.inference.thumbnails import Thumbnails
-from jaxad.run import results
+from jaxad.resampled import PixelCounts
+from jaxad.run import identity, results
 
 RESULTS, CONFIG, REPORT = "results.json", "config.json", "report.html"
 
@@ -42,6 +43,7 @@ class Category:
         where an earlier version has not written them.
       threshold: of image scores, None where none was asked for.
       pixel_threshold: of anomaly maps, None likewise.
+      pixel_counts: of each test image; None where there are no masks.
       thumbnails: of the test images, as far as there are any.
       suspects: (file, score) of training images, the most unlike the others first.
       suspect_thumbnails: of the first of them, by rank from 0.
@@ -57,6 +59,7 @@ class Category:
     kinds: list[str] | None
     threshold: Threshold | None
     pixel_threshold: float | None
+    pixel_counts: PixelCounts | None
     thumbnails: Thumbnails
     suspects: list[tuple[str, float]]
     suspect_thumbnails: Thumbnails
@@ -80,12 +83,14 @@ class Run:
       folder: its own.
       results: what `results.json` holds.
       config: what `config.json` holds.
+      config_file: what `identity.note_config_file` has written; None where nobody has.
       categories: in the order of the results.
     """
 
     folder: pathlib.Path
     results: dict
     config: dict
+    config_file: dict | None
     categories: list[Category]
 
     @property
@@ -124,7 +129,8 @@ def run(folder: pathlib.Path) -> Run:
         _category(folder / name, name, row)
         for name, row in outcome["categories"].items()
     ]
-    return Run(folder, outcome, config, categories)
+    file = results.read_json(folder / identity.CONFIG_FILE)
+    return Run(folder, outcome, config, file, categories)
 
 
 def _category(folder: pathlib.Path, name: str, row: dict) -> Category:
@@ -144,6 +150,7 @@ def _category(folder: pathlib.Path, name: str, row: dict) -> Category:
         kinds=kinds and [one["defect_type"] for one in kinds],
         threshold=decided and Threshold.from_dict(decided),
         pixel_threshold=decided and decided["pixel_value"],
+        pixel_counts=PixelCounts.load(folder / "pixel_counts.npz"),
         thumbnails=Thumbnails.load(folder / "thumbnails.npz"),
         suspects=[(one["file"], float(one["score"])) for one in suspects],
         suspect_thumbnails=Thumbnails.load(folder / "suspects.npz"),

@@ -11,7 +11,10 @@ from jaxad.run import identity
 
 
 def changed(run: Run) -> dict[str, Any]:
-    """Fields that are not at their default, and all fields as they are."""
+    """Fields that are not as the run's config file has them, and all as they are.
+
+    Of a run without one, those that are not at the default of any config.
+    """
     flat = dict(_flat(run.config))
     try:
         config = config_lib.completed(run.config)
@@ -19,18 +22,26 @@ def changed(run: Run) -> dict[str, Any]:
     except InputError:  # a method of one's own, which is not at hand
         table = config_lib.FIELDS
     known = dict(fields.flat(table))
+    file = run.config_file
+    if file is None:
+        base = {name: field.default for name, field in known.items()}
+        changed = [
+            n for n in flat if n not in base or _plain(flat[n]) != _plain(base[n])
+        ]
+    else:
+        base = file["defaults"]
+        changed = [name for name in flat if name in base]
     others = [
         {
             "name": name,
-            "value": fields.shown(value),
-            "default": fields.shown(known[name].default) if name in known else "",
+            "value": fields.shown(flat[name]),
+            "default": fields.shown(base[name]) if name in base else "",
             "meaning": known[name].meaning if name in known else "",
         }
-        for name, value in flat.items()
-        if name not in known or _plain(value) != _plain(known[name].default)
+        for name in changed
     ]
     everything = [(name, fields.shown(value)) for name, value in flat.items()]
-    return {"changed": others, "all": everything}
+    return {"file": file and file["file"], "changed": others, "all": everything}
 
 
 def _flat(tree: dict, group: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,6 +10,8 @@ from jaxad.devices import processes
 from jaxad.errors import InputError
 from jaxad.run import results
 
+# Beside `config.json`: what the config file of a run has otherwise.
+CONFIG_FILE = "config_file.json"
 # What may change between two calls of a run, because its numbers do not.
 PLACES = (
     "dataset.download",
@@ -52,6 +54,34 @@ def stored(workdir: pathlib.Path) -> ml_collections.ConfigDict:
             "folder of a category inside it"
         )
     return config_lib.completed(config)
+
+
+def note_config_file(
+    workdir: pathlib.Path,
+    file: str,
+    defaults: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict,
+) -> None:
+    """Writes what of a run's config is not as its config file has it, for its report.
+
+    Once: a finished run stays as it is.
+
+    Args:
+      workdir: of the run.
+      file: what the config file is called, with its argument.
+      defaults: as the file has it.
+      config: of the run, likewise before it was completed.
+    """
+    path = workdir / CONFIG_FILE
+    if not processes.first() or path.exists():
+        return
+    defaults, config = flat(defaults.to_dict()), flat(config.to_dict())
+    changed = {
+        name: defaults.get(name)
+        for name, value in config.items()
+        if name not in defaults or defaults[name] != value
+    }
+    results.write_json(path, {"file": file, "defaults": changed})
 
 
 def require_same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:

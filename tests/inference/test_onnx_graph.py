@@ -12,7 +12,7 @@ import pytest
 from jaxad import models
 from jaxad.errors import InputError
 from jaxad.inference import onnx_graph
-from jaxad.models import layers, vit
+from jaxad.models import densenet, layers, resnet, vit
 
 
 def both(function, arrays, images, kept=frozenset()):
@@ -38,10 +38,10 @@ def test_operations():
             x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC"), **options
         )
 
-    def pool(x):
+    def pool(x, start, combined):
         sizes, strides = (1, 3, 2, 1), (1, 2, 1, 1)
         padding = ((0, 0), (1, 1), (0, 1), (0, 0))
-        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, sizes, strides, padding)
+        return jax.lax.reduce_window(x, start, combined, sizes, strides, padding)
 
     def function(given, x):
         rows = x.reshape(x.shape[0], -1, 3)
@@ -59,7 +59,7 @@ def test_operations():
                 rhs_dilation=(2, 1),
                 feature_group_count=3,
             ),
-            "c": pool(x),
+            "c": pool(x, -jnp.inf, jax.lax.max) + pool(x, 0.0, jax.lax.add),
             "d": jax.nn.softmax(rows @ rows.mT, axis=-1),
             "e": jax.nn.gelu(x, approximate=False),
             "f": jnp.einsum("bhwc,hk->bkwc", x, jnp.arange(12.0).reshape(6, 2)),
@@ -96,11 +96,22 @@ TINY_VIT = functools.partial(
 )
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit"])
+SHALLOW = dict(depths=(1, 1, 1, 1), num_classes=2)
+TINY = {
+    "resnet18": models.spec("resnet18").module,
+    "resnext": functools.partial(resnet.ResNet, groups=4, group_width=4, **SHALLOW),
+    "densenet": functools.partial(densenet.DenseNet, growth=4, **SHALLOW),
+    "vit": TINY_VIT,
+    # With rotated positions, as DINOv3 has them.
+    "dinov3": functools.partial(TINY_VIT, positions=0, epsilon=1e-5),
+}
+
+
+@pytest.mark.parametrize("name", TINY)
 def test_backbones(name):
     """What those of each kind are made of."""
-    module = TINY_VIT() if name == "vit" else models.spec(name).module()
-    size = (28, 42) if name == "vit" else (64, 32)
+    module = TINY[name]()
+    size = (28, 42) if name in ("vit", "dinov3") else (64, 32)
     images = np.random.default_rng(0).random((2, *size, 3)).astype(np.float32)
     variables = filled(jax.eval_shape(module.init, jax.random.key(0), images[:1]))
     leaves, tree = jax.tree.flatten(variables)

@@ -9,6 +9,7 @@ from test_pages import Page
 
 from jaxad import metrics, statistics
 from jaxad.reporting import comparing, pages, reading
+from jaxad.resampled import PixelCounts
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,30 @@ def test_a_page_of_two_runs(runs, tmp_path):
     assert page.row("batch_size")[1:] == ["16", "8"]
     lines = [a for a in page.having("curve")]
     assert len(lines) == 4 and len(page.having("band")) == 2
+
+
+def test_pixel_metrics_are_compared_where_there_are_masks(tmp_path):
+    """The second run's maps are right, the first one's are upside down."""
+    images = made.split()
+    for name, turned in (("a", -1), ("b", 1)):
+        made.run(tmp_path / name, images=images, draw=ord(name))
+        counts, random = PixelCounts(), np.random.default_rng(0)
+        for i, label in enumerate(images.labels):
+            mask = np.zeros((6, 6), np.uint8)
+            mask[:2, :3] = label
+            counts.add(i, turned * mask.astype(float) + random.random((6, 6)) / 4, mask)
+        counts.save(tmp_path / name / "cap/pixel_counts.npz")
+    one, other = (reading.run(tmp_path / name).categories[0] for name in "ab")
+    found = comparing.compare(one, other).pixels
+    assert found["pixel_auroc"].value == found["pixel_auroc"].low == 1
+    assert found["pixel_auroc"].p_value < 0.01
+    assert found["aupro_0.3"].value == pytest.approx(1)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    page = Page(pages.write_comparison(folders, tmp_path / "c.html"))
+    assert "and pixel metrics with the paired bootstrap" in page.text
+    rows = [[" ".join(c.split()) for c in row] for row in page.rows]
+    (row,) = (row for row in rows if len(row) == 10 and row[1] == "B")
+    assert row[4].startswith("+100.00 [+100.00, +100.00] p ")
 
 
 def test_runs_on_other_data_stand_side_by_side(runs, tmp_path):

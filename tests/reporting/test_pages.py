@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from jaxad import config as config_lib
 from jaxad import metrics, statistics
 from jaxad.errors import InputError
 from jaxad.inference.thumbnails import Thumbnails
 from jaxad.reporting import charts, gallery, pages, reading
-from jaxad.run import results
+from jaxad.run import identity, results
 
 
 class Page(html.parser.HTMLParser):
@@ -169,6 +170,22 @@ def test_a_page_tells_the_config_from_its_defaults(page):
     changed = [row for row in page.rows if len(row) == 4 and row[0].startswith("over")]
     assert len(changed) == 1
     assert ["batch_size", "16"] in [[c.strip() for c in row] for row in page.rows]
+
+
+def test_a_page_tells_the_config_from_its_file(tmp_path):
+    made.run(tmp_path / "run", seed=3, batch_size=4)
+    file, config = config_lib.base(), config_lib.base()
+    file.batch_size = 4
+    config.batch_size, config.seed = 4, 3
+    identity.note_config_file(tmp_path / "run", "mine.py:a=<b>", file, config)
+    page = Page(pages.write(tmp_path / "run"))
+    assert "What is not as mine.py:a=<b> has it:" in page.text
+    assert page.row("seed")[1:3] == ["3", "0"]
+    assert len(page.row("batch_size")) == 2  # among all fields alone
+    (tmp_path / "run/config_file.json").unlink()
+    identity.note_config_file(tmp_path / "run", "mine.py", config, config)
+    identity.note_config_file(tmp_path / "run", "other.py", file, config)  # in vain
+    assert "All is as mine.py has it." in Page(pages.write(tmp_path / "run")).text
 
 
 def test_names_are_text_whatever_they_hold(tmp_path):
