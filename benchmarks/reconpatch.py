@@ -27,7 +27,7 @@ import numpy as np
 from jaxad import rng
 from jaxad.fields import check
 from jaxad.methods import reconpatch
-from jaxad.training import feed, loop
+from jaxad.training import feed, steps
 
 PEER = """
 import json, math, sys, time
@@ -132,7 +132,7 @@ class Jaxad:
 
     def __init__(self, stage, state, table, order, total):
         source = feed.Table(stage, table, 0, None)
-        self._run = loop._compile(loop._alone(stage), source)
+        self._run = steps.alone(stage, source)
         self._states, self._order, self._table = [state], order, source.table
         self._key, self._done = rng.stream(0, stage.name), 0
         self._total = np.int32(total)
@@ -233,8 +233,8 @@ def together(width, heads, args):
     tables = feed.Tables(stage, [rows] * heads, range(heads), None)
     total = np.int32(10**6)
     keys = [rng.stream(seed, stage.name) for seed in range(heads)]
-    one = loop._compile(loop._alone(stage), tables.tables[0])
-    all_ = loop._stacked(loop._compile(loop._together(stage, heads), tables), None)
+    one = steps.alone(stage, tables.tables[0])
+    all_ = steps.together(stage, heads, tables)
     start = jax.jit(stage.init, static_argnums=2)
     states = [start(key, {}, (args.inputs,)) for key in keys]
     # Its arrays share memory, which donation may not.

@@ -115,7 +115,7 @@ def search(queries: np.ndarray, bank: np.ndarray, devices: int) -> Point:
     (m, d), n = queries.shape, len(bank)
     find = jax.jit(lambda q, x: memory_bank.nearest(q, x, 1, mesh=mesh))
     seconds, _ = best_of(find, jnp.asarray(queries), spread, repeats=2)
-    blocks = -(-m // distances._QUERIES)
+    blocks = -(-m // distances.QUERIES)
     moved = 4.0 * (n * d * blocks + m * d) + 8.0 * m * n
     return Point("search", n, d, devices, seconds, 2.0 * m * n * d, moved)
 

@@ -70,7 +70,7 @@ def bare_product(queries: jax.Array, bank: jax.Array, dtype) -> float:
             preferred_element_type=jnp.float32,
         )
     )
-    x, c = queries[: distances._QUERIES].astype(dtype), bank.astype(dtype)
+    x, c = queries[: distances.QUERIES].astype(dtype), bank.astype(dtype)
     return best_of(product, x, c)[0] * len(queries) / len(x)
 
 
@@ -113,7 +113,7 @@ def main() -> None:
     bank, queries = (jax.block_until_ready(jnp.asarray(part)) for part in host)
     (n, d), m = bank.shape, len(queries)
     operations = 2 * m * n * d
-    moved = 4 * (n * d * -(-m // distances._QUERIES) + m * d * -(-n // distances.ROWS))
+    moved = 4 * (n * d * -(-m // distances.QUERIES) + m * d * -(-n // distances.ROWS))
     moved += 8 * m * n
     half = sharding.fast_bfloat16()
     print(f"bank {bank.shape}, queries {queries.shape}, {jax.devices()[0].device_kind}")

@@ -269,6 +269,13 @@ FIELDS = dict(
     batch_size=Field(
         16, "images in a batch of the feature pass and of scoring", at_least(1)
     ),
+    precision=Field(
+        "highest",
+        "of float32 products in networks and their training: highest is float32 on "
+        "every device; high is three bfloat16 passes on TPUs and TF32 on GPUs, default "
+        "one pass and TF32; CPUs have float32 whatever it is; see docs/accelerators.md",
+        one_of("highest", "high", "default"),
+    ),
     save_seconds=Field(
         60.0,
         "seconds between two saves of the feature pass, of the coreset and of scoring; "
@@ -392,11 +399,16 @@ def _leaves(content: dict, group: str = "") -> Iterator[tuple[str, Any]]:
             yield group + name, value
 
 
+# What was done before there was a field for it, where its default is another thing.
+_BEFORE = {"precision": "default"}
+
+
 def completed(stored: dict) -> ml_collections.ConfigDict:
-    """A config as a run has stored it, with the defaults of fields that came later."""
+    """A config as a run has stored it, with what came later as it was before."""
     config = base()
     with config.unlocked():
         config.method = {}
+        config.update(_BEFORE)
         config.update(ml_collections.ConfigDict(stored))
     return config
 

@@ -121,8 +121,9 @@ def _expand_sets(squared, nearest, k, half):
         return (squared <= nearest[:, k - 1 : k]).astype(squared.dtype)
 
     near, closer = within(k), within(half)
-    # Sums of zeros and ones are exact at any matmul precision with a wide accumulator.
-    shared = jnp.matmul(near, near.T) / near.sum(1, keepdims=True) * near
+    shared = (
+        jnp.matmul(near, near.T, precision=_HIGHEST) / near.sum(1, keepdims=True) * near
+    )
     mutual = closer * closer.T
     expanded = jnp.matmul(mutual, shared, precision=_HIGHEST)
     return expanded / mutual.sum(1, keepdims=True)

@@ -45,8 +45,9 @@ def colour_jitter(
     )
     angle = 2 * jnp.pi * hue * u[3]
     identity, luma_of = jnp.eye(3), jnp.tile(jnp.asarray(_LUMA), (3, 1))
-    matrix = _turn_about_grey(angle) @ (
-        saturated * identity + (1 - saturated) * luma_of
+    saturate = saturated * identity + (1 - saturated) * luma_of
+    matrix = jnp.matmul(
+        _turn_about_grey(angle), saturate, precision=jax.lax.Precision.HIGHEST
     )
     grey = luma(image).mean()
     mixed = sum(image[..., i : i + 1] * matrix[:, i].reshape(1, 1, 3) for i in range(3))

@@ -59,7 +59,7 @@ class Bounds:
         span, uppers = np.array([first, stop], np.int32), iter(self.upper)
 
         def part(_first, _count, rows):
-            return _cover(
+            return lower_bounds(
                 next(uppers),
                 rows,
                 self.origin,
@@ -78,7 +78,7 @@ class Bounds:
           Index, ascending, [width]; bounds, float64 [width]; and a bound for all rows
           outside, -1 if there are none.
         """
-        tops = [_top(upper, width + 1, mesh=self.mesh) for upper in self.upper]
+        tops = [largest(upper, width + 1, mesh=self.mesh) for upper in self.upper]
         starts = [first for first, _, _ in self.data.spans]
         upper = np.concatenate([np.asarray(top, np.float64) for top, _ in tops])
         index = np.concatenate(
@@ -99,7 +99,7 @@ class Bounds:
         """Likely nearest centres [b, r], and lower bounds for all the others, [b]."""
         b = len(candidates)
         candidates = sharding.split_rows(candidates, self.mesh)
-        lower, index = _shortlist(
+        lower, index = nearest_centres(
             candidates, self.centres, self.origin, self.count, mesh=self.mesh
         )
         return np.asarray(index)[:b], np.asarray(lower)[:b, -1]
@@ -201,7 +201,7 @@ def _write(centres: jax.Array, block: jax.Array, first: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "direct"), donate_argnums=0)
-def _cover(upper, rows, origin, centres, span, *, mesh: Mesh, direct: bool):
+def lower_bounds(upper, rows, origin, centres, span, *, mesh: Mesh, direct: bool):
     def local(upper, rows, origin, centres, span):
         return distances.cover(
             upper, rows, origin, centres, span[0], span[1], direct=direct
@@ -214,7 +214,7 @@ def _cover(upper, rows, origin, centres, span, *, mesh: Mesh, direct: bool):
 
 
 @functools.partial(jax.jit, static_argnames=("width", "mesh"))
-def _top(upper, width: int, *, mesh: Mesh):
+def largest(upper, width: int, *, mesh: Mesh):
     """Each device's largest bounds and their positions, one after the other."""
 
     def local(upper):
@@ -226,7 +226,7 @@ def _top(upper, width: int, *, mesh: Mesh):
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
-def _shortlist(candidates, centres, origin, count, *, mesh: Mesh):
+def nearest_centres(candidates, centres, origin, count, *, mesh: Mesh):
     def local(candidates, centres, origin, count):
         found = distances.shortlist(
             candidates, centres, origin, count, _NEAR, chunk=PICKS

@@ -26,13 +26,15 @@ import jax.numpy as jnp
 ROWS = 8192  # rows that a pass works on at a time
 _NUMBERS = 2**22  # of those rows at most, so that caches hold them
 _CENTRES = 64  # centres that a pass works on at a time
-_QUERIES = 1024  # queries that a search works on at a time
+QUERIES = 1024  # queries that a search works on at a time
 _GROUP = 16  # values of which a search first looks at the smallest only
 _LANES = 16  # sums that run side by side in a distance
 _DECIDE = 256  # queries whose neighbours are decided at a time
 _DOUBTFUL = 128  # doubtful queries that are searched again at a time
 _SPARE = 11  # rows beyond k that a search keeps, to decide among
 _T = 2.0**-9  # t above; the best is |x - x'| / |x|, which is 0.85 of this on average
+
+_HIGHEST = jax.lax.Precision.HIGHEST
 
 Pairs = tuple[jax.Array, jax.Array]
 
@@ -130,7 +132,7 @@ def shortlist(
     if chunk > n:
         bank = jnp.pad(bank, ((0, chunk - n), (0, 0)))
     last = bank.shape[0] - chunk
-    block = min(_QUERIES, m)
+    block = min(QUERIES, m)
     dtype = jnp.bfloat16 if half else jnp.float32
 
     def exactly(product, norms):
@@ -334,12 +336,13 @@ def _lower_squares(x: jax.Array, half: bool) -> jax.Array:
 def _mean(x: jax.Array, count: jax.Array) -> jax.Array:
     """Of the first `count` rows, but for rounding."""
     # A product, because a masked sum would copy x first.
-    return (jnp.arange(x.shape[0]) < count) @ x / jnp.maximum(count, 1)
+    total = jnp.matmul(jnp.arange(x.shape[0]) < count, x, precision=_HIGHEST)
+    return total / jnp.maximum(count, 1)
 
 
 def _product(x: jax.Array, c: jax.Array) -> jax.Array:
     """x cᵀ, [a, d], [b, d] -> float32 [a, b]."""
-    precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    precision = _HIGHEST if x.dtype == jnp.float32 else None
     return jax.lax.dot_general(
         x,
         c,

@@ -22,7 +22,7 @@ from jaxad.devices.sharding import REPLICATED as SAME
 from jaxad.devices.sharding import ROWS
 from jaxad.errors import InputError
 
-_CANDIDATES = 1024  # rows that a coreset round looks at
+CANDIDATES = 1024  # rows that a coreset round looks at
 _BLOCK = 8192  # rows that pass over the host at a time
 _AGAIN = 1024  # queries that are searched again at a time, because of own entries
 _SCRATCH = 2**28  # bytes that the passes over blocks need on a device
@@ -140,7 +140,7 @@ def _picks(
       (their indices, whether there is just one since no round could find any).
     """
     while True:
-        index, upper, floor = bounds.farthest(_CANDIDATES)
+        index, upper, floor = bounds.farthest(CANDIDATES)
         if upper.max() == 0:
             return index[:0], False
         candidates = data.take(index)
@@ -162,12 +162,12 @@ def _farthest(data, bounds, centres) -> int | None:
 
     None if they are too many for bounds that could be closer.
     """
-    width = _CANDIDATES
+    width = CANDIDATES
     while bounds.direct or width <= _BLOCK:
         index, _, floor = bounds.farthest(width)
         pick, best = -1, -1.0
-        for at in range(0, len(index), _CANDIDATES):
-            part = index[at : at + _CANDIDATES]
+        for at in range(0, len(index), CANDIDATES):
+            part = index[at : at + CANDIDATES]
             candidates = data.take(part)
             found, value = coreset.farthest_of(
                 candidates, centres, *bounds.near(candidates)
@@ -291,7 +291,7 @@ def nearest(
             "an exact search"
         )
     half = sharding.fast_bfloat16(mesh)
-    find = functools.partial(_find, k=k, half=half, recall_target=recall_target)
+    find = functools.partial(find_rows, k=k, half=half, recall_target=recall_target)
     if max_device_bytes is not None:
         bank = _stack("bank", bank)
         mesh = mesh or _mesh_of(bank)
@@ -457,20 +457,26 @@ def _checked(name: str, x: jax.Array, shape: tuple[int, ...], first: int = 0):
     if not isinstance(x, jax.core.Tracer) and x.shape[0]:
         # What a function under `jit` closes over has its values.
         with jax.ensure_compile_time_eval():
-            bad = int(_first_bad(x))
-        if bad < x.shape[0]:
-            raise InputError(
-                f"{name} of shape {shape}: row {first + bad} holds NaN, infinity or is "
-                f"longer than {_LIMIT:g}; look for the image or the layer that it "
-                "comes from"
-            )
+            if bool(are_good(x)):
+                return x
+            bad = first + int(sharding.fetch(_good(x)).argmin())
+        raise InputError(
+            f"{name} of shape {shape}: row {bad} holds NaN, infinity or is longer than "
+            f"{_LIMIT:g}; look for the image or the layer that it comes from"
+        )
     return x
 
 
 @jax.jit
-def _first_bad(x: jax.Array) -> jax.Array:
-    good = (x * x).sum(1) <= _LIMIT**2  # false for NaN
-    return jnp.where(good.all(), x.shape[0], jnp.argmin(good))
+def _good(x: jax.Array) -> jax.Array:
+    return (x * x).sum(1) <= _LIMIT**2  # false for NaN
+
+
+@jax.jit
+def are_good(x: jax.Array) -> jax.Array:
+    # Which one is not is asked for later: numbers of rows would be a constant in here,
+    # as long as x, where all that can be is worked out before a program is compiled.
+    return _good(x).all()
 
 
 def _project(features: Stack, dim: int, key: jax.Array | None) -> Stack:
@@ -481,17 +487,17 @@ def _project(features: Stack, dim: int, key: jax.Array | None) -> Stack:
             "stream"
         )
     matrix = jax.random.normal(key, (features.shape[1], dim)) / np.sqrt(dim)
-    return features.map(_times, np.asarray(matrix))
+    return features.map(times, np.asarray(matrix))
 
 
-def _times(matrix: jax.Array, rows: jax.Array) -> jax.Array:
+def times(matrix: jax.Array, rows: jax.Array) -> jax.Array:
     return jnp.dot(rows, matrix, precision=jax.lax.Precision.HIGHEST)
 
 
 @functools.partial(
     jax.jit, static_argnames=("k", "half", "recall_target", "mesh", "spread")
 )
-def _find(
+def find_rows(
     queries,
     bank,
     count,

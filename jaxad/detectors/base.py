@@ -17,9 +17,13 @@ import jax
 
 from jaxad import scores
 from jaxad.devices import sharding
+from jaxad.devices.programs import Program
 from jaxad.devices.rows import Stack
 from jaxad.errors import InputError
-from jaxad.methods.base import Backbone, Method, Params
+from jaxad.methods.base import Backbone, Method, Params, identity
+
+# Names of the programs behind `features` and `describe`.
+FEATURES = ("features", "features, mapped")
 
 State = dict[str, Any]
 Report = dict[str, float]
@@ -92,6 +96,7 @@ class Scorer(NamedTuple):
       recall: `(state, described) -> bool [b, h, w]`, where an approximate search has
         found what an exact one finds; None where `score` is exact.
       unit: what a score is.
+      programs: `Shapes -> list`, what a fit and a score compile.
     """
 
     fit: Callable[[Normal], tuple[State, Report]] | None
@@ -102,6 +107,38 @@ class Scorer(NamedTuple):
     extend: "Callable[[Extension], tuple[State, Report]] | None" = None
     recall: Callable[[State, jax.Array], jax.Array] | None = None
     unit: str = "a distance in descriptor space"
+    programs: "Callable[[Shapes], list[Program]]" = lambda shapes: []
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """What a scorer is fitted on, and scores, before there is any of it.
+
+    Attributes:
+      images: normal ones, that it is fitted on.
+      batch: images that are scored by one call.
+      grid: (h, w), patches of an image.
+      width: of their descriptors, after the learnt map.
+      mesh: the devices of the run; None for one.
+    """
+
+    images: int
+    batch: int
+    grid: tuple[int, int]
+    width: int
+    mesh: sharding.Mesh | None
+
+    @property
+    def rows(self) -> int:
+        """Patches of the normal images, each device's filled up to as many images."""
+        devices = self.mesh.size if self.mesh else 1
+        return -(-self.images // devices) * devices * self.grid[0] * self.grid[1]
+
+    @property
+    def described(self) -> jax.ShapeDtypeStruct:
+        """Of the images of a call."""
+        shape = jax.ShapeDtypeStruct((self.batch, *self.grid, self.width), "float32")
+        return sharding.spread_shapes(shape, self.mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,16 +277,56 @@ def describe(method: Method, backbone: Backbone, params: Params, images: jax.Arr
     Returns:
       [b, h, w, d], spread as the images are.
     """
-    return _program(_describe, method, backbone, sharding.mesh_of(images))(
+    if method.project is identity:
+        return features(method, backbone, params, images)  # one program for both
+    return program(_describe, method, backbone, sharding.mesh_of(images))(
         params, images
     )
 
 
 def features(method: Method, backbone: Backbone, params: Params, images: jax.Array):
     """As `describe`, before the method's learnt map: [b, h, w, c]."""
-    return _program(_features, method, backbone, sharding.mesh_of(images))(
+    return program(_features, method, backbone, sharding.mesh_of(images))(
         params, images
     )
+
+
+def programs(
+    method: Method,
+    backbone: Backbone,
+    params: Params,
+    image: tuple[int, ...],
+    batch: int,
+    mesh,
+) -> list[Program]:
+    """What `features`, and where a map is learnt `describe`, compile.
+
+    Args:
+      params: shapes of them.
+      image: (H, W, 3).
+      batch: images of a call.
+      mesh: the devices; None for one.
+    """
+    images = jax.ShapeDtypeStruct((batch, *image), "float32")
+    arguments = params, sharding.spread_shapes(images, mesh)
+    functions = [_features] if method.project is identity else [_features, _describe]
+    return [
+        Program(
+            name,
+            program(function, method, backbone, mesh),
+            arguments,
+            lower="config.batch_size",
+        )
+        for name, function in zip(FEATURES, functions, strict=False)
+    ]
+
+
+def map_program(detector_options, shapes: Shapes, size: tuple[int, int]) -> Program:
+    """What `anomaly_map` compiles."""
+    patches = jax.ShapeDtypeStruct((shapes.batch, *shapes.grid), "float32")
+    patches = sharding.spread_shapes(patches, shapes.mesh)
+    arguments = patches, tuple(size), dict(detector_options)["blur_sigma"]
+    return Program("anomaly maps", _map, arguments)
 
 
 def _describe(method, backbone, params, images):
@@ -262,7 +339,7 @@ def _features(method, backbone, params, images):
 
 
 @functools.lru_cache(maxsize=16)
-def _program(function, method, backbone, mesh):
+def program(function, method, backbone, mesh):
     apply = functools.partial(function, method, backbone)
     if mesh is not None:
         apply = sharding.per_device(

@@ -18,16 +18,19 @@ import numpy as np
 
 from jaxad import rng, scores
 from jaxad.bank import memory_bank
+from jaxad.bank import programs as bank_programs
 from jaxad.detectors.base import (
     Extension,
     Normal,
     Report,
     Scored,
     Scorer,
+    Shapes,
     State,
     everywhere,
     image_score,
 )
+from jaxad.devices.programs import Program
 from jaxad.devices.rows import Stack
 from jaxad.errors import InputError
 
@@ -73,12 +76,38 @@ def build(config) -> Scorer:
         left_out=functools.partial(_left_out, options, budget),
         extend=functools.partial(_extend, config),
         recall=recall if approximate else None,
+        programs=functools.partial(_programs, config),
     )
 
 
 def coreset_size(ratio: float, patches: int) -> int:
     """Patches that the bank keeps: `int(ratio * patches)`, at least one."""
     return max(1, int(ratio * patches))
+
+
+def _programs(config, shapes: Shapes) -> list[Program]:
+    """Of the whole search on every device: a budget passes parts of it through."""
+    patches = shapes.images * shapes.grid[0] * shapes.grid[1]
+    size, options = coreset_size(config.coreset.ratio, patches), config.detector
+    search = functools.partial(
+        bank_programs.search,
+        shapes.batch * shapes.grid[0] * shapes.grid[1],
+        size,
+        shapes.width,
+        mesh=shapes.mesh,
+    )
+    if options.search == "approximate":
+        search = functools.partial(search, recall_target=options.recall_target)
+    return [
+        *bank_programs.choosing(
+            shapes.rows,
+            shapes.width,
+            size,
+            mesh=shapes.mesh,
+            projection_dim=config.coreset.projection_dim or None,
+        ),
+        search(),
+    ]
 
 
 def _check(config, images: int, grid: tuple[int, int], width: int) -> None:

@@ -40,11 +40,13 @@ from jaxad.detectors.base import (
     Report,
     Scored,
     Scorer,
+    Shapes,
     State,
     everywhere,
     image_score,
 )
 from jaxad.devices import sharding
+from jaxad.devices.programs import Program
 from jaxad.devices.sharding import REPLICATED as SAME
 from jaxad.devices.sharding import ROWS
 from jaxad.errors import InputError
@@ -97,6 +99,7 @@ def build(config) -> Scorer:
         check=functools.partial(_check, options),
         place=_place,
         left_out=left_out,
+        programs=functools.partial(_programs, options),
     )
 
 
@@ -134,6 +137,28 @@ def _place(state: State, mesh: sharding.Mesh | None) -> State:
         return sharding.split_rows(x, mesh)
 
     return {name: place(name, x) for name, x in state.items()}
+
+
+def _programs(options: dict, shapes: Shapes) -> list[Program]:
+    (h, w), n, mesh = shapes.grid, shapes.images, shapes.mesh
+    d, devices = options["dim"] or shapes.width, mesh.size if mesh else 1
+
+    def shape(*sides, dtype=np.float32):
+        return jax.ShapeDtypeStruct(sides, dtype)
+
+    positions = _padded(h * w, mesh)
+    state = jax.eval_shape(lambda: _empty(positions, n, d, None))
+    state = sharding.spread_shapes(state, mesh)
+    rows = sharding.spread_shapes(shape(devices * _BLOCK, n, shapes.width), mesh)
+    regular = {"regularisation": options["regularisation"], "mesh": mesh}
+    first = jax.ShapeDtypeStruct((), np.int32, weak_type=True)
+    channels, grid = shape(d, dtype=np.int32), shape(h, w, dtype=np.int32)
+    fitted = {**state, "channels": channels, "positions": grid}
+    fit = state, rows, channels, first
+    return [
+        Program("padim: fit", _fit_block, fit, regular, positions // devices // _BLOCK),
+        Program("padim: score", _score, (fitted, shapes.described), regular),
+    ]
 
 
 # ---- Fit

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxad.devices import sharding
+from jaxad.devices.programs import Program
 from jaxad.devices.sharding import REPLICATED as SAME
 from jaxad.devices.sharding import ROWS
 
@@ -341,3 +342,22 @@ def _map(out, array, at, operand, count, function: Callable, mesh: Mesh | None):
 @functools.partial(jax.jit, static_argnames="function")
 def _apply(operand, rows, *, function: Callable):
     return function(operand, rows)
+
+
+# ---- From shapes alone
+
+
+def map_program(
+    name: str, function: Callable, operand, shape: tuple[int, int], mesh: Mesh | None
+) -> Program:
+    """What `Sharded.map` compiles for a matrix of that shape."""
+    devices = mesh.size if mesh else 1
+    rows = shape[0] + -shape[0] % devices
+    width = _width(function, operand, shape[1])
+    out, array = (
+        sharding.spread_shapes(jax.ShapeDtypeStruct((rows, d), np.float32), mesh)
+        for d in (width, shape[1])
+    )
+    number = jax.ShapeDtypeStruct((), np.int32, weak_type=True)
+    arguments = out, array, number, operand, number, function, mesh
+    return Program(name, _map, arguments, calls=-(-rows // devices // _MAP))

@@ -51,6 +51,17 @@ def shapes_on(shapes, mesh: Mesh | None):
     place = everywhere(mesh) or jax.sharding.SingleDeviceSharding(
         jax.local_devices()[0]
     )
+    return _shapes_at(shapes, place)
+
+
+def spread_shapes(shapes, mesh: Mesh | None, axis: int = 0):
+    """The same of arrays that are spread over the devices along an axis."""
+    if mesh is None:
+        return shapes_on(shapes, mesh)
+    return _shapes_at(shapes, NamedSharding(mesh, _along(axis)))
+
+
+def _shapes_at(shapes, place):
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes
     )

@@ -92,6 +92,7 @@ def described(loaded: Loaded, dtype: np.dtype, bank: str) -> dict:
             "bank": bank if "memory_bank" in detector.state else None,
             "backbone": {"name": member["name"], **member["backbone"]},
             "backbone_dtype": config.backbone.dtype,
+            "precision": config.precision,
             "versions": loaded.card["versions"],
         },
         "input": _input(config, dtype),

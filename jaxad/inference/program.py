@@ -3,9 +3,9 @@
   program.bin          StableHLO, as `jax.export` serialises it
   arrays.safetensors   its first argument: weights, bank, calibration scores
 
-The program runs on a CPU, a GPU or a TPU, and computes in float32 on all of them, where
-the backbone does: of bfloat16 products, which a TPU would prefer, a bank's distances
-keep half of their digits.
+The program runs on a CPU, a GPU or a TPU. Its products in the backbone are those of
+`config.precision`, and all others float32's on every one of them: of bfloat16 products,
+which a TPU would prefer, a bank's distances keep half of their digits.
 """
 
 import pathlib

@@ -56,12 +56,12 @@ def leaves(config) -> str:
 
 
 def build(config, backbone: Backbone) -> Method:
-    """The method that `config.method.name` names.
+    """The method that `config.method.name` names, at `config.precision`.
 
     Raises:
       InputError: there is no such method, or its own fields cannot work.
     """
-    return _module(config).build(config, backbone)
+    return _module(config).build(config, backbone).at(config.precision)
 
 
 def fields(config) -> Table:

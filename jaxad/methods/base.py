@@ -203,6 +203,37 @@ class Method:
         """Made when they are first asked for."""
         return self.make_stages()
 
+    def at(self, precision: str) -> "Method":
+        """The method with products of `config.precision` where they name no other."""
+
+        def at_it(function):
+            @functools.wraps(function)
+            def traced(*arguments):
+                with jax.default_matmul_precision(precision):
+                    return function(*arguments)
+
+            return traced
+
+        def stages():
+            return tuple(
+                dataclasses.replace(one, init=at_it(one.init), step=at_it(one.step))
+                for one in self.make_stages()
+            )
+
+        product = self.product and dataclasses.replace(
+            self.product,
+            embed=at_it(self.product.embed),
+            compare=at_it(self.product.compare),
+        )
+        is_learnt = self.project is not identity
+        return dataclasses.replace(
+            self,
+            features=at_it(self.features),
+            project=at_it(self.project) if is_learnt else identity,
+            make_stages=stages,
+            product=product,
+        )
+
 
 def identity(params: Params, patches: jax.Array) -> jax.Array:
     """`Method.project` of a method whose descriptors are the backbone's."""

@@ -29,8 +29,6 @@ from jaxad.fields import (
 )
 from jaxad.methods.base import Backbone, Method, Stage
 
-_HIGHEST = jax.lax.Precision.HIGHEST
-
 FIELDS = dict(
     name=Field("reconpatch", "this method"),
     dim=Field(
@@ -86,7 +84,7 @@ def build(config, backbone: Backbone) -> Method:
 
     def project(params, x):
         f = params["f"]
-        projected = jnp.matmul(x, f["kernel"], precision=_HIGHEST)
+        projected = jnp.matmul(x, f["kernel"])
         if "bias" in f:  # detectors of an earlier version have one, and so their banks
             projected += jnp.broadcast_to(f["bias"], projected.shape)
         return projected
@@ -153,7 +151,7 @@ def embed(networks, x: jax.Array) -> jax.Array:
     narrow map in place of a wide and a narrow one.
     """
     f, g = networks["f"]["kernel"], networks["g"]["kernel"]
-    return jnp.matmul(x, jnp.matmul(f, g, precision=_HIGHEST), precision=_HIGHEST)
+    return jnp.matmul(x, jnp.matmul(f, g))
 
 
 def soft_labels(options, z: jax.Array) -> jax.Array:
@@ -178,7 +176,7 @@ def collapse(z: jax.Array) -> dict[str, jax.Array]:
       from 1 to d.
     """
     z = z - z.mean(0, keepdims=True)
-    covariance = jnp.matmul(z.T, z, precision=_HIGHEST) / len(z)
+    covariance = jnp.matmul(z.T, z, precision=jax.lax.Precision.HIGHEST) / len(z)
     total, squares = jnp.trace(covariance), (covariance**2).sum()
     rank = total**2 / jnp.maximum(squares, jnp.finfo(z.dtype).tiny)
     return {"z_variance": total / z.shape[1], "z_rank": rank}

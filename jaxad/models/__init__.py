@@ -25,7 +25,16 @@ from jaxad.errors import InputError, did_you_mean
 from jaxad.models import densenet, efficientnet, pretrained, resnet, vit
 from jaxad.models.folding import extractor, fold
 
-__all__ = ["Spec", "extractor", "fingerprint", "fold", "load", "names", "spec"]
+__all__ = [
+    "Spec",
+    "extractor",
+    "fingerprint",
+    "fold",
+    "load",
+    "names",
+    "shapes",
+    "spec",
+]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -193,6 +202,13 @@ def load(
         return module, pretrained.restore(path, state, shapes)
     state = chosen.prepare(state)
     return module, pretrained.assign(path, state, shapes, chosen.rename, chosen.ignore)
+
+
+def shapes(name: str) -> dict:
+    """The shapes of a backbone's variables; reads no weights."""
+    chosen = spec(name)
+    image = jax.ShapeDtypeStruct((1, *chosen.image_size, 3), jnp.float32)
+    return jax.eval_shape(chosen.module().init, jax.random.key(0), image)
 
 
 def source(name: str, weights: str) -> str:

@@ -133,7 +133,8 @@ def participation_ratio(x: jax.Array) -> jax.Array:
       Scalar.
     """
     x = x - x.mean(0, keepdims=True)
-    gram = x @ x.T  # has the eigenvalues of n C
+    # Has the eigenvalues of n C.
+    gram = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.trace(gram) ** 2 / jnp.maximum((gram**2).sum(), 1e-30)
 
 

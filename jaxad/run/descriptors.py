@@ -133,6 +133,7 @@ def _cache_key(pipeline: Pipeline, split) -> dict:
         "weights": pipeline.fingerprint,
         "taps": list(backbone.taps),
         "dtype": config.backbone.dtype,
+        "precision": config.precision,
         "patches": config.patches.to_dict(),
         "images": split.version,
         # The size of a batch can change the last bit of a product.

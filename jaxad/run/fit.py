@@ -8,17 +8,16 @@ import pathlib
 import time
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
-from jaxad import data, models, rng, scores
+from jaxad import data, models, scores
 from jaxad.detectors import base
 from jaxad.detectors.base import Detector, Normal, Report, State
 from jaxad.devices import processes, sharding
 from jaxad.devices.rows import Sharded, Stack
 from jaxad.errors import InputError
-from jaxad.methods.base import Params, identity
-from jaxad.run import features, stages
+from jaxad.methods.base import Params
+from jaxad.run import features, programs, stages
 from jaxad.run.descriptors import describe, grid, key_of, project
 from jaxad.run.passes import Passes
 from jaxad.run.pipeline import Pipeline
@@ -357,27 +356,7 @@ def check(pipeline: Pipeline, split, *, label: str) -> None:
         if stage.inputs == "patches":
             count *= height * width
         feed.require_enough(stage, count, f"the {split.name} split of {label}")
-    pipeline.scorer.check(len(split), (height, width), _projected(pipeline, channels))
-
-
-def _projected(pipeline: Pipeline, channels: int) -> int:
-    """The width of descriptors after the learnt map, before it is learnt."""
-    method, config = pipeline.method, pipeline.config
-    if method.project is identity:
-        return channels
-    items = {
-        "patches": (channels,),
-        "images": (*config.dataset.image_size, 3),
-    }
-
-    def width(params):
-        for stage in method.stages:
-            key = rng.stream(config.seed, stage.name)
-            state = stage.init(key, params, items[stage.inputs])
-            params = stage.finish(state, params)
-        return method.project(params, jax.numpy.zeros((1, channels)))
-
-    return jax.eval_shape(width, {"backbone": pipeline.variables}).shape[-1]
+    pipeline.scorer.check(len(split), (height, width), programs.width(pipeline))
 
 
 def textures_of(pipeline: Pipeline) -> data.Split | None:

@@ -57,6 +57,7 @@ def kept(
         "seed": config.seed,
         "backbone": pipeline.fingerprint,
         "dtype": config.backbone.dtype,
+        "precision": config.precision,
         "data": images,
         "batch_size": stage.batch_size,
         "versions": results.versions(),

@@ -1,8 +1,10 @@
 """Where the training loop's batches come from: a table on the device, or an iterator.
 
 Each has the same few parts: `item`, the shape of one of the `count` items; `table`,
-what lies on the device; `draw`, on the host, what the steps of one call need; `batch`,
-inside `jit`, a step's batch from both.
+what lies on the device; `draw`, on the host, what the steps of one call need, and
+`drawn`, its shapes; `batch`, inside `jit`, a step's batch from both, which knows no
+data, and is equal where it does the same. Of items that are shapes alone there is all
+but `draw`.
 """
 
 import copy
@@ -46,6 +48,29 @@ class Images:
     shape: tuple[int, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Rows of a table, or of several."""
+
+    mesh: sharding.Mesh | None
+    shared: bool
+
+    def __call__(self, table: jax.Array | list[jax.Array], rows: jax.Array) -> Batch:
+        several = isinstance(table, list)
+        if self.shared:
+            rows = sharding.keep_spread(rows, self.mesh, axis=int(several))
+        if not several:
+            return {"patches": table[rows], "index": rows}
+        patches = jnp.stack([t[r] for t, r in zip(table, rows, strict=True)])
+        return {"patches": patches, "index": rows}
+
+
+def _whole(table: None, drawn: Batch) -> Batch:
+    """What an iterator has given."""
+    del table
+    return drawn
+
+
 class Table:
     """Rows of one array that lies whole on every device, shuffled anew each epoch."""
 
@@ -54,11 +79,14 @@ class Table:
     def __init__(
         self,
         stage: Stage,
-        items: np.ndarray | Sharded,
+        items: np.ndarray | Sharded | jax.ShapeDtypeStruct,
         seed: int,
         mesh: sharding.Mesh | None,
     ):
-        if isinstance(items, Sharded):
+        abstract = isinstance(items, jax.ShapeDtypeStruct)
+        if abstract:
+            self.count, rows = len(items), items
+        elif isinstance(items, Sharded):
             self.count, rows = len(items), items.array  # and some behind the last
         else:
             rows = items.reshape(-1, items.shape[-1])
@@ -66,7 +94,10 @@ class Table:
         self.item = rows.shape[1:]
         self._batch_size, self._seed = stage.batch_size, seed
         require_enough(stage, self.count)
-        self.mesh, self._shared = mesh, _is_shared(stage, mesh)
+        self.mesh, self.batch = mesh, _Rows(mesh, _is_shared(stage, mesh))
+        if abstract:
+            self.table = sharding.shapes_on(rows, mesh)
+            return
         self.table = sharding.replicate(rows, mesh) if mesh else jnp.asarray(rows)
         if not _are_finite(self.table):
             raise InputError(
@@ -91,10 +122,8 @@ class Table:
             rows[i] = order[first : first + self._batch_size]
         return rows
 
-    def batch(self, table: jax.Array, rows: jax.Array) -> Batch:
-        if self._shared:
-            rows = sharding.keep_spread(rows, self.mesh)
-        return {"patches": table[rows], "index": rows}
+    def drawn(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((self.steps_a_call, self._batch_size), np.int32)
 
 
 class Tables:
@@ -113,7 +142,7 @@ class Tables:
         for rows, seed in zip(items, seeds, strict=True):
             if id(rows) not in tables:
                 tables[id(rows)] = Table(stage, rows, seed, mesh)
-        self.mesh, self._shared = mesh, _is_shared(stage, mesh)
+        self.mesh, self.batch = mesh, _Rows(mesh, _is_shared(stage, mesh))
         self.tables = [
             tables[id(rows)].shuffled(seed)
             for rows, seed in zip(items, seeds, strict=True)
@@ -124,11 +153,9 @@ class Tables:
         """Row numbers, int32 [steps_a_call, tables, b]."""
         return np.stack([table.draw(start, end) for table in self.tables], axis=1)
 
-    def batch(self, table: list[jax.Array], rows: jax.Array) -> Batch:
-        if self._shared:
-            rows = sharding.keep_spread(rows, self.mesh, axis=1)
-        patches = jnp.stack([t[r] for t, r in zip(table, rows, strict=True)])
-        return {"patches": patches, "index": rows}
+    def drawn(self) -> jax.ShapeDtypeStruct:
+        steps, rows = self.tables[0].drawn().shape
+        return jax.ShapeDtypeStruct((steps, len(self.tables), rows), np.int32)
 
 
 class Stream:
@@ -136,6 +163,7 @@ class Stream:
 
     steps_a_call = 1
     table = None
+    batch = staticmethod(_whole)
 
     def __init__(
         self, stage: Stage, items: Images, seed: int, mesh: sharding.Mesh | None
@@ -145,6 +173,7 @@ class Stream:
         self._iterator, self._at = None, None
         require_enough(stage, self.count)
         self.mesh, self._shared = mesh, _is_shared(stage, mesh)
+        self._stage = stage
 
     def draw(self, start: int, end: int) -> Batch:
         if self._at != start:
@@ -157,9 +186,21 @@ class Stream:
             return sharding.spread(x, self.mesh, axis=1)
         return sharding.replicate(x, self.mesh) if self.mesh else x
 
-    @staticmethod
-    def batch(table: None, drawn: Batch) -> Batch:
-        return drawn
+    def drawn(self) -> Batch:
+        """As `data.train_batches` gives them."""
+        rows, size = (1, self._stage.batch_size), self.item[:2]
+        shapes = {
+            "index": jax.ShapeDtypeStruct(rows, np.int32),
+            "label": jax.ShapeDtypeStruct(rows, np.int32),
+            "valid": jax.ShapeDtypeStruct(rows, bool),
+            "image": jax.ShapeDtypeStruct((*rows, *self.item), np.float32),
+            "mask": jax.ShapeDtypeStruct((*rows, *size), np.uint8),
+        }
+        if self._stage.textures:
+            shapes["texture"] = shapes["image"]
+        if not self._shared:
+            return sharding.shapes_on(shapes, self.mesh)
+        return sharding.spread_shapes(shapes, self.mesh, axis=1)
 
 
 @jax.jit

@@ -10,11 +10,7 @@ The order of operations, which resuming relies on:
 
 A batch and a step's randomness are functions of (seed, stage, step) alone, so the state
 at step s is all there is to save, and a run that was stopped ends in the same bytes as
-one that was not.
-
-Steps can take less time than Python needs to start them. Several are therefore run by
-one call: a loop on the device, whose length is an argument, so that the very same
-program runs whatever lies between two calls.
+one that was not. One call runs several steps (`training.steps`).
 
 On several devices a batch is spread over them, and the state is the same on all. What a
 step computes is then the same but for the order of sums; on the same devices it is the
@@ -36,7 +32,7 @@ from jaxad.devices import processes, sharding
 from jaxad.devices.rows import Sharded
 from jaxad.errors import InputError, Preempted
 from jaxad.methods.base import Params, Stage
-from jaxad.training import feed
+from jaxad.training import feed, steps
 from jaxad.training.checkpoint import Checkpoints
 from jaxad.training.writer import Writer
 
@@ -94,14 +90,19 @@ def train(
     source = feed.Table if stage.inputs == "patches" else feed.Stream
     source = source(stage, items, seed, mesh)
     total = stage.num_steps(source.count)
-    steps = functools.partial(
-        _compile(_alone(stage), source), key=rng.stream(seed, stage.name), total=total
+    program = functools.partial(
+        steps.alone(stage, source), key=rng.stream(seed, stage.name), total=total
     )
     (state,) = _loop(
         stage,
         source,
-        _starts([_init(stage, params, seed, source.item)], mesh),
-        lambda starts: steps,
+        steps.starts(
+            stage,
+            [steps.init(stage, params, seed, source.item)],
+            [source.item],
+            mesh,
+        ),
+        lambda starts: program,
         [total],
         [workdir],
         options,
@@ -151,16 +152,16 @@ def train_together(
     totals = np.array([stage.num_steps(t.count) for t in source.tables], np.int32)
     keys = jnp.stack([rng.stream(run.seed, stage.name) for run in runs])
     inits = [
-        _init(stage, run.params, run.seed, table.item)
+        steps.init(stage, run.params, run.seed, table.item)
         for run, table in zip(runs, source.tables, strict=True)
     ]
     _require_same_shapes(stage, inits)
-    steps = _stacked(_compile(_together(stage, len(runs)), source), mesh)
+    program = steps.together(stage, len(runs), source)
     states = _loop(
         stage,
         source,
-        _starts(inits, mesh),
-        lambda starts: functools.partial(steps, key=keys, total=(starts, totals)),
+        steps.starts(stage, inits, [table.item for table in source.tables], mesh),
+        lambda starts: functools.partial(program, key=keys, total=(starts, totals)),
         totals.tolist(),
         [run.workdir for run in runs],
         options,
@@ -181,34 +182,14 @@ def _require_same_shapes(stage: Stage, inits) -> None:
             )
 
 
-def _init(stage: Stage, params: Params, seed: int, item: tuple[int, ...]):
-    """A function that makes a run's state as it starts, and its arguments."""
-    return (
-        lambda key, params: stage.init(key, params, item),
-        rng.stream(seed, f"{stage.name}.init"),
-        params,
-    )
-
-
-def _starts(inits, mesh: sharding.Mesh | None):
-    """A function that makes the runs' states as they start."""
-    functions = [function for function, *_ in inits]
-
-    def init(arguments):
-        return [f(*each) for f, each in zip(functions, arguments, strict=True)]
-
-    program = jax.jit(init, out_shardings=sharding.everywhere(mesh))
-    return functools.partial(program, [arguments for _, *arguments in inits])
-
-
-def _loop(stage, source, init, steps, totals, workdirs, options: Options):
+def _loop(stage, source, init, program, totals, workdirs, options: Options):
     """From the latest checkpoints, or the start, to the states after the last step.
 
     Args:
       stage: of a method.
       source: a `feed.Table`, `feed.Tables` or `feed.Stream`.
       init: `() -> [state of each run]`.
-      steps: `[first step of each run] -> program of _compile`, its key and total given.
+      program: `[first step of each run] -> steps`, their key and total given.
       totals: steps of each run.
       workdirs: of each run.
     """
@@ -221,7 +202,7 @@ def _loop(stage, source, init, steps, totals, workdirs, options: Options):
             for workdir, total in zip(workdirs, totals, strict=True)
         ]
         states = _states(folders, init, source.mesh)
-        run = steps(np.array([folder.start for folder in folders], np.int32))
+        run = program(np.array([folder.start for folder in folders], np.int32))
         step, total = min(folder.start for folder in folders), max(totals)
         bar = stack.enter_context(
             processes.progress(total=total, initial=step, desc=name, unit="step")
@@ -328,118 +309,6 @@ def _next(step: int, every: int) -> int:
 
 def _due(step: int, every: int, total: int) -> bool:
     return step == total or (step > 0 and step % every == 0)
-
-
-# ---- Steps
-
-
-def _one(stage: Stage):
-    """`(state, batch, key of the stage, step, total) -> (state, metrics)`."""
-
-    def one(state, batch, key, step, total):
-        batch = {**batch, "progress": step / total.astype(jnp.float32)}
-        return stage.step(state, batch, rng.at(key, step))
-
-    return one
-
-
-def _alone(stage: Stage):
-    """`_one` on lists of one."""
-    one = _one(stage)
-
-    def alone(states, batch, key, step, total):
-        state, metrics = one(*states, batch, key, step, total)
-        return [state], [metrics]
-
-    return alone
-
-
-def _together(stage: Stage, runs: int):
-    """`_one` on stacked states, with a key, a first step and a total of each run."""
-    one = jax.vmap(_one(stage), in_axes=(0, 0, 0, None, 0))
-
-    def together(state, batch, keys, step, spans):
-        starts, totals = spans
-        ahead, metrics = one(state, batch, keys, step, totals)
-        going = (starts <= step) & (step < totals)
-
-        def select(new, old):
-            return jnp.where(going.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
-        metrics = {n: jnp.where(going, value, 0) for n, value in metrics.items()}
-        return jax.tree.map(select, ahead, state), _unstack(metrics, runs)
-
-    return together
-
-
-def _stacked(program, mesh: sharding.Mesh | None):
-    """A program of `_compile` for stacked states, on lists of them."""
-
-    @functools.partial(
-        jax.jit, donate_argnums=0, out_shardings=sharding.everywhere(mesh)
-    )
-    def run(states, *arguments, **options):
-        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-        state, *rest = program(state, *arguments, **options)
-        return _unstack(state, len(states)), *rest
-
-    return run
-
-
-def _unstack(tree, n: int) -> list:
-    return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(n)]
-
-
-def _compile(one, source):
-    """Steps `start` to `end` as one program, which stops where a value is not finite.
-
-    Returns:
-      `(state, table, drawn, broken, start, end, key, total) -> (state, metrics,
-      broken)`: the metrics of the last step that ran, and the number of the first step,
-      counted from one, with a metric that is not finite; 0 if there is none. `state` is
-      donated.
-    """
-
-    def advance(state, table, drawn, key, step, total):
-        state, metrics = one(state, source.batch(table, drawn), key, step, total)
-        return state, jax.tree.map(lambda value: value.astype(jnp.float32), metrics)
-
-    everywhere = sharding.everywhere(source.mesh)
-
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
-    def run_one(state, table, drawn, broken, start, end, *, key, total):
-        del end
-        now = jax.tree.map(lambda x: x[0], drawn)
-        state, metrics = advance(state, table, now, key, start, total)
-        finite = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all()
-        now_broken = jnp.where(finite, 0, start + 1).astype(jnp.int32)
-        return state, metrics, jnp.where(broken > 0, broken, now_broken)
-
-    if source.steps_a_call == 1:
-        # A network inside a loop is ten times slower on a CPU.
-        return run_one
-
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
-    def run(state, table, drawn, broken, start, end, *, key, total):
-        def body(carry):
-            state, _, broken, step = carry
-            now = jax.tree.map(lambda x: x[step - start], drawn)
-            state, metrics = advance(state, table, now, key, step, total)
-            finite = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all()
-            step += 1
-            return state, metrics, jnp.where(finite, jnp.int32(0), step), step
-
-        def goes_on(carry):
-            *_, broken, step = carry
-            return (step < end) & (broken == 0)
-
-        first = jax.tree.map(lambda x: x[0], drawn)
-        _, metrics = jax.eval_shape(advance, state, table, first, key, start, total)
-        metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
-        carry = state, metrics, broken, jnp.int32(start)
-        return jax.lax.while_loop(goes_on, body, carry)[:3]
-
-    return run
 
 
 def _finite(state) -> bool:

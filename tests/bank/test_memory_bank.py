@@ -60,12 +60,12 @@ KINDS = (
 def small_blocks():
     """Several blocks and rounds of everything, the last ones not full."""
     sizes = {
-        (memory_bank, "_CANDIDATES"): 100,
+        (memory_bank, "CANDIDATES"): 100,
         (memory_bank, "_AGAIN"): 24,
         (coreset, "PICKS"): 48,
         (distances, "ROWS"): 640,
         (distances, "_CENTRES"): 32,
-        (distances, "_QUERIES"): 64,
+        (distances, "QUERIES"): 64,
         (distances, "_GROUP"): 8,
         (distances, "_DECIDE"): 40,
         (distances, "_DOUBTFUL"): 24,

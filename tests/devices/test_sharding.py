@@ -60,7 +60,7 @@ def test_coreset_is_the_same_on_any_number_of_devices(devices):
 
 
 def test_coreset_with_few_candidates_on_eight_devices(monkeypatch):
-    monkeypatch.setattr(memory_bank, "_CANDIDATES", 64)
+    monkeypatch.setattr(memory_bank, "CANDIDATES", 64)
     x = rows()
     want = greedy_coreset(x, 150)
     np.testing.assert_array_equal(greedy_coreset(x, 150, mesh=mesh(8)), want)
@@ -188,8 +188,8 @@ def test_programs_keep_within_their_scratch(half):
     count, bounds = shape((), np.int32), shape((n,), f32)
     centres, span = shape((2000, d), f32), shape((2,), np.int32)
     programs = [
-        memory_bank._first_bad.lower(part),
-        memory_bank._find.lower(
+        memory_bank.are_good.lower(part),
+        memory_bank.find_rows.lower(
             shape((4096, d), f32),
             part,
             count,
@@ -199,10 +199,10 @@ def test_programs_keep_within_their_scratch(half):
             mesh=one,
             spread="bank",
         ),
-        coreset._cover.lower(
+        coreset.lower_bounds.lower(
             bounds, part, shape((d,), f32), centres, span, mesh=one, direct=half
         ),
-        coreset._top.lower(bounds, 2049, mesh=one),
+        coreset.largest.lower(bounds, 2049, mesh=one),
     ]
     for program in programs:
         needs = program.compile().memory_analysis().temp_size_in_bytes
@@ -212,7 +212,7 @@ def test_programs_keep_within_their_scratch(half):
 @pytest.mark.parametrize(("m", "d"), [(6272, 3840), (50_176, 256), (100, 10_000)])
 def test_a_search_needs_what_is_reckoned(m, d):
     shape, n = jax.ShapeDtypeStruct, 20_000
-    program = memory_bank._find.lower(
+    program = memory_bank.find_rows.lower(
         shape((m, d), np.float32),
         shape((n, d), np.float32),
         shape((), np.int32),
