@@ -259,6 +259,13 @@ FIELDS = dict(
     threshold=_THRESHOLD,
     ensemble=_ENSEMBLE,
     disturbance=_DISTURBANCE,
+    bank_starts=Field(
+        1,
+        "memory banks of a category, each a coreset that begins at another patch; "
+        "results have the metrics of each, their mean and their deviation; the first "
+        "is the detector that is kept",
+        at_least(1),
+    ),
     metrics=Field(
         (),
         'beside those of every run: "visa" is what the VisA benchmark goes by (AU-PR, '

@@ -47,6 +47,7 @@ class Normal:
       mesh: the devices of the run; None for one.
       keep: where a long fit keeps what it has found, a `run.passes.Pass`.
       progress: `(total=, unit=) -> a progress bar`, a context manager.
+      start: of a fit that begins somewhere, in which of several places; 0 is the usual.
     """
 
     rows: Stack
@@ -54,6 +55,7 @@ class Normal:
     mesh: sharding.Mesh | None
     keep: Any
     progress: Callable[..., Any]
+    start: int = 0
 
     @property
     def images(self) -> int:
@@ -93,6 +95,7 @@ class Scorer(NamedTuple):
         known; the threshold then comes from fits on parts of the images.
       extend: `Extension -> (state, report)`: more images for a fitted one. None where
         all have to be fitted anew.
+      starts: whether fits that begin elsewhere differ, as memory banks do.
       recall: `(state, described) -> bool [b, h, w]`, where an approximate search has
         found what an exact one finds; None where `score` is exact.
       unit: what a score is.
@@ -108,6 +111,7 @@ class Scorer(NamedTuple):
     recall: Callable[[State, jax.Array], jax.Array] | None = None
     unit: str = "a distance in descriptor space"
     programs: "Callable[[Shapes], list[Program]]" = lambda shapes: []
+    starts: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,13 +219,29 @@ def predict(detector: Detectors, images: jax.Array) -> tuple[jax.Array, jax.Arra
         raise InputError(
             f"images have shape {images.shape}; predict takes [b, H, W, 3]"
         )
-    members = members_of(detector)
-    found = [
-        member.scorer.score(member.state, describe_with(member, images))
-        for member in members
-    ]
-    found = combined(members, found)
-    return found.images, anomaly_map(members[0], found.patches, images.shape[1:3])
+    return predict_each([members_of(detector)], images)[0]
+
+
+def predict_each(
+    banks: Sequence[Sequence[Detector]], images: jax.Array
+) -> list[tuple[jax.Array, jax.Array]]:
+    """What `predict` says by each of several detectors that describe images alike.
+
+    Args:
+      banks: the members of each; those of the first one describe the images for all.
+      images: as for `predict`.
+    """
+    described = [describe_with(member, images) for member in banks[0]]
+    predicted = []
+    for members in banks:
+        found = [
+            member.scorer.score(member.state, one)
+            for member, one in zip(members, described, strict=True)
+        ]
+        whole = combined(members, found)
+        maps = anomaly_map(members[0], whole.patches, images.shape[1:3])
+        predicted.append((whole.images, maps))
+    return predicted
 
 
 def members_of(detector: Detectors) -> tuple[Detector, ...]:

@@ -77,6 +77,7 @@ def build(config) -> Scorer:
         extend=functools.partial(_extend, config),
         recall=recall if approximate else None,
         programs=functools.partial(_programs, config),
+        starts=True,
     )
 
 
@@ -112,8 +113,13 @@ def _programs(config, shapes: Shapes) -> list[Program]:
 
 def _check(config, images: int, grid: tuple[int, int], width: int) -> None:
     del width
-    options = config.detector
-    size = coreset_size(config.coreset.ratio, images * grid[0] * grid[1])
+    options, patches = config.detector, images * grid[0] * grid[1]
+    size = coreset_size(config.coreset.ratio, patches)
+    if config.bank_starts > patches:
+        raise InputError(
+            f"config.bank_starts={config.bank_starts} is more than the {patches} "
+            "patches to begin at; lower it"
+        )
     if options.image_score == "reweighted" and options.reweight_neighbours > size:
         raise InputError(
             f"config.detector.reweight_neighbours={options.reweight_neighbours} is "
@@ -157,7 +163,7 @@ def _coreset(
     """
     keep = normal.keep
     before = [found["chosen"] for _, _, found in keep.resume()]
-    start = range(kept) if kept else 0
+    start = range(kept) if kept else _start(config.seed, normal)
 
     def save(chosen):
         keep.reached(
@@ -179,6 +185,14 @@ def _coreset(
     # Once every row is covered there is nothing left to choose but the first one.
     repeated = (chosen == 0) & (np.arange(size) >= max(kept, 1))
     return chosen[~repeated], radius
+
+
+def _start(seed: int, normal: Normal) -> int:
+    """Where a coreset begins: at the first patch, or at one drawn for this start."""
+    if normal.start == 0:
+        return 0
+    others = np.random.default_rng((seed, 4)).permutation(len(normal.rows) - 1) + 1
+    return int(others[normal.start - 1])
 
 
 def _extend(config, extension: Extension) -> tuple[State, Report]:

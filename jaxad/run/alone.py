@@ -51,6 +51,12 @@ def fit(images: Any, config: ml_collections.ConfigDict | None = None) -> Predict
         config.method.name,
         "one that learns from good images alone; python -m jaxad.main runs this one",
     )
+    config_lib.require(
+        config.bank_starts == 1,
+        "bank_starts",
+        config.bank_starts,
+        "1 for a detector without a run, which has no test images to average over",
+    )
     compilation.use_cache(config.compilation_cache)
     members = pipeline_lib.members(config)
     split = data.good(members[0].dataset, images)

@@ -39,6 +39,7 @@ class Evaluation:
       pixel_counts: of every image, for the bootstrap; None where there are no masks.
       metrics: name -> value; None where the split has no masks, or no image at all,
         NaN where undefined.
+      banks: the same of every memory bank; all but this is of the first.
     """
 
     scores: np.ndarray
@@ -46,6 +47,7 @@ class Evaluation:
     metrics: dict[str, float | None]
     thumbnails: Thumbnails = dataclasses.field(default_factory=Thumbnails)
     pixel_counts: PixelCounts | None = None
+    banks: Sequence[dict[str, float | None]] = ()
 
 
 def evaluate(
@@ -56,17 +58,20 @@ def evaluate(
     label: str,
     keep: Pass | None = None,
     further: "Sequence[Further]" = (),
+    banks: int = 1,
 ) -> Evaluation:
     """Scores every image of a split.
 
     Args:
-      predict: `images [b, H, W, 3] in [0, 1] -> (scores [b], maps [b, H, W])`; of the
-        images each process gives its share.
+      predict: `images [b, H, W, 3] in [0, 1] -> [(scores [b], maps [b, H, W]), ...]`
+        by each memory bank, the detector's first; of the images each process gives its
+        share.
       split: of `data.load`.
       batch_size: images a batch; the last one is padded and masked.
       label: what the progress bar says.
       keep: where what is found is kept while the pass is not finished.
       further: what else to measure, of `further_metrics`.
+      banks: how many there are.
 
     Raises:
       InputError: an image gets a score that is not finite.
@@ -74,65 +79,42 @@ def evaluate(
     """
     keep = keep or passes.unkept()
     n, done = len(split), 0
-    scores, ranges = np.zeros(n, np.float32), np.zeros((n, 2), np.float32)
-    # Of all images that are saved, and of this process's images since then.
-    pixels, recent = PixelMetrics(), PixelMetrics()
-    small, recent_small = Thumbnails(), Thumbnails()
+    scores, ranges = np.zeros((banks, n), np.float32), np.zeros((n, 2), np.float32)
+    states = _States(banks)
     for first, done, found in keep.resume():
-        scores[first:done], ranges[first:done] = found["scores"], found["ranges"]
-        pixels.merge(PixelMetrics.of_arrays(found["pixels"]))
-        small.merge(Thumbnails.of_arrays(found["thumbnails"]))
-
-    def merged() -> tuple[PixelMetrics, Thumbnails]:
-        nonlocal recent, recent_small
-        new, new_small = PixelMetrics(), Thumbnails()
-        for one, other in processes.gather((recent.arrays(), recent_small.arrays())):
-            new.merge(PixelMetrics.of_arrays(one))
-            new_small.merge(Thumbnails.of_arrays(other))
-        pixels.merge(new)
-        small.merge(new_small)
-        recent, recent_small = PixelMetrics(), Thumbnails()
-        return new, new_small
+        scores[:, first:done], ranges[first:done] = found["scores"], found["ranges"]
+        states.merge(found)
 
     def found_in(first: int, stop: int):
-        new, new_small = merged()
-        return {
-            "scores": scores[first:stop],
-            "ranges": ranges[first:stop],
-            "pixels": new.arrays(),
-            "thumbnails": new_small.arrays(),
-        }
+        found = {"scores": scores[:, first:stop], "ranges": ranges[first:stop]}
+        return found | states.gathered()
 
     unseen, earlier = 0, done
     with processes.progress(total=n, initial=done, desc=label, unit="img") as bar:
         for batch in data.eval_batches(split, batch_size, done, **processes.share()):
             valid = batch["valid"]
-            image_scores, maps = predict(batch["image"])
-            image_scores = sharding.fetch(image_scores)[: n - done]
-            broken = ~np.isfinite(image_scores)
-            if broken.any():
-                raise InputError(
-                    f"{split.filenames[done + int(broken.argmax())]} gets a score that "
-                    "is not finite; check the weights, or the file itself"
-                )
-            scores[done : done + len(image_scores)] = image_scores
-            found = sharding.fetch(_ranges(maps))[: n - done]
-            ranges[done : done + len(found)] = found
-            mine = sharding.fetch_share(maps)[valid]
-            for row, one in zip(np.flatnonzero(valid), mine, strict=True):
-                recent_small.add(
-                    batch["index"][row], batch["image"][row], one, batch["mask"][row],
-                    split.geometry, tuple(batch["size"][row].tolist()),
-                )  # fmt: skip
+            predicted = predict(batch["image"])
+            stop = min(done + batch_size, n)
+            for bank, (image_scores, _) in enumerate(predicted):
+                image_scores = sharding.fetch(image_scores)[: n - done]
+                broken = ~np.isfinite(image_scores)
+                if broken.any():
+                    raise InputError(
+                        f"{split.filenames[done + int(broken.argmax())]} gets a score "
+                        "that is not finite; check the weights, or the file itself"
+                    )
+                scores[bank, done:stop] = image_scores
+            found = sharding.fetch(_ranges(predicted[0][1]))[: n - done]
+            ranges[done:stop] = found
+            maps = [sharding.fetch_share(maps)[valid] for _, maps in predicted]
+            states.add(split, batch, maps)
             if split.has_masks:
-                masks = batch["mask"][valid]
-                recent.update(mine, masks)
-                blank = ~masks.any(axis=(1, 2))
+                blank = ~batch["mask"][valid].any(axis=(1, 2))
                 unseen += int((blank & (batch["label"][valid] == 1)).sum())
-            done += len(image_scores)
+            bar.update(stop - done)
+            done = stop
             keep.reached(done, found_in)
-            bar.update(len(image_scores))
-    merged()
+    states.gathered()
     if unseen := sum(processes.gather(unseen)):
         _LOG.warning(
             "%s: anomalous images without a mask, or with nothing left of it at the "
@@ -141,15 +123,91 @@ def evaluate(
             "at least " if earlier else "",
             unseen,
         )
-    of_pixels = _named(pixels if split.has_masks else None)
-    if not n:
-        names = *_IMAGE_METRICS, *of_pixels, *columns_of(further)
-        return Evaluation(scores, ranges, dict.fromkeys(names))
-    named = {**_image_metrics(scores, split.labels), **of_pixels}
+    pixels = states.pixels if split.has_masks else [None] * banks
+    measured = [
+        _metrics(*both, split.labels, further)
+        for both in zip(scores, pixels, strict=True)
+    ]
+    counts = states.counts if split.has_masks else None
+    return Evaluation(
+        scores[0], ranges, measured[0], states.thumbnails, counts, measured
+    )
+
+
+class _States:
+    """What is gathered image by image: of all images that are saved, and of this
+    process's since then.
+
+    Attributes:
+      pixels: of every bank.
+      counts, thumbnails: of the first.
+    """
+
+    def __init__(self, banks: int):
+        self._pixels = ["pixels", *(f"pixels-{i}" for i in range(1, banks))]
+        self._kinds = dict.fromkeys(self._pixels, PixelMetrics)
+        self._kinds |= {"pixel_counts": PixelCounts, "thumbnails": Thumbnails}
+        self._whole, self._recent = self._empty(), self._empty()
+
+    def _empty(self) -> dict:
+        return {name: kind() for name, kind in self._kinds.items()}
+
+    @property
+    def pixels(self) -> list[PixelMetrics]:
+        return [self._whole[name] for name in self._pixels]
+
+    @property
+    def counts(self) -> PixelCounts:
+        return self._whole["pixel_counts"]
+
+    @property
+    def thumbnails(self) -> Thumbnails:
+        return self._whole["thumbnails"]
+
+    def add(self, split, batch: dict, maps: list[np.ndarray]) -> None:
+        """This process's images of a batch; `maps` [b, H, W] of the valid ones."""
+        recent, rows = self._recent, np.flatnonzero(batch["valid"])
+        for row, one in zip(rows, maps[0], strict=True):
+            index, mask = batch["index"][row], batch["mask"][row]
+            recent["thumbnails"].add(
+                index, batch["image"][row], one, mask,
+                split.geometry, tuple(batch["size"][row].tolist()),
+            )  # fmt: skip
+            if split.has_masks:
+                recent["pixel_counts"].add(index, one, mask)
+        if split.has_masks:
+            for name, found in zip(self._pixels, maps, strict=True):
+                recent[name].update(found, batch["mask"][rows])
+
+    def merge(self, found: dict) -> dict:
+        """Adds arrays that `gathered` gave, and gives the states that they are of."""
+        new = {k: kind.of_arrays(found[k]) for k, kind in self._kinds.items()}
+        for name, state in new.items():
+            self._whole[name].merge(state)
+        return new
+
+    def gathered(self) -> dict:
+        """What all processes have found since the last call, as arrays."""
+        arrays = {name: state.arrays() for name, state in self._recent.items()}
+        new = self._empty()
+        for one in processes.gather(arrays):
+            for name, state in self.merge(one).items():
+                new[name].merge(state)
+        self._recent = self._empty()
+        return {name: state.arrays() for name, state in new.items()}
+
+
+def _metrics(
+    scores: np.ndarray, pixels: PixelMetrics | None, labels, further
+) -> dict[str, float | None]:
+    """All metrics of what a bank has found."""
+    of_pixels = _named(pixels)
+    if not len(scores):
+        return dict.fromkeys((*_IMAGE_METRICS, *of_pixels, *columns_of(further)))
+    named = {**_image_metrics(scores, labels), **of_pixels}
     for one in further:
-        known = pixels if split.has_masks else None
-        named |= one.compute(scores, split.labels, known)
-    return Evaluation(scores, ranges, named, small)
+        named |= one.compute(scores, labels, pixels)
+    return named
 
 
 @jax.jit

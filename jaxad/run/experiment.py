@@ -19,6 +19,7 @@ from jaxad.errors import InputError
 from jaxad.inference import decisions, places
 from jaxad.inference import folder as detector_folder
 from jaxad.run import (
+    banks,
     calibrate,
     descriptors,
     doctor,
@@ -270,8 +271,10 @@ def _category(
         pipelines, train, held_out, category, folder, maker, seconds, earlier
     )
 
-    def predict(images):
-        return base.predict(members, pipelines[0].place(images))
+    every = [members, *banks.restored(folder, pipelines, members)]
+
+    def predict(images, which=every):
+        return base.predict_each(which, pipelines[0].place(images))
 
     test = provenance.test_images(config, category)
     recall = {}
@@ -293,21 +296,25 @@ def _category(
             test,
             pipelines[0].images_a_call,
             label=f"{category}: score",
-            keep=kept.start("score", _scores_key(pipelines, members, test)),
+            keep=kept.start("score", _scores_key(pipelines, every, test)),
             further=evaluate.further_metrics(config),
+            banks=len(every),
         )
     results.write_scores(folder / "scores.csv", test, evaluation.scores)
     results.write_defect_types(folder / "defect_types.csv", test)
     results.write_train(folder / "train.csv", train, held_out)
     if processes.first():
         evaluation.thumbnails.save(folder / "thumbnails.npz")
+        if evaluation.pixel_counts is not None:
+            evaluation.pixel_counts.save(folder / "pixel_counts.npz")
     if decision:
         results.write_verdicts(
             folder / "verdicts.csv", test, evaluation.scores, decision.images
         )
 
     def predict_all(images):
-        return [sharding.fetch(x) for x in predict(sharding.share_of(images))]
+        (found,) = predict(sharding.share_of(images), [members])
+        return [sharding.fetch(x) for x in found]
 
     overlays.write(
         folder,
@@ -334,10 +341,12 @@ def _category(
         "detector": {member.backbone.name: member.report for member in members},
         "threshold": decision and decision.results(evaluation.scores, test.labels),
         **recall,
+        **({"banks": banks.row(evaluation.banks)} if len(every) > 1 else {}),
         "seconds": seconds,
     }
     results.write_json(folder / "result.json", row)
     passes.remove(unfinished)
+    banks.remove(folder)
     return row
 
 
@@ -445,10 +454,16 @@ def _learnt(pipeline: Pipeline, member: base.Detector) -> bool:
     return member.params["backbone"] is not pipeline.variables
 
 
-def _scores_key(pipelines: list[Pipeline], members, test) -> str:
+def _scores_key(pipelines: list[Pipeline], every, test) -> str:
     """Names all that scores depend on and the config does not say."""
+    members, *others = every
+    states = [
+        models.fingerprint({"state": base.on_host(member.state)})
+        for bank in others
+        for member in bank
+    ]
     return features.digest(
-        {"kept": evaluate.KEPT}
+        {"kept": evaluate.KEPT, "banks": states}
         | {
             pipeline.backbone.name: (
                 descriptors.key_of(pipeline, member.params, test),
@@ -476,6 +491,7 @@ def _member(pipeline, train, category, folder, maker, seconds, earlier) -> fit.F
         detector_folder.save_backbone(
             folder.parent / "backbone" / name, pipeline.variables, pipeline.fingerprint
         )
+    banks.save(folder, pipeline, fitted.banks)
     detector_folder.save_member(
         place, fitted.detector, pipeline.variables, pipeline.fingerprint
     )
@@ -507,6 +523,7 @@ def _forget(pipeline: Pipeline, folder: pathlib.Path) -> None:
 def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
     config = pipelines[0].config
     further = evaluate.columns_of(evaluate.further_metrics(config))
+    names = (*results.COLUMNS, *further)
     rows = {name: dict(row) for name, row in rows.items()}
     seconds: dict[str, float] = {}
     for row in rows.values():
@@ -530,6 +547,7 @@ def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:
         "metrics": list(further),
         "categories": rows,
         "mean": results.mean(rows, further),
+        **({"banks": banks.mean(rows, names)} if config.bank_starts > 1 else {}),
         "seconds": seconds,
         "versions": results.versions(),
     }

@@ -91,6 +91,9 @@ def run(
         duplicates = doctor.require_sound_addition(config.dataset, category, added)
     earlier = list(config.get("extensions", ()))
     config.dataset.category = category
+    if config.bank_starts > 1:
+        _LOG.info("of %d memory banks the first is extended", config.bank_starts)
+        config.bank_starts = 1
     config.extensions = [
         *earlier,
         {

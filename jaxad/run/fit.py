@@ -16,6 +16,7 @@ from jaxad.detectors.base import Detector, Normal, Report, State
 from jaxad.devices import processes, sharding
 from jaxad.devices.rows import Sharded, Stack
 from jaxad.errors import InputError
+from jaxad.fields import require
 from jaxad.methods.base import Params
 from jaxad.run import features, programs, stages
 from jaxad.run.descriptors import describe, grid, key_of, project
@@ -103,12 +104,14 @@ class Fitted:
       normal: the descriptors of the images `first`, `first + 1`, ... of all that it has
         learnt from; None where they are not at hand.
       seconds: spent in each phase.
+      banks: the same with memory banks that begin elsewhere, of `config.bank_starts`.
     """
 
     detector: Detector
     normal: Normal | None
     seconds: dict[str, float]
     first: int = 0
+    banks: Sequence[Detector] = ()
 
 
 def fit(
@@ -146,13 +149,17 @@ def _fit(pipeline: Pipeline, split, folder: pathlib.Path, passes: Passes, label:
         with timed(seconds, "features"):
             descriptors = describe(pipeline, params, split, label, passes)
     rows = project(pipeline.method, params, descriptors)
-    normal = normal_of(pipeline, params, rows, [split], passes, label)
-    with timed(seconds, "fit"):
-        state, report = pipeline.scorer.fit(normal)
-    detector = assemble(
-        pipeline, params, state, report, [split], seconds, passes, label=label
-    )
-    return Fitted(detector, normal, seconds)
+    fitted = []
+    for start in range(pipeline.config.bank_starts):
+        normal = normal_of(pipeline, params, rows, [split], passes, label, start=start)
+        with timed(seconds, "fit"):
+            state, report = pipeline.scorer.fit(normal)
+        detector = assemble(
+            pipeline, params, state, report, [split], seconds, passes, label=label
+        )
+        fitted.append((detector, normal))
+    (detector, normal), *others = fitted
+    return Fitted(detector, normal, seconds, banks=[bank for bank, _ in others])
 
 
 def learn(
@@ -224,6 +231,7 @@ def normal_of(
     passes: Passes,
     label: str,
     kept: str = "",
+    start: int = 0,
 ) -> Normal:
     """What a scorer is fitted on.
 
@@ -234,13 +242,16 @@ def normal_of(
       passes: what is not finished is kept there.
       label: what the progress bar says first.
       kept: names what the scorer knows already.
+      start: which of several starts the fit has.
     """
+    name = f"fit-{start}" if start else "fit"
     return Normal(
         rows=rows,
         grid=grid(pipeline)[:2],
         mesh=pipeline.mesh,
-        keep=passes.start("fit", key_of(pipeline, params, *splits) + kept),
-        progress=functools.partial(processes.progress, desc=f"{label}: fit"),
+        keep=passes.start(name, key_of(pipeline, params, *splits) + kept),
+        progress=functools.partial(processes.progress, desc=f"{label}: {name}"),
+        start=start,
     )
 
 
@@ -309,7 +320,8 @@ def _spread(
             pipeline.images_a_call,
             label=f"{label}: spread",
             keep=passes.start(
-                f"spread-{i}", key_of(pipeline, detector.params, split) + fitted
+                f"spread-{i}-{fitted[:8]}",
+                key_of(pipeline, detector.params, split) + fitted,
             ),
         )
         for i, split in enumerate(splits)
@@ -356,6 +368,13 @@ def check(pipeline: Pipeline, split, *, label: str) -> None:
         if stage.inputs == "patches":
             count *= height * width
         feed.require_enough(stage, count, f"the {split.name} split of {label}")
+    starts, name = pipeline.config.bank_starts, pipeline.config.detector.name
+    require(
+        starts == 1 or pipeline.scorer.starts,
+        "bank_starts",
+        starts,
+        f"1 with config.detector.name={name}, whose fit begins nowhere",
+    )
     pipeline.scorer.check(len(split), (height, width), programs.width(pipeline))
 
 

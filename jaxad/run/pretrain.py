@@ -33,7 +33,14 @@ _HELD_OUT, _BANK = 5_000, 20_000
 # Fields of the shared table that only a detector goes by.
 _OF_DETECTORS = (
     *("patches", "coreset", "detector", "threshold", "ensemble", "disturbance"),
-    *("metrics", "overlays", "feature_cache", "backbone.taps", "train.stage_cache"),
+    *(
+        "bank_starts",
+        "metrics",
+        "overlays",
+        "feature_cache",
+        "backbone.taps",
+        "train.stage_cache",
+    ),
 )
 
 

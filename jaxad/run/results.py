@@ -192,6 +192,8 @@ def mean(
 def table(results: dict) -> str:
     """The results as a Markdown table, in per cent; a dash where there is none.
 
+    Of several memory banks it has means over them, and standard deviations.
+
     Those of a backbone are its probes, as they are.
     """
     if "probes" in results:
@@ -206,7 +208,11 @@ def table(results: dict) -> str:
     if len(rows) > 1:
         # A category may be called mean.
         mean = "mean" if "mean" not in results["categories"] else "mean of all"
-        rows.append((mean, results["mean"]))
+        rows.append((mean, results["mean"] | {"banks": results.get("banks")}))
+    if "banks" in results:
+        # Means over banks, and how far those lie apart.
+        columns = [x for column in columns for x in (column, f"± {column}")]
+        rows = [(name, _over_banks(values["banks"])) for name, values in rows]
     width = max(len(name) for name, _ in (*rows, ("category", None)))
     lines = [
         " | ".join((f"| {'category':<{width}}", *columns)) + " |",
@@ -217,6 +223,11 @@ def table(results: dict) -> str:
         cells = [f"{_percent(values.get(c)):>{len(c)}}" for c in columns]
         lines.append(" | ".join((f"| {name:<{width}}", *cells)) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _over_banks(banks: dict) -> dict[str, float | None]:
+    deviations = banks["deviation"].items()
+    return banks["mean"] | {f"± {name}": value for name, value in deviations}
 
 
 def _probes(before: dict, after: dict) -> str:

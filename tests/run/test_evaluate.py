@@ -57,7 +57,7 @@ def test_anomalous_images_without_an_anomalous_pixel_are_told_of(caplog):
             return item | {"mask": item["mask"] * (i == 1)}
 
     def predict(images):
-        return images.mean((1, 2, 3)), images[..., 0]
+        return [(images.mean((1, 2, 3)), images[..., 0])]
 
     evaluate.evaluate(predict, Split(), 2, label="a")
     assert caplog.text == ""
