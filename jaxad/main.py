@@ -7,10 +7,14 @@ A config of ours has a name, `--config patchcore_elpv`, that works from anywhere
 lines name, and `--config.a.b=value` sets any field. A run that was interrupted goes on
 when the same command is given again.
 
+`--dry_run` tells what a run takes before it begins, of the devices that are here or,
+with `--slice=v5e-8`, of a TPU slice that is not; docs/accelerators.md has the details.
+
 On several hosts it is the same command in each, with `--coordinator`, `--num_processes`
 and `--process_id` where no cluster tells them; README.md has the details.
 """
 
+import functools
 import os
 import pathlib
 
@@ -18,6 +22,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxad import command_line
+from jaxad.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -32,6 +37,15 @@ _WORKDIR = flags.DEFINE_string(
     "the config's name.",
 )
 
+_DRY_RUN = flags.DEFINE_boolean(
+    "dry_run",
+    False,
+    "Tells memory, steps and time, and runs nothing.",
+)
+_SLICE = flags.DEFINE_string(
+    "slice", None, "With --dry_run: a TPU slice that need not be there, such as v5e-8."
+)
+
 _JOIN = command_line.define_processes()
 
 
@@ -40,6 +54,13 @@ def main() -> None:
 
     config, workdir = _CONFIG.value, command_line.workdir(_WORKDIR.value)
     command_line.use_compilation_cache(config)
+    if _SLICE.value and not _DRY_RUN.value:
+        raise InputError(f"--slice={_SLICE.value} has no effect without --dry_run")
+    if _DRY_RUN.value:
+        from jaxad.run import dry_run
+
+        dry_run.run(config, _SLICE.value, functools.partial(print, flush=True))
+        return
     with _JOIN():
         if not os.path.exists(os.path.join(workdir, "results.json")):
             data.require_known(config.dataset)  # before all the rest is imported

@@ -52,7 +52,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """The items of the builder config, by split."""
 
     @abc.abstractmethod
-    def _published_counts(self) -> Mapping[str, int]:
+    def published_counts(self) -> Mapping[str, int]:
         """Number of images by `split/kind`."""
 
     def _kind(self, item: Item) -> str:
@@ -107,7 +107,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             for split, items in splits.items()
             for item in items
         )
-        published = self._published_counts()
+        published = self.published_counts()
         differences = self._differences(found.root) + [
             f"{counts[kind]} images in {kind}, not {published.get(kind, 0)}"
             for kind in sorted(counts.keys() | published.keys())

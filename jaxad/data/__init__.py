@@ -53,6 +53,7 @@ __all__ = (
     "joined",
     "load",
     "load_textures",
+    "published",
     "require_enough_textures",
     "train_batches",
 )
@@ -143,6 +144,16 @@ def load(config: ml_collections.ConfigDict, category: str, split: str) -> Split:
         but = f", but there is: {worst[0]}" if worst else ""
         raise InputError(f"{config.name}/{category} has no training image{but}")
     return loaded
+
+
+def published(config: ml_collections.ConfigDict, category: str) -> int:
+    """Normal training images of a category that could be downloaded.
+
+    Args:
+      config, category: as `load` takes them, where it raises NotHere.
+    """
+    count = builders.published(config, category)
+    return min(count, config.limit or count)
 
 
 def corpus(config: ml_collections.ConfigDict) -> Split:

@@ -49,15 +49,23 @@ def load(
       InputError: something is missing from which to prepare it; NotHere where it could
         be downloaded.
     """
-    variant = category
-    if config.name == "visa":
-        variant = f"{category}_{config.protocol}"
-    builder = _prepared(config, variant)
+    builder = _prepared(config, _variant(config, category))
     if differences := (builder.info.metadata or {}).get("differences"):
         origin = builder.info.metadata["origin"]
         _warn(f"{origin} differs from {builder.info.full_name}: {differences}")
     path = pathlib.Path(builder.data_path)
     return dataclasses.replace(_whole(path, name, _state(path)), geometry=geometry)
+
+
+def published(config: ml_collections.ConfigDict, category: str) -> int:
+    """Normal training images of a category of an archive."""
+    builder = _class(config.name)(config=_variant(config, category))
+    counts = builder.published_counts()
+    return sum(counts.get(f"train/{kind}", 0) for kind in ("good", "ok", "normal"))
+
+
+def _variant(config: ml_collections.ConfigDict, category: str) -> str:
+    return f"{category}_{config.protocol}" if config.name == "visa" else category
 
 
 def _state(folder: pathlib.Path) -> tuple[tuple[str, int, int], ...]:

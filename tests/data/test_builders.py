@@ -240,14 +240,14 @@ def test_the_published_archive_must_hold_the_published_counts(
     with pytest.raises(InputError, match="3 images in train/good, not 209"):
         data.load(config, "bottle", "train")
     counts = {"train/good": 3, "test/good": 2, "test/bent": 2}
-    monkeypatch.setattr(mvtec_ad.Builder, "_published_counts", lambda self: counts)
+    monkeypatch.setattr(mvtec_ad.Builder, "published_counts", lambda self: counts)
     assert len(data.load(config, "bottle", "train")) == 3
 
 
 def test_published_counts_are_those_of_the_papers():
     def total(builder, kinds):
         published = [
-            builder(config=c, data_dir="/nowhere")._published_counts()
+            builder(config=c, data_dir="/nowhere").published_counts()
             for c in builder.builder_configs
         ]
         return sum(n for p in published for kind, n in p.items() if kind in kinds)
@@ -662,7 +662,7 @@ def _publish(monkeypatch, url, size, sha256):
     info = checksums.UrlInfo(size=size, checksum=sha256, filename="btad.zip")
     monkeypatch.setattr(btad.Builder, "url_infos", {url: info})
     counts = {"train/ok": 3, "test/ok": 1, "test/ko": 2}
-    monkeypatch.setattr(btad.Builder, "_published_counts", lambda self: counts)
+    monkeypatch.setattr(btad.Builder, "published_counts", lambda self: counts)
 
 
 def test_nothing_needs_tensorflow_and_nothing_is_printed(tmp_path):

@@ -37,7 +37,7 @@ class Builder(masked_images.Builder):
     def _is_root(self, folder):
         return any((folder / name / "train").is_dir() for name in self.CATEGORIES)
 
-    def _published_counts(self):
+    def published_counts(self):
         train, good, defective = _COUNTS[self._category()]
         return {"train/ok": train, "test/ok": good, "test/ko": defective}
 

@@ -88,7 +88,7 @@ class Builder(masked_images.Builder):
     def _is_root(self, folder):
         return any((folder / name / "train").is_dir() for name in self.CATEGORIES)
 
-    def _published_counts(self):
+    def published_counts(self):
         train, good, defects = _COUNTS[self._category()]
         counted = (defect.split() for defect in defects.split(", "))
         return {"train/good": train, "test/good": good} | {

@@ -77,7 +77,7 @@ class Builder(masked_images.Builder):
     def _kind(self, item):
         return "anomaly" if item.label else "normal"
 
-    def _published_counts(self):
+    def published_counts(self):
         counts = _COUNTS[self._category()][self.PROTOCOLS.index(self._protocol())]
         kinds = ("train/normal", "train/anomaly", "test/normal", "test/anomaly")
         return {kind: count for kind, count in zip(kinds, counts, strict=True) if count}

@@ -1,0 +1,103 @@
+"""What chips can do: those that are here, and those of TPU slices that need not be.
+
+The compiler is libtpu's, which comes with the extra `tpu`.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from jaxad.devices import sharding
+from jaxad.errors import InputError, did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What one chip can do at most, as its maker says.
+
+    Attributes:
+      operations: of bfloat16 products, a second.
+      memory: bytes.
+      bandwidth: of the memory, bytes a second.
+      link: to all other chips together, bytes a second.
+    """
+
+    operations: float
+    memory: float
+    bandwidth: float
+    link: float
+
+
+def here(precision: str) -> Chip:
+    """What the devices of this machine do, measured: products at that precision."""
+    device, side = jax.local_devices()[0], 2048
+    with jax.default_matmul_precision(precision):
+        x = jnp.ones((side, side))
+        product = _fastest(jax.jit(lambda x: x @ x), x)
+    added = _fastest(jax.jit(lambda x: x + 1), jnp.ones(2**26))
+    stats = device.memory_stats() or {}
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    bandwidth = 8 * 2**26 / added
+    return Chip(
+        operations=2 * side**3 / product,
+        memory=stats.get("bytes_limit", memory),
+        bandwidth=bandwidth,
+        link=bandwidth,
+    )
+
+
+def _fastest(function, x, repeats: int = 3) -> float:
+    """Seconds of a call, the best of some."""
+    jax.block_until_ready(function(x))
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(function(x))
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+CHIPS = {
+    "v5e": Chip(197e12, 16 * 2**30, 819e9, 200e9),
+    "v6e": Chip(918e12, 32 * 2**30, 1640e9, 448e9),
+}
+_GRIDS = {
+    **{1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4"},
+    **{32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"},
+}
+NAMES = tuple(f"{chip}-{count}" for chip in CHIPS for count in _GRIDS)
+
+
+def of(name: str) -> tuple[Chip, sharding.Mesh]:
+    """The chip of a slice such as "v5e-8", and a mesh of its devices.
+
+    Nothing can run there; `Program.lowered("tpu").compile()` compiles for it.
+
+    Raises:
+      InputError: there is no such slice, or no libtpu.
+    """
+    if name not in NAMES:
+        raise InputError(
+            f"--slice={name} is not known{did_you_mean(name, NAMES)}; choose one of "
+            f"{', '.join(NAMES)}"
+        )
+    if importlib.util.find_spec("libtpu") is None:
+        raise InputError(
+            f"--slice={name} needs libtpu, the compiler of TPUs, which is not here; "
+            "install it with pip install 'jaxad[tpu]'"
+        )
+    # No TPU is looked for, here or on a network, and none is taken from others.
+    jax.config.update("jax_platforms", "cpu")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    chip, _, count = name.partition("-")
+    found = topologies.get_topology_desc(
+        platform="tpu", topology_name=f"{chip}:{_GRIDS[int(count)]}"
+    )
+    return CHIPS[chip], sharding.make_mesh(found.devices)

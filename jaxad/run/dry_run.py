@@ -1,0 +1,135 @@
+"""A run before it begins: what its programs take, of devices here or of a TPU slice.
+
+Every program is compiled, from shapes alone. What is compiled for devices that are here
+lies in the compilation cache, where the run finds it.
+"""
+
+import re
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from jaxad import config as config_lib
+from jaxad import data, methods
+from jaxad.devices import costs, sharding, slices
+from jaxad.devices.programs import Program
+from jaxad.errors import InputError, NotHere
+from jaxad.run import pipeline as pipeline_lib
+from jaxad.run import programs, provenance
+
+_HEAD = (
+    f"{'program':<34}{'calls':>9}{'GFLOP':>10}{'MB':>9}{'ms':>10}  collectives\n"
+    f"{'':<34}{'':>9}{'a device':>10}{'':>9}{'at best':>10}"
+)
+
+
+def run(config, slice_name: str | None, show: Callable[[str], None]) -> None:
+    """Shows what the largest category of a run takes.
+
+    Args:
+      config: as `experiment.run` takes it.
+      slice_name: of TPUs, such as "v5e-8"; None for the devices that are here.
+      show: called with every line, as soon as it is known.
+
+    Raises:
+      InputError: a field that cannot work, an unknown slice, or a program that does not
+        fit a device's memory.
+    """
+    config_lib.validate(config)
+    if slice_name:
+        chip, mesh = slices.of(slice_name)
+        passes, devices = costs.PASSES[config.precision], slice_name
+    else:
+        chip, passes = slices.here(config.precision), 1
+        mesh = sharding.make_mesh() if jax.device_count() > 1 else None
+        devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    members = pipeline_lib.members(config)
+    images, total, heads = _images(members[0])
+    show(f"{config.method.name} on {images} of {total} images; {devices}")
+    show(_HEAD)
+    seconds, most = 0.0, 0
+    for member in members:
+        pipeline = programs.abstract(member, mesh)
+        for one in programs.of(pipeline, images, heads):
+            cost, line = _compiled(one, chip, mesh, passes)
+            show(line)
+            most = max(most, cost.peak)
+            seconds += one.calls * cost.seconds(chip, passes)
+    show(
+        f"at most {most / 1e9:.2f} of {chip.memory / 1e9:.1f} GB of a device; without "
+        f"reading, scoring and compiling no faster than {seconds:.3g} s for {images} "
+        f"images, {seconds * total / images:.3g} s for all"
+    )
+
+
+def _images(config) -> tuple[int, int, int]:
+    """Of the largest category, of all of them, and how many there are."""
+    if methods.leaves(config) == "backbone":
+        count = len(data.corpus(config.dataset))
+        return (round(count * (1 - config.method.held_out)), count, 1)
+    names = data.categories(config.dataset)
+    counts = [_count(config, name) for name in names]
+    return max(counts), sum(counts), len(counts)
+
+
+def _count(config, category: str) -> int:
+    """Of the images that are here, or as published: nothing is downloaded."""
+    config = config.copy_and_resolve_references()
+    config.dataset.download = False
+    try:
+        return len(provenance.train_images(config, category))
+    except NotHere:
+        return data.published(config.dataset, category)
+
+
+def _compiled(one: Program, chip: slices.Chip, mesh, passes: int):
+    try:
+        compiled = one.lowered(*(["tpu"] if _is_tpu(mesh) else [])).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        found = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", str(error))
+        needs = f"needs {found[1]}" if found else "does not fit"
+        raise _too_large(one, needs, chip) from error
+    cost = costs.of(one, compiled, mesh.size if mesh else 1)
+    if cost.peak > chip.memory:
+        raise _too_large(one, f"needs {cost.peak / 1e9:.1f} GB", chip)
+    sent = ", ".join(
+        f"{count} {kind} ({size / 1e6:.3g} MB)"
+        for kind, (count, size) in cost.collectives.items()
+    )
+    line = (
+        f"{one.name:<34}{one.calls:>9,}{cost.operations / 1e9:>10.4g}"
+        f"{cost.peak / 1e6:>9,.0f}{1e3 * cost.seconds(chip, passes):>10.3g}  {sent}"
+    )
+    return cost, line.rstrip()
+
+
+def _is_tpu(mesh) -> bool:
+    return mesh is not None and mesh.devices.flat[0].platform == "tpu"
+
+
+def _too_large(one: Program, needs: str, chip: slices.Chip) -> InputError:
+    """Names the largest arrays, and what makes them smaller."""
+
+    def size(leaf) -> int:
+        place = getattr(leaf, "sharding", None)
+        shape = place.shard_shape(leaf.shape) if place else leaf.shape
+        return int(np.prod(shape)) * np.dtype(leaf.dtype).itemsize
+
+    leaves = [
+        leaf
+        for leaf in jax.tree.leaves(one.arguments)
+        if isinstance(leaf, jax.ShapeDtypeStruct)
+        and not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)
+    ]
+    largest = sorted(leaves, key=size, reverse=True)[:3]
+    named = ", ".join(
+        f"{leaf.dtype.name} {list(leaf.shape)} ({size(leaf) / 1e9:.2f} GB)"
+        for leaf in largest
+    )
+    return InputError(
+        f"{one.name} {needs}, and a device has {chip.memory / 1e9:.1f} GB; its largest "
+        f"arguments are {named}; lower {one.lower or 'config.dataset.image_size'}"
+    )

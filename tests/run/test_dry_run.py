@@ -1,0 +1,88 @@
+"""What a run takes, told before it begins."""
+
+import importlib.util
+
+import pytest
+import runs
+
+from jaxad.devices import costs, slices
+from jaxad.errors import InputError
+from jaxad.run import dry_run
+
+
+def config(path, **fields):
+    return runs.config(path, **{"coreset.ratio": 0.5, **fields})
+
+
+def told(monkeypatch, config, **chip):
+    """Lines of a dry run on the devices of the tests, called so."""
+    given = dict(operations=1e9, memory=1e9, bandwidth=1e9, link=1e9) | chip
+    monkeypatch.setattr(slices, "here", lambda precision: slices.Chip(**given))
+    lines = []
+    dry_run.run(config, None, lines.append)
+    return lines
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory):
+    return runs.category(tmp_path_factory.mktemp("dry") / "cap")
+
+
+def test_every_program_has_a_line_and_nothing_is_left(things, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    lines = told(monkeypatch, config(things))
+    assert lines[0].startswith("patchcore on 8 of 8 images; 8 x cpu")
+    names = [line[:34].strip() for line in lines[2:-1]]
+    assert names[0] == "features" and names[-1] == "anomaly maps"
+    assert "coreset: bounds" in names and "search: exact, queries spread" in names
+    # A hundred times slower by memory alone: the roofline is the larger of three.
+    slower = told(monkeypatch, config(things), bandwidth=1e7, link=1e7)
+    one, other = (
+        float(found[2].split()[-1]) for found in (lines, slower) if "features" in found[2]
+    )
+    assert other > 10 * one
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_does_not_fit_is_told_with_its_arrays_and_what_to_lower(
+    things, monkeypatch
+):
+    expected = (
+        r"features needs .* GB, and a device has 0.0 GB; its largest arguments are "
+        r"float32 \[64, 32, 32, 3\] .*; lower config.batch_size"
+    )
+    with pytest.raises(InputError, match=expected):
+        told(monkeypatch, config(things), memory=1e4)
+
+
+def test_a_slice_that_does_not_exist_is_told():
+    with pytest.raises(InputError, match="--slice=v5e-9 is not known .did you mean"):
+        slices.of("v5e-9")
+
+
+def test_without_the_compiler_the_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"libtpu.*pip install 'jaxad\[tpu\]'"):
+        slices.of("v5e-8")
+
+
+def test_collectives_are_counted_in_a_compiled_program_s_text():
+    text = """
+      %a = f32[8,4]{1,0:T(8,128)} all-reduce(%x), channel_id=1
+      %b = (f32[2]{0}, bf16[3]{0}) all-reduce-start(%y, %z), channel_id=2
+      %c = (f32[2]{0}, bf16[3]{0}) all-reduce-done(%b)
+      ROOT %d = s32[16]{0} all-gather(%w), dimensions={0}
+      %e = f32[] add(%all-reduce.1, %d)
+    """
+    assert costs.collectives(text) == {
+        "all-reduce": (2, 4 * 32 + 2 * 4 + 3 * 2),
+        "all-gather": (1, 64),
+    }
+
+
+def test_a_roofline_is_the_slowest_of_products_memory_and_links():
+    chip = slices.Chip(operations=100.0, memory=1.0, bandwidth=10.0, link=5.0)
+    sends = {"all-reduce": (2, 30), "all-gather": (1, 20)}
+    cost = costs.Cost(0, 0, 0, operations=400.0, moved=70.0, collectives=sends)
+    assert cost.seconds(chip, passes=1) == 10.0  # 50 bytes at 5 a second
+    assert cost.seconds(chip, passes=6) == 24.0
