@@ -51,8 +51,9 @@ FIELDS = dict(
     ),
     gamma=Field(
         0.0,
-        "of the focal loss, without a weight of the classes; the paper has 2 for "
-        "segmentation; 0 is the cross-entropy, of classification (ours)",
+        "of the focal loss, without a weight of the classes; 2 for segmentation, as "
+        "the library has it that the paper uses; 0, the cross-entropy, for "
+        "classification (ours)",
         NOT_NEGATIVE,
     ),
     flip=Field(True, "half of the images are mirrored, the only augmentation"),
@@ -243,15 +244,13 @@ def _stage(config, backbone: Backbone, head, levels) -> Stage:
     def apply(learnt, statistics, images):
         """Logits of a batch, and the running statistics after it."""
         variables = _variables(learnt, statistics)
-        trained = options.statistics == "batch"
         (_, maps), moved = backbone.module.apply(
-            variables["backbone"], images, train=trained, mutable=["batch_stats"]
+            variables["backbone"],
+            images,
+            train=options.statistics == "batch",
+            mutable=["batch_stats"],
         )
-        after = {
-            "backbone": moved["batch_stats"]
-            if trained and moved
-            else statistics["backbone"]
-        }
+        after = {"backbone": moved.get("batch_stats", {})}
         shown = [maps[level] for level in levels]
         if not segments:
             pooled = shown[0].astype(jnp.float32).mean((1, 2))
