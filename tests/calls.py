@@ -32,6 +32,7 @@ def act(words, folder, environment, files, seconds):
                 pass  # a text
             sys.modules["jax"].config.update(name.lower(), value)
     signal.alarm(seconds)
+    status = 0
     try:
         match words:
             case ("-c", code, *rest):
@@ -42,9 +43,16 @@ def act(words, folder, environment, files, seconds):
             case _:
                 sys.argv[:] = "jaxad", *words
                 runpy.run_module("jaxad", run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if not isinstance(ended.code, int | None):
+            raise
+        status = ended.code or 0
     finally:
         print("jax" in sys.modules, flush=True)
-    sys.exit()
+    if words[:1] == ["-c"]:
+        sys.exit(status)
+    sys.stderr.flush()
+    os._exit(status)  # all that is imported need not be taken apart
 
 for line in sys.stdin:
     asked = json.loads(line)
