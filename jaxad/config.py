@@ -44,6 +44,7 @@ from jaxad.fields import (
     numbers_of,
     one_of,
     or_word,
+    require_effect,
 )
 from jaxad.fields import choose as choose
 from jaxad.fields import require as require
@@ -113,7 +114,12 @@ _DATASET = dict(
         'centre; "pad": keep the aspect ratio, pad with the mean',
         one_of("resize", "resize_crop", "pad"),
     ),
-    resize_to=Field(0, 'shorter side in pixels for "resize_crop"', NOT_NEGATIVE),
+    resize_to=Field(
+        0,
+        'only "resize_crop": shorter side in pixels before the crop',
+        NOT_NEGATIVE,
+        under=("dataset.resize", "resize_crop"),
+    ),
     max_pixels=Field(
         500_000_000,
         "an image of more pixels is refused, since it takes gigabytes or is broken; 0 "
@@ -139,6 +145,7 @@ _BACKBONE = dict(
         one_of("float32", "bfloat16"),
     ),
 )
+_POOLED = ("patches.descriptor", "pooled")
 _PATCHES = dict(
     descriptor=Field(
         "concat",
@@ -147,8 +154,12 @@ _PATCHES = dict(
         one_of("concat", "pooled"),
     ),
     neighbourhood=Field(3, "side of the square that a patch is averaged over", ODD),
-    level_dim=Field(1024, 'only "pooled": width of a level', at_least(1)),
-    target_dim=Field(1024, 'only "pooled": width of the descriptor', at_least(1)),
+    level_dim=Field(
+        1024, 'only "pooled": width of a level', at_least(1), under=_POOLED
+    ),
+    target_dim=Field(
+        1024, 'only "pooled": width of the descriptor', at_least(1), under=_POOLED
+    ),
 )
 _TRAIN = dict(
     log_every=Field(100, "steps between two lines of the curves", at_least(1)),
@@ -185,7 +196,10 @@ _DETECTOR = dict(
         one_of("exact", "approximate"),
     ),
     recall_target=Field(
-        0.95, 'share of the nearest entries that "approximate" is to find', SOME
+        0.95,
+        'share of the nearest entries that "approximate" is to find',
+        SOME,
+        under=("detector.search", "approximate"),
     ),
     image_score=Field(
         "max",
@@ -193,8 +207,18 @@ _DETECTOR = dict(
         "ReConPatch, of the highest patch alone",
         one_of("max", "mean", "reweighted", "top_fraction"),
     ),
-    reweight_neighbours=Field(9, "bank entries in the re-weighting", at_least(1)),
-    top_fraction=Field(0.01, 'share of the patches that "top_fraction" averages', SOME),
+    reweight_neighbours=Field(
+        9,
+        'bank entries that "reweighted" looks at',
+        at_least(1),
+        under=("detector.image_score", "reweighted"),
+    ),
+    top_fraction=Field(
+        0.01,
+        'share of the patches that "top_fraction" averages',
+        SOME,
+        under=("detector.image_score", "top_fraction"),
+    ),
     blur_sigma=Field(
         4.0, "deviation in pixels of the Gaussian over the anomaly map", NOT_NEGATIVE
     ),
@@ -212,14 +236,25 @@ _THRESHOLD = dict(
         "with which the share holds, given the calibration images, such as 0.95; 0: it "
         "holds on average over them",
         NOT_ALL,
+        under=("threshold.calibration", "auto", "left_out", "folds", "split"),
     ),
     calibration=Field(
         "auto",
         "where the scores of images that the detector was not fitted on come from",
         one_of("auto", "left_out", "folds", "split", "none"),
     ),
-    folds=Field(5, 'parts of the images for "folds"', at_least(2)),
-    share=Field(0.2, 'share of the images that "split" holds out', PART),
+    folds=Field(
+        5,
+        'parts of the images for "folds"',
+        at_least(2),
+        under=("threshold.calibration", "auto", "folds"),
+    ),
+    share=Field(
+        0.2,
+        'share of the images that "split" holds out',
+        PART,
+        under=("threshold.calibration", "auto", "split"),
+    ),
 )
 _ENSEMBLE = dict(
     members=Field(
@@ -476,11 +511,24 @@ def validate(config: ml_collections.ConfigDict) -> None:
       InputError: names the first field whose value cannot work.
     """
     check(FIELDS, config)
+    require_effect(FIELDS, config)
     require(
         not config.ensemble.members or config.detector.image_score != "reweighted",
         "detector.image_score",
         config.detector.image_score,
         "max, mean or top_fraction with config.ensemble.members: there is no one bank",
+    )
+    require(
+        bool(config.ensemble.members) or not config.ensemble.mean_deviation,
+        "ensemble.mean_deviation",
+        True,
+        "False where config.ensemble.members is (): one backbone's scores need none",
+    )
+    require(
+        config.threshold.false_alarms > 0 or not config.threshold.confidence,
+        "threshold.confidence",
+        config.threshold.confidence,
+        "0 where config.threshold.false_alarms=0 wants no decision",
     )
     if config.dataset.resize == "resize_crop":
         resize_to, size = config.dataset.resize_to, config.dataset.image_size

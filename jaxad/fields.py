@@ -48,11 +48,14 @@ class Field:
       meaning: one line. (ours) marks a default of this project where a paper is silent,
         (inferred) what independent reproductions take to be the paper's.
       bound: None where every value of the kind works.
+      under: another field of the table, by its name in dots, and the values of it that
+        this one acts under; () is under all. See `require_effect`.
     """
 
     default: Any
     meaning: str
     bound: Bound | None = None
+    under: tuple[Any, ...] = ()
 
     @property
     def may_be(self) -> str:
@@ -222,6 +225,29 @@ def check(table: Table, config: Mapping, group: str = "") -> None:
                 f"config.{place} is missing; its default is {shown(field.default)}"
             ) from None
         field.check(place, value)
+
+
+def require_effect(table: Table, config: Mapping, group: str = "") -> None:
+    """Checks that no field is set which another one's value leaves without effect.
+
+    Args:
+      table, config, group: as in `check`, which comes first.
+
+    Raises:
+      InputError: names the first such field, and what it acts under.
+    """
+    dots = f"{group}." if group else ""
+    for name, field in flat(table):
+        if not field.under or field.default == get(config, name):
+            continue
+        other, *values = field.under
+        if get(config, other) not in values:
+            raise InputError(
+                f"config.{dots}{name}={shown(get(config, name))} has no effect with "
+                f"config.{dots}{other}={shown(get(config, other))}; leave it at "
+                f"{shown(field.default)}, or set that to "
+                f"{' or '.join(map(shown, values))}"
+            )
 
 
 def get(config: Mapping, name: str) -> Any:

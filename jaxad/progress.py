@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 import time
 
 from tqdm import tqdm
@@ -45,7 +46,8 @@ class Lines:
 
     def update(self, n: int = 1) -> None:
         global _latest
-        signals.again()
+        if threading.current_thread() is threading.main_thread():
+            signals.again()
         self.n += n
         now = time.monotonic()
         if now - _latest >= _EVERY:

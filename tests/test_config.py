@@ -5,6 +5,7 @@ import pytest
 
 from jaxad import config as config_lib
 from jaxad.errors import InputError
+from jaxad.fields import flat
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(
@@ -78,6 +79,65 @@ def test_validate_wants_a_crop_no_larger_than_what_it_is_cut_from():
         config_lib.validate(config)
     config.dataset.resize_to = 256
     config_lib.validate(config)
+
+
+# Every field that acts under another one's value, with a value of its own.
+SET = {
+    "dataset.resize_to": 256,
+    "patches.level_dim": 512,
+    "patches.target_dim": 512,
+    "detector.recall_target": 0.9,
+    "detector.reweight_neighbours": 3,
+    "detector.top_fraction": 0.1,
+    "threshold.confidence": 0.95,
+    "threshold.folds": 3,
+    "threshold.share": 0.3,
+}
+UNDER = {name: field.under for name, field in flat(config_lib.FIELDS) if field.under}
+
+
+def test_the_fields_that_act_under_another_one_s_value():
+    known = dict(flat(config_lib.FIELDS))
+    assert UNDER.keys() == SET.keys()
+    for name, (other, *values) in UNDER.items():
+        for value in values:
+            known[other].check(other, value)
+        # What a field says of itself names them, but for the calibrations.
+        assert other == "threshold.calibration" or f'"{value}"' in known[name].meaning
+
+
+@pytest.mark.parametrize("name", SET)
+def test_a_field_without_effect_is_refused(name):
+    other, *values = UNDER[name]
+    bound = dict(flat(config_lib.FIELDS))[other].bound
+    without = [value for value in bound.names if value not in values]
+    assert without
+    for value in (*values, *without):
+        config = config_lib.base()
+        config.update_from_flattened_dict({other: value, name: SET[name]})
+        if value in values:
+            config_lib.validate(config)
+            continue
+        message = rf"{name}=.* has no effect with config\.{other}={value}; leave it at"
+        with pytest.raises(InputError, match=message):
+            config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"ensemble.mean_deviation": True}, "False where config.ensemble.members is"),
+        (
+            {"threshold.false_alarms": 0.0, "threshold.confidence": 0.9},
+            "confidence=0.9 must be 0 where config.threshold.false_alarms=0",
+        ),
+    ],
+)
+def test_other_fields_without_effect(fields, message):
+    config = config_lib.base()
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(InputError, match=message):
+        config_lib.validate(config)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -8,8 +8,10 @@ import lzma
 import pathlib
 import shutil
 import stat
+import sys
 import tarfile
 import tempfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +25,7 @@ from jaxad import progress
 from jaxad.errors import InputError, NotHere
 
 _LOG = logging.getLogger(f"jaxad.{__name__}")
+_LOOK = 1.0  # seconds between two looks at how far a download is
 _SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".zip")
 
 
@@ -113,13 +116,45 @@ def find(
             _LOG.info("downloading %s, licence %s", archive.url, archive.licence)
             # TFDS's own retries take minutes to find out that there is no network.
             requests.head(archive.url, timeout=20)
-        path = pathlib.Path(dl_manager.download(archive.url))
+        with _told(downloads, archive):
+            path = pathlib.Path(dl_manager.download(archive.url))
     except Exception as error:  # of requests, urllib3, TFDS: all of them mean this
         raise InputError(
             f"the data set could not be downloaded ({type(error).__name__}).\n"
             f"{archive.instructions(anywhere)}"
         ) from error
     return _extracted(path, archive, downloads, is_root)
+
+
+@contextlib.contextmanager
+def _told(downloads: pathlib.Path, archive: Archive) -> Iterator[None]:
+    """Tells how far a download is where TFDS's own bars are not seen.
+
+    TFDS says nothing by itself, but writes to a folder `NAME.tmp.NUMBER` until all is
+    there: what lies in it is looked at.
+    """
+    ended = threading.Event()
+
+    def watch():
+        total, what = archive.size // 10**6, f"download {archive.name}"
+        with progress.bar(total=total, unit="MB", desc=what) as bar:
+            while not ended.wait(_LOOK):
+                there = 0
+                with contextlib.suppress(OSError):  # it is moved when all is there
+                    there = sum(
+                        path.stat().st_size for path in downloads.rglob("*.tmp.*/*")
+                    )
+                bar.update(max(there // 10**6 - bar.n, 0))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if not sys.stderr.isatty():
+        watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if watcher.ident is not None:
+            watcher.join()
 
 
 def _is_fetched(downloads: pathlib.Path, archive: Archive) -> bool:

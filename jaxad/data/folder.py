@@ -156,6 +156,15 @@ def _folders(
     found = layout.categories(path, good)
     if not found:
         return {path: kind}
+    called: dict[str, str] = {}
+    for name in sorted(found):
+        before = called.setdefault(name.casefold(), name)
+        if before != name:
+            raise InputError(
+                f"{path} has the categories {before!r} and {name!r}, which differ in "
+                "case alone, and their results would be one folder on many disks; "
+                "rename one, or put both into one"
+            )
     share = layout.BESIDE not in found.values()
     _require_no_effect(config, "a folder of several categories", share=share)
     return {path / name: kind for name, kind in found.items()}

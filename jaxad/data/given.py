@@ -308,6 +308,8 @@ def _of_pillow(image: Image.Image, name: str) -> Image.Image:
 def _of_array(array: np.ndarray, name: str) -> list[Item]:
     """Items of an array; raises InputError where its type or shape is no image's."""
     what = f"{name} is an array of {array.dtype} {list(array.shape)}"
+    if array.dtype.name == "bfloat16":  # JAX's, which NumPy takes for no number
+        array = array.astype(np.float32)
     whole = array.dtype.kind == "u" and array.dtype.itemsize <= 2
     if not whole and array.dtype.kind != "f":
         raise InputError(

@@ -190,6 +190,14 @@ def size(encoded: bytes) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+def orientation(encoded: bytes) -> int:
+    """EXIF's, which decoding undoes: 1 is upright, 2 to 8 are turned or mirrored."""
+    with _opened(encoded) as image:
+        if image.format == "PNG" and "exif" not in image.info:
+            return 1  # as in `size`
+        return image.getexif().get(_ORIENTATION, 1)
+
+
 def kind(encoded: bytes) -> str:
     """Colour and depth of an image as it is stored.
 

@@ -187,17 +187,17 @@ def _look(split: data.Split, i: int) -> _Look:
         find(WARNING, f"image of which {masks.MANY}", f"{frames} of them")
     if kind.endswith(";16") and not grey_16:
         find(WARNING, "16-bit colour is read with 8 bits a channel")
-    findings += _look_at_mask(split, i, encoded_mask, image.size[::-1])
+    findings += [
+        _of_note(note, split.name)
+        for note in masks.notes(
+            split, i, encoded_mask, image.size[::-1], images.orientation(encoded)
+        )
+    ]
     digest = hashlib.sha256(repr((image.mode, image.size)).encode())
     digest.update(image.tobytes())
     size = f"{image.height} x {image.width}"
     shape = image.size[::-1]
     return _Look(file, label, findings, digest.hexdigest(), size, kind, shape)
-
-
-def _look_at_mask(split: data.Split, i: int, encoded, size) -> Iterable[Finding]:
-    for note in masks.notes(split, i, encoded, size):
-        yield _of_note(note, split.name)
 
 
 def _of_masks(split: data.Split, looks: list[_Look]) -> Iterable[Finding]:

@@ -16,6 +16,7 @@ _MISSING = "anomalous image without mask"
 _EMPTY = "empty mask of an anomalous image"
 _CROPPED = "mask cropped away"
 _VANISHED = "mask emptied by resizing"
+_TURNED = "mask taken as drawn on the image as EXIF turns it"
 # The image counts as normal in every pixel.
 _UNSEEN = frozenset((_MISSING, _EMPTY, _CROPPED, _VANISHED))
 # Values that need no explanation, from their lowest to their highest.
@@ -24,7 +25,11 @@ MANY = "further pages or frames are not looked at"
 
 
 def notes(
-    split: Split, i: int, encoded: Mask | None, size: tuple[int, int]
+    split: Split,
+    i: int,
+    encoded: Mask | None,
+    size: tuple[int, int],
+    orientation: int = 1,
 ) -> Iterator[Note]:
     """What there is to tell of one image's mask.
 
@@ -33,6 +38,7 @@ def notes(
       i: which image.
       encoded: its mask, of `split.read`.
       size: (height, width) of the image as it is stored, upright.
+      orientation: of the image, as `images.orientation` has it.
     """
     file, label = split.filenames[i], int(split.labels[i])
 
@@ -66,6 +72,13 @@ def notes(
             detail += "; one of them is turned, perhaps by its EXIF orientation"
         yield note("mask of another size", detail, grave=True)
         return
+    if any(
+        turn != orientation
+        and (size[0] == size[1] or (turn >= 5) == (orientation >= 5))
+        for turn in map(images.orientation, files)
+    ):
+        # A mask that was drawn on the pixels as they are stored has the same shape.
+        yield note(_TURNED, f"EXIF orientation {orientation}")
     mask = np.maximum.reduce(
         [images.anomalous(one, ids=split.mask_ids) for one in values]
     )

@@ -6,6 +6,7 @@ import hashlib
 import io
 import stat
 import tarfile
+import time
 import zipfile
 
 import pytest
@@ -318,3 +319,27 @@ def test_a_download_is_extracted(tmp_path, monkeypatch):
     archive = trees.packed(trees.mvtec_ad(tmp_path / "tree"), tmp_path / "got.tar.xz")
     found = find(Manager(tmp_path / "downloads", downloaded=archive))
     assert (found.root / "grid/train/good/002.png").exists()
+
+
+def test_a_download_tells_how_far_it_is(tmp_path, monkeypatch, caplog):
+    """As TFDS writes: into a folder of its own, which is moved in the end."""
+    monkeypatch.setattr(archives, "_LOOK", 0.001)
+    monkeypatch.setattr(archives.progress, "_EVERY", 0.0)
+    monkeypatch.setattr(archives.requests, "head", lambda *_, **__: None)
+    caplog.set_level("INFO", "jaxad")
+    archive = trees.packed(trees.mvtec_ad(tmp_path / "tree"), tmp_path / "got.tar.xz")
+    manager = Manager(tmp_path / "downloads", downloaded=archive)
+    part = tmp_path / "downloads/set/set_2020.tar.xz.tmp.0a1b/set_2020.tar.xz"
+    line = "download set_2020.tar.xz: 3 of 5300 MB"
+
+    def download(url):
+        part.parent.mkdir(parents=True)
+        part.write_bytes(bytes(3_000_000))
+        for _ in range(10_000):
+            if line in caplog.text:
+                return archive
+            time.sleep(0.001)
+
+    manager.download = download
+    find(manager)
+    assert line in caplog.text

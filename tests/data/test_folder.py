@@ -136,6 +136,14 @@ def test_a_csv(config, tmp_path):
     assert test[1]["mask"].sum() == 24
 
 
+def test_categories_that_differ_in_case_alone(config, tmp_path):
+    for name in ("cap", "Cap"):
+        trees.image(tmp_path / name / "train/good/0.png")
+    config.path = str(tmp_path)
+    with pytest.raises(InputError, match="'Cap' and 'cap', which differ in case alone"):
+        data.categories(config)
+
+
 def test_a_csv_may_have_categories(config, tmp_path):
     for name in "abc":
         trees.image(tmp_path / f"{name}.png")

@@ -8,6 +8,7 @@ import threading
 import time
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import trees
@@ -254,6 +255,15 @@ def test_floats_outside(value, message, channels):
         message = message.replace(", 3", "")
     with pytest.raises(InputError, match=message):
         second.decode()
+
+
+def test_bfloat16_is_read_as_the_floats_it_holds():
+    batch = np.full((1, 4, 5, 3), 0.5, ml_dtypes.bfloat16)
+    (item,) = given.items(batch)
+    np.testing.assert_array_equal(item.decode(), np.full((4, 5, 3), 0.5, np.float32))
+    (item,) = given.items(batch * ml_dtypes.bfloat16(3))
+    with pytest.raises(InputError, match="has values from 1.5 to 1.5; floats must lie"):
+        item.decode()
 
 
 def test_a_pillow_image_that_cannot_be_used():

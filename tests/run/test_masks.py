@@ -1,16 +1,19 @@
 """What the check says of masks: literal sentences of small masks."""
 
+import io
+
 import numpy as np
 import pytest
 import trees
 from PIL import Image
 
 from jaxad import data
+from jaxad.data import images
 from jaxad.data.images import Geometry
 from jaxad.run import masks
 
 
-def told(mask, geometry, *, label=1, has_masks=True, ids=False, size=None):
+def told(mask, geometry, *, label=1, has_masks=True, ids=False, size=None, turn=1):
     """kind -> detail of one mask: an array, an image, bytes, or several of these."""
 
     def encoded(one):
@@ -33,7 +36,7 @@ def told(mask, geometry, *, label=1, has_masks=True, ids=False, size=None):
     )
     if size is None:
         size = geometry.size if mask is None else mask.shape
-    found = list(masks.notes(split, 0, files, size))
+    found = list(masks.notes(split, 0, files, size, turn))
     assert {note.file for note in found} <= {"bad/0.png"}
     assert len({note.kind for note in found}) == len(found)
     return {note.kind: note.detail for note in found}
@@ -156,6 +159,28 @@ def test_masks_that_are_missing_or_wrong():
         "mask of another size": "6 x 8, image 8 x 6; one of them is turned, perhaps by "
         "its EXIF orientation"
     }
+
+
+@pytest.mark.parametrize(
+    ("shape", "turn", "unclear"),
+    [
+        ((8, 8), 1, False),
+        ((8, 8), 6, True),
+        ((6, 8), 3, True),  # upside down
+        ((6, 8), 6, False),  # as stored it would be 8 x 6
+    ],
+)
+def test_masks_of_turned_images_whose_shape_does_not_tell(shape, turn, unclear):
+    kind = "mask taken as drawn on the image as EXIF turns it"
+    mask = squares(shape, (1, 1), side=3)
+    want = {kind: f"EXIF orientation {turn}"} if unclear else {}
+    assert told(mask, Geometry(shape), turn=turn) == want
+    # One that is turned as its image is has been drawn on what is stored.
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[274] = turn
+    Image.fromarray(mask).save(file, "png", exif=exif)
+    assert images.orientation(file.getvalue()) == turn
+    assert kind not in told(file.getvalue(), Geometry((8, 8)), size=(8, 8), turn=turn)
 
 
 def test_several_masks_of_one_image_count_together():
