@@ -49,7 +49,28 @@ from jaxad.fields import (
 from jaxad.fields import choose as choose
 from jaxad.fields import require as require
 
+# What can be named without a dotted path. Here, because a misspelt name is then told
+# before JAX is imported.
+BACKBONES = (
+    "efficientnet_lite0",
+    "resnet18",
+    "resnet50",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+    "resnext101_32x8d",
+    "densenet201",
+    "dinov2_vits14",
+    "dinov2_vitb14",
+    "dinov2_vits14_reg",
+    "dinov2_vitb14_reg",
+    "dinov3_vits16",
+    "dinov3_vitb16",
+)
+METHODS = ("patchcore", "reconpatch", "tocoad", "spd", "two_class")
+DETECTORS = ("knn", "padim", "logits")
+
 _STUDIED = ("mvtec", "visa", "btad", "elpv")
+_OWN = " or, of your own, a dotted path"
 _RUNLOCAL_CATEGORY = {
     "elpv": "mono",
     "mvtec_ad": "bottle",
@@ -132,7 +153,7 @@ _DATASET = dict(
     ),
 )
 _BACKBONE = dict(
-    name=Field("efficientnet_lite0", "one of jaxad.models.names()"),
+    name=Field("efficientnet_lite0", "one of jaxad.models.names(), or a dotted path"),
     weights=Field(
         "default", '"default", a file, "hf:repository[@revision]" or "random"'
     ),
@@ -512,6 +533,15 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """
     check(FIELDS, config)
     require_effect(FIELDS, config)
+    for field, named, known in (
+        ("backbone.name", (config.backbone.name,), BACKBONES),
+        ("ensemble.members", config.ensemble.members, BACKBONES),
+        ("method.name", (config.method.name,), METHODS),
+        ("detector.name", (config.detector.name,), DETECTORS),
+    ):
+        for name in named:
+            if "." not in name:
+                choose(field, name, known, _OWN)
     require(
         not config.ensemble.members or config.detector.image_score != "reweighted",
         "detector.image_score",
@@ -559,7 +589,7 @@ def find_module(
     """
     path = name
     if "." not in name:
-        choose(field, name, known, " or, of your own, a dotted path")
+        choose(field, name, known, _OWN)
         path = f"{package}.{name}"
     named = all(part.isidentifier() for part in path.split("."))
     require(named, field, repr(name), "a dotted path, such as mypackage.mymodule")

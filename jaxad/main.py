@@ -53,6 +53,9 @@ def main() -> None:
     from jaxad import data
 
     config, workdir = _CONFIG.value, command_line.workdir(_WORKDIR.value)
+    finished = os.path.exists(os.path.join(workdir, "results.json"))
+    if not finished:
+        data.require_named(config.dataset)  # before JAX is imported
     command_line.use_compilation_cache(config)
     if _SLICE.value and not _DRY_RUN.value:
         raise InputError(f"--slice={_SLICE.value} has no effect without --dry_run")
@@ -62,7 +65,7 @@ def main() -> None:
         dry_run.run(config, _SLICE.value, functools.partial(print, flush=True))
         return
     with _JOIN():
-        if not os.path.exists(os.path.join(workdir, "results.json")):
+        if not finished:
             data.require_known(config.dataset)  # before all the rest is imported
         from jaxad.devices import processes
         from jaxad.reporting import pages

@@ -77,6 +77,8 @@ MISTAKES = {
     "check --config patchcore_folder": "config.dataset.path='' is empty; name the fold",
     "check --config patchcore_elpv --config.dataset.name=mvtec": "config.dataset.name="
     "'mvtec' is not known (did you mean 'mvtec_ad'?)",
+    "main --config patchcore_elpv --config.dataset.category=duo": "config.dataset."
+    "category='duo' is not in elpv; choose all or some of ",
     # Files
     "main --config README.md": "the config file README.md is not a Python file, ",
     "main --config .": "the config file . is a folder; name a file in it",
@@ -116,6 +118,12 @@ MISTAKES = {
     "true or false",
     "main --config own.py --config.dataset.image_size=64": "config.dataset.image_size="
     "(64,) must be two sizes in pixels, (height, width)",
+    "main --config own.py --config.backbone.name=resnet19": "config.backbone.name="
+    "'resnet19' is not known (did you mean 'resnet18'?)",
+    "main --config own.py --config.detector.name=kn": "config.detector.name='kn' is "
+    "not known (did you mean 'knn'?)",
+    "main --config own.py --config.dataset.resize_to=256": "config.dataset.resize_to="
+    "256 has no effect with config.dataset.resize=resize; leave it at 0, or set that",
     "main --config own.py --config.detector.search=exakt": "config.detector.search="
     "'exakt' is not known (did you mean 'exact'?)",
     "main --config tocoad_mvtec --config.method.kk=1": OF_METHOD,

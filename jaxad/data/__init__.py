@@ -98,6 +98,16 @@ def categories(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def require_named(config: ml_collections.ConfigDict) -> None:
+    """Finds misspelt categories of our data sets, whether or not these are there.
+
+    Raises:
+      InputError: as `categories`.
+    """
+    if config.name in builders.NAMES:
+        categories(config)
+
+
 def require_known(config: ml_collections.ConfigDict) -> None:
     """Finds at once what looking for categories or images would find later.
 
@@ -105,9 +115,10 @@ def require_known(config: ml_collections.ConfigDict) -> None:
       config: `config.dataset`.
 
     Raises:
-      InputError: there is no such data set, a field is not for it, or the path of own
-        images does not exist.
+      InputError: there is no such data set or category, a field is not for it, or the
+        path of own images does not exist.
     """
+    require_named(config)
     if _source(config) is folder:
         folder.require_path(config)
 

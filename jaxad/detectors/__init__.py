@@ -6,7 +6,7 @@ What a detector is stands in `jaxad.detectors.base`.
 from jaxad import config as config_lib
 from jaxad.detectors.base import Scorer
 
-NAMES = ("knn", "padim", "logits")
+NAMES = config_lib.DETECTORS
 
 
 def build(config) -> Scorer:

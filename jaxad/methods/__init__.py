@@ -10,7 +10,7 @@ from jaxad import config as config_lib
 from jaxad.fields import Table
 from jaxad.methods.base import Backbone, Method
 
-NAMES = ("patchcore", "reconpatch", "tocoad", "spd", "two_class")
+NAMES = config_lib.METHODS
 
 
 def complete(config, *, textures: Callable[[], object]) -> None:
