@@ -6,9 +6,10 @@ import scipy.ndimage
 from jaxad import scores
 
 
-def test_maximum_and_top_fraction_by_hand():
+def test_maximum_mean_and_top_fraction_by_hand():
     patch_scores = jnp.array([[[1.0, 2.0], [3.0, 10.0]], [[5.0, 5.0], [5.0, 1.0]]])
     np.testing.assert_array_equal(scores.maximum(patch_scores), [10.0, 5.0])
+    np.testing.assert_array_equal(scores.mean(patch_scores), [4.0, 4.0])
     np.testing.assert_allclose(
         scores.top_fraction(patch_scores, fraction=0.5), [6.5, 5.0]
     )
