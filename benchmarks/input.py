@@ -17,13 +17,13 @@ import importlib.util
 import itertools
 import pathlib
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 
 import jax
 import numpy as np
+import peer
 from PIL import Image
 
 from jaxad import config as config_lib
@@ -77,18 +77,6 @@ def ours(folder: pathlib.Path, prepared: pathlib.Path) -> tuple[float, float]:
     return once, rate(itertools.islice(training, 8 * epoch))
 
 
-def peer(python: str, folder: pathlib.Path) -> tuple[float, str]:
-    """The same of PyTorch, and its version."""
-    command = [python, _HERE / "torch_input.py", folder / "bottle/train/good", _BATCH]
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True
-    )
-    if done.returncode:
-        sys.exit(f"{python} failed:\n{done.stderr[-2000:]}")
-    rate, version = done.stdout.split()
-    return float(rate), version
-
-
 def backbone() -> float:
     """Images a second through the backbone to its taps."""
     path = _HERE.parent / "configs/patchcore_elpv.py"
@@ -115,7 +103,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         write_images(folder / "images", arguments.images, arguments.size)
-        theirs, version = peer(arguments.peer_python, folder / "images")
+        theirs, version = peer.images_a_second(
+            arguments.peer_python, folder / "images/bottle/train/good", _BATCH
+        )
         rate, trained = ours(folder / "images", folder / "prepared")
     device = jax.devices()[0].device_kind
     print(

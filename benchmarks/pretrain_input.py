@@ -16,18 +16,17 @@ takes `--step` seconds.
 import argparse
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 import time
 
 import numpy as np
+import peer
 from PIL import Image
 
 from jaxad import config as config_lib
 from jaxad import data
 
-_HERE = pathlib.Path(__file__).parent
 _BATCH = 16
 # (height, width): ImageNet's usual one, and a camera's.
 _SIZES = ((375, 500), (1080, 1440))
@@ -59,19 +58,6 @@ def ours(folder: pathlib.Path) -> float:
     return len(split) / seconds
 
 
-def peer(python: str, folder: pathlib.Path, workers: int) -> tuple[float, str]:
-    """The same of PyTorch, and its version."""
-    script = _HERE / "torch_input.py"
-    command = [python, script, folder, _BATCH, "--crop", 256, "--workers", workers]
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True
-    )
-    if done.returncode:
-        sys.exit(f"{python} failed:\n{done.stderr[-2000:]}")
-    rate, version = done.stdout.split()
-    return float(rate), version
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer-python", default=sys.executable)
@@ -85,7 +71,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder, "pictures")
             write_images(folder, arguments.images, size)
-            theirs, version = peer(arguments.peer_python, folder, cores)
+            theirs, version = peer.images_a_second(
+                *(arguments.peer_python, folder, _BATCH, "--crop", 256),
+                *("--workers", cores),
+            )
             rate = ours(folder)
         name = f"{size[0]} x {size[1]}"
         each = f"{rate / cores:8.1f}{theirs / cores:9.1f}"

@@ -15,7 +15,7 @@ learns the cell type), `eta` (0 is the base alone), `category` (mono, poly, or a
 """
 
 from jaxad import config as config_lib
-from jaxad.methods import spd
+from jaxad.methods import spd_fields
 
 
 def get_config(arg=None):
@@ -28,7 +28,7 @@ def get_config(arg=None):
     config.dataset.image_size = (96, 96)
     config.backbone.name = "resnet18"
     config.backbone.weights = "random"
-    config.method = spd.fields(args.base)
+    config.method = spd_fields.fields(args.base)
     config.method.eta = args.eta
     # Cells lie upright, and ImageNet's crops would show a fiftieth of one (ours).
     config.method.strong.scale = (0.5, 1.0)
@@ -38,4 +38,4 @@ def get_config(arg=None):
         config.method.projector = (*widths, min(512, config.method.projector[-1]))
     config.method.bottleneck = 128
     config.train.log_every = 20
-    return spd.runlocal(config) if args.runlocal else config
+    return spd_fields.runlocal(config) if args.runlocal else config

@@ -14,7 +14,7 @@ shrinks the run to a minute. From weights of ImageNet it begins with
 """
 
 from jaxad import config as config_lib
-from jaxad.methods import spd
+from jaxad.methods import spd_fields
 
 
 def get_config(arg=None):
@@ -27,9 +27,9 @@ def get_config(arg=None):
     config.dataset.image_size = (256, 256)
     config.backbone.name = args.backbone
     config.backbone.weights = "random"
-    config.method = spd.fields(args.base)
+    config.method = spd_fields.fields(args.base)
     config.method.eta = args.eta
     config.method.view_size = (224, 224)
     # A batch for one accelerator (ours); the rate goes with it.
     config.method.batch_size = 256
-    return spd.runlocal(config) if args.runlocal else config
+    return spd_fields.runlocal(config) if args.runlocal else config

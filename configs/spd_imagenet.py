@@ -2,9 +2,10 @@
 
   python -m jaxad.main --config configs/spd_imagenet.py:path=DIR --workdir runs/spd
 
-`path` is the extracted ImageNet-2012, with `train` in it, or what TFDS has prepared of
-it (or of imagenette) as array_record files; docs/spd.md says how. The hyper-parameters
-are the official ones of each base, which the paper leaves as they are.
+`path` is the extracted ImageNet-2012, with `train` in it; or the folder with its tar,
+ILSVRC2012_img_train.tar, as it is downloaded; or what TFDS has prepared of it (or of
+imagenette) as array_record files. docs/spd.md says more. The hyper-parameters are the
+official ones of each base, which the paper leaves as they are.
 
 Arguments: `path`, `base` (simsiam, moco, simclr or supervised), `eta` (0 is the base
 alone), `backbone` (resnet50, wide_resnet50_2, resnet18) and `runlocal`, which shrinks
@@ -15,7 +16,7 @@ Views are cut on the device from the middle square of each picture, 256 pixels w
 """
 
 from jaxad import config as config_lib
-from jaxad.methods import spd
+from jaxad.methods import spd_fields
 
 
 def get_config(arg=None):
@@ -30,8 +31,8 @@ def get_config(arg=None):
     config.dataset.resize_to = 256
     config.backbone.name = args.backbone
     config.backbone.weights = "random"
-    config.method = spd.fields(args.base)
+    config.method = spd_fields.fields(args.base)
     config.method.eta = args.eta
     config.method.view_size = (224, 224)
     config.method.held_out = 0.01
-    return spd.runlocal(config) if args.runlocal else config
+    return spd_fields.runlocal(config) if args.runlocal else config

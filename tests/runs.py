@@ -118,3 +118,23 @@ def assert_same(one, other):
         del result["seconds"], result["versions"]
     assert results[0] == results[1]
     assert not list(one.rglob("unfinished"))
+
+
+# ---- Pre-training
+
+
+def plain_views(patch):
+    """Views that compile at once, for tests of what goes by them."""
+    import jax
+
+    from jaxad.augment import anomalies, views
+
+    def view(key, image, *, size=None, **_):
+        height, width = size or image.shape[:2]
+        return image[:height, :width] * jax.random.uniform(key, minval=0.5)
+
+    def spot(key, image, **_):
+        return image.at[:8, :8].set(jax.random.uniform(key)), None
+
+    patch.setattr(views, "global_view", view)
+    patch.setattr(anomalies, "smooth_blend", spot)

@@ -11,7 +11,7 @@ for `base` and `eta`, which are the rows. A supervised base needs classes.
 """
 
 from jaxad import config as config_lib
-from jaxad.methods import spd
+from jaxad.methods import spd_fields
 
 CONFIGS = {name: f"spd_{name}" for name in ("imagenet", "elpv", "folder")}
 
@@ -22,7 +22,7 @@ def get_config(arg=None):
 
 def sweep(add, arg=None):
     start = get_config(arg)
-    for base in spd.BASES:
+    for base in spd_fields.BASES:
         for eta, name in ((0.0, base), (0.1, f"{base} + SPD")):
             row = get_config(f"{arg or ''},base={base},eta={eta}")
             add(name, config_lib.changes(start, row))

@@ -7,6 +7,8 @@
 * a plain folder of pictures; where all lie in folders of it, of which there are two or
   more, these are the classes;
 * a folder with `train`, as ImageNet and its subsets are extracted: the same of that;
+* a tar of either, or the folder of ImageNet's, ILSVRC2012_img_train.tar, as it is
+  downloaded: read where it lies, nothing is extracted;
 * a folder that TFDS has prepared as array_record files, such as `imagenet2012/5.1.0`:
   its split `train`.
 """
@@ -21,7 +23,7 @@ from collections.abc import Sequence
 import ml_collections
 import numpy as np
 
-from jaxad.data import files, folder, images, layout
+from jaxad.data import files, folder, images, layout, tars
 from jaxad.data.split import Split, joined
 from jaxad.errors import InputError
 
@@ -44,7 +46,12 @@ def pictures(
       InputError: there are none, or they cannot be read.
     """
     root = pathlib.Path(config.path).expanduser()
-    if config.name != folder.NAME or not config.path or not root.is_dir():
+    if config.name != folder.NAME or not config.path or not root.exists():
+        return None
+    tar = tars.find(root)
+    if tar is not None:
+        return _of_tar(tar, geometry)
+    if not root.is_dir():
         return None
     if (root / _INFO).is_file():
         return _prepared(root, geometry)
@@ -85,23 +92,44 @@ def _listed(root: pathlib.Path, walked: list[files.Folder], geometry) -> Split:
     left_out = sum(len(one.unread) + len(one.broken) for one in walked)
     if left_out:
         _LOG.warning("%s: %d pictures cannot be read and are left out", root, left_out)
-    first = [path.partition("/")[0] if "/" in path else "" for path in paths]
-    classes = tuple(sorted(set(first)))
-    if "" in classes or len(classes) < 2:
-        classes = ()
-    number = {name: i for i, name in enumerate(classes)}
     digest = hashlib.sha256()
     for path in paths:
         status = os.stat(root / path)
         digest.update(repr((path, status.st_size, status.st_mtime_ns)).encode())
     return _split(
         paths,
-        [number.get(name, 0) for name in first],
-        classes,
+        *_classes(paths),
         geometry,
         f"{folder.NAME}/{digest.hexdigest()}",
         lambda i: (root / paths[i]).read_bytes(),
     )
+
+
+def _of_tar(path: pathlib.Path, geometry) -> Split:
+    _LOG.info("%s: looking for the pictures in it", path)
+    found = tars.pictures(path)
+    if not found:
+        raise InputError(f"config.dataset.path={path} holds no picture; name another")
+    names = [picture.name for picture in found]
+    status = os.stat(path)
+    version = repr((names, status.st_size, status.st_mtime_ns)).encode()
+    return _split(
+        names,
+        *_classes([name.removeprefix(f"{_TRAIN}/") for name in names]),
+        geometry,
+        f"tar/{hashlib.sha256(version).hexdigest()}",
+        lambda i: tars.read(path, found[i]),
+    )
+
+
+def _classes(paths: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
+    """Of each picture the number of its class, and the classes; () where none are."""
+    first = [path.partition("/")[0] if "/" in path else "" for path in paths]
+    classes = tuple(sorted(set(first)))
+    if "" in classes or len(classes) < 2:
+        return [0] * len(paths), ()
+    number = {name: i for i, name in enumerate(classes)}
+    return [number[name] for name in first], classes
 
 
 def _prepared(root: pathlib.Path, geometry) -> Split:

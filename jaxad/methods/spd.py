@@ -9,9 +9,7 @@ little as a whole, and away from a copy that has also changed in one spot.
 The base is SimSiam, MoCo v2, SimCLR or supervised classification; eta = 0 is the base
 alone. What is left is the backbone, for the detectors of other runs.
 
-The paper's term, its weight and its four bases are known; magnitudes of the changes are
-not, and its code was never released. `FIELDS` says which is which. `RECIPES` are the
-official hyper-parameters of the bases, which the paper leaves as they are.
+`jaxad.methods.spd_fields` says what of it is the paper's.
 
 References:
   Zou et al., SPot-the-Difference Self-supervised Pre-training for Anomaly Detection and
@@ -26,189 +24,17 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
-from jaxad import config as config_lib
 from jaxad import losses, models, optim, rng
 from jaxad.augment import anomalies, views
-from jaxad.augment import fields as augment
-from jaxad.fields import (
-    ABOVE_0,
-    NOT_ALL,
-    NOT_NEGATIVE,
-    SHARE,
-    Field,
-    at_least,
-    check,
-    defaults,
-    numbers_of,
-    one_of,
-    require,
-)
+from jaxad.methods import spd_fields
 from jaxad.methods.base import Backbone, Method, Product, Stage, identity
+from jaxad.methods.spd_fields import FIELDS as FIELDS
+from jaxad.methods.spd_fields import fields as fields
 from jaxad.models import heads
 
 LEAVES = "backbone"
-
-BASES = ("simsiam", "moco", "simclr", "supervised")
-WIDTHS = numbers_of("widths of 1 or more", lambda x: x >= 1)
-SIZE = numbers_of("two sizes in pixels, (height, width)", lambda x: x >= 0, 2)
-
-FIELDS = dict(
-    name=Field("spd", "this method"),
-    base=Field(
-        "simsiam",
-        "what the term is added to; the config files' argument base= also sets its "
-        "recipe",
-        one_of(*BASES),
-    ),
-    # L_SPD
-    eta=Field(0.1, "weight of the term; the paper's best; 0 is the base", NOT_NEGATIVE),
-    term=Field(
-        "cosine",
-        '"cosine": L_SPD; "classifier": a linear layer tells negatives from positives, '
-        "which is all that a supervised base can do",
-        one_of("cosine", "classifier"),
-    ),
-    anchor=Field(
-        "view",
-        'what positive and negative are made of (ours): the base\'s first "view", or '
-        'the "plain" image, which costs one pass more',
-        one_of("view", "plain"),
-    ),
-    perturbation=Field(
-        "smooth_blend",
-        'the local change; "cutpaste" is the paper\'s ablation',
-        one_of("smooth_blend", "cutpaste"),
-    ),
-    stop_positive=Field(
-        False, "no gradient through the positive (ours), as SimSiam's stop"
-    ),
-    smooth_blend=augment.SMOOTH_BLEND,
-    cutpaste=dict(jitter=augment.CUTPASTE["jitter"], **augment.CUTPASTE["patch"]),
-    weak=augment.WEAK_GLOBAL_VIEW,
-    # The base
-    strong=augment.STRONG_VIEW,
-    view_size=Field(
-        (0, 0),
-        "(height, width) of views, cut from images of dataset.image_size; (0, 0) is "
-        "that (ours)",
-        SIZE,
-    ),
-    level=Field("layer4", "the feature map that is pooled and projected"),
-    projector=Field((2048, 2048, 2048), "widths of the projection's layers", WIDTHS),
-    norm=Field(
-        "batch",
-        'normalisation in the heads, without a scale in the last layer; with "none" '
-        "layers have a bias",
-        one_of(*heads.NORMS, "none"),
-    ),
-    bottleneck=Field(512, "hidden width of SimSiam's predictor", at_least(1)),
-    temperature=Field(0.2, "of MoCo and SimCLR", ABOVE_0),
-    queue=Field(65536, "keys that MoCo remembers", at_least(1)),
-    momentum=Field(0.999, "of MoCo's slow networks", SHARE),
-    classes=Field(
-        0, "of the corpus, for a supervised base; 0 is as many as it has", NOT_NEGATIVE
-    ),
-    # Training
-    batch_size=Field(512, "images a batch", at_least(2)),
-    epochs=Field(100, "passes over the images", at_least(1)),
-    optimiser=Field("sgd", "see jaxad.optim", one_of(*optim.RULES)),
-    betas=Field(
-        (0.9, 0.999),
-        "decay of the optimiser's moments",
-        numbers_of("two numbers of 0 or more, below 1", lambda x: 0 <= x < 1, 2),
-    ),
-    weight_decay=Field(1e-4, "of all parameters, with lars of kernels", NOT_NEGATIVE),
-    learning_rate=Field(0.05, "for a batch of 256", ABOVE_0),
-    scaling=Field(
-        "linear",
-        'of the rate with the batch: "linear", or "root", which SimCLR recommends for '
-        "small ones",
-        one_of("linear", "root"),
-    ),
-    warmup=Field(
-        0.0, "share of the steps in which the rate rises; then a cosine", NOT_ALL
-    ),
-    predictor_decays=Field(False, "whether the predictor's rate falls, too"),
-    groups=Field(
-        1,
-        "parts of the batch that are normalised each by itself, whatever the devices; "
-        "1 is the whole batch; MoCo, which cheats across it, has its paper's 8 GPUs",
-        at_least(1),
-    ),
-    zero_residuals=Field(
-        False, "residual blocks begin as the identity; of random weights alone"
-    ),
-    # What is looked at
-    held_out=Field(
-        0.1, "share of the corpus that is only looked at, by the probes (ours)", NOT_ALL
-    ),
-    collapsed=Field(
-        0.02,
-        "training stops where projections are spread less than this, after a tenth of "
-        "the steps; of 1, which a Gaussian cloud has (ours); 0 never",
-        NOT_NEGATIVE,
-    ),
-)
-
-_IMAGENET_CROPS = dict(scale=(0.08, 1.0), jittered=0.0, grey=0.0, blurred=0.0)
-RECIPES = dict(
-    simsiam=dict(zero_residuals=True),
-    moco=dict(
-        projector=(2048, 128),
-        norm="none",
-        batch_size=256,
-        epochs=200,
-        learning_rate=0.03,
-        groups=8,
-    ),
-    simclr=dict(
-        projector=(2048, 128),
-        temperature=0.1,
-        batch_size=4096,
-        optimiser="lars",
-        # Of its command for 100 epochs; the paper has 1e-6.
-        learning_rate=0.3,
-        warmup=0.1,
-        zero_residuals=True,
-        strong=dict(scale=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2)),
-    ),
-    supervised=dict(
-        term="classifier",
-        batch_size=256,
-        epochs=90,
-        learning_rate=0.1,
-        strong=_IMAGENET_CROPS,
-    ),
-)
-
-
-def fields(base: str = "simsiam") -> ml_collections.ConfigDict:
-    """`config.method` with the official hyper-parameters of a base.
-
-    Raises:
-      InputError: there is no such base.
-    """
-    config_lib.choose("method.base", base, BASES)
-    options = defaults(FIELDS)
-    options.update(base=base, **RECIPES[base])
-    return options
-
-
-def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Shrinks a run to seconds: few small images, few steps, the same code paths."""
-    overlays = config.overlays
-    config = config_lib.runlocal(config)
-    config.overlays = overlays  # which no such run draws
-    config.dataset.update(image_size=(32, 32), resize="resize", resize_to=0)
-    config.backbone.name = "resnet18"
-    widths = (32,) * len(config.method.projector)
-    config.method.update(projector=widths, bottleneck=8, view_size=(0, 0))
-    config.method.update(batch_size=8, epochs=2, queue=16, collapsed=0.0)
-    config.method.groups = min(config.method.groups, 4)
-    return config
 
 
 def build(config, backbone: Backbone) -> Method:
@@ -220,7 +46,7 @@ def build(config, backbone: Backbone) -> Method:
     """
     options, image_size = config.method, tuple(config.dataset.image_size)
     view_size = tuple(options.view_size) if any(options.view_size) else image_size
-    _check(config, image_size, view_size)
+    spd_fields.check(config, image_size, view_size)
 
     def embed(variables, images):
         maps = backbone.module.apply(variables, backbone.normalise(images))[1]
@@ -251,49 +77,6 @@ def build(config, backbone: Backbone) -> Method:
         identity,
         lambda: (_stage(config, backbone, view_size),),
         product=product,
-    )
-
-
-def _check(config, image_size, view_size) -> None:
-    options = config.method
-    check(FIELDS, options, "method")
-
-    def need(field, holds, must_be):
-        require(holds, f"method.{field}", options[field], must_be)
-
-    need(
-        "view_size",
-        all(a <= b for a, b in zip(view_size, image_size, strict=True)),
-        f"at most what views are cut from, config.dataset.image_size={image_size}",
-    )
-    rows = options.batch_size // options.groups
-    need(
-        "batch_size",
-        options.batch_size % options.groups == 0 and rows > 1,
-        f"a multiple of config.method.groups={options.groups}, and at least twice it",
-    )
-    if options.base == "moco":
-        need(
-            "queue",
-            options.queue % options.batch_size == 0,
-            f"a multiple of config.method.batch_size={options.batch_size}",
-        )
-    supervised = options.base == "supervised"
-    need(
-        "term",
-        not supervised or options.term == "classifier" or not options.eta,
-        '"classifier" for a supervised base: it has no projections to compare',
-    )
-    need(
-        "projector",
-        len(options.projector) > 0 or supervised,
-        "at least one layer",
-    )
-    need(
-        "zero_residuals",
-        not options.zero_residuals or config.backbone.weights == "random",
-        'False unless config.backbone.weights is "random": weights that are given '
-        "would lose a part of themselves",
     )
 
 
@@ -484,7 +267,10 @@ def _shuffled(function: Callable, key: jax.Array, images: jax.Array) -> jax.Arra
 
 
 def _stage(config, backbone: Backbone, view_size) -> Stage:
-    options, tops = config.method, _checked_heads(config, backbone, view_size)
+    options = config.method
+    (pooled,) = backbone.shapes(view_size, (options.level,))
+    spd_fields.check_networks(options, backbone)
+    tops = _heads(options, pooled.shape[-1])
     views_of, moco = _views(options, view_size), options.base == "moco"
     show = functools.partial(_show, options, backbone, tops)
     optimiser = optim.scale_by(
@@ -599,23 +385,3 @@ def _stage(config, backbone: Backbone, view_size) -> Stage:
         tunes=True,
         stop=stop,
     )
-
-
-def _checked_heads(config, backbone: Backbone, view_size) -> dict:
-    """`_heads`, where backbone and corpus can have them."""
-    options = config.method
-    (pooled,) = backbone.shapes(view_size, (options.level,))
-    require(
-        options.base != "supervised" or options.classes > 1,
-        "method.base",
-        options.base,
-        "one that needs no labels: the corpus has no classes; docs/spd.md says how "
-        "folders name them",
-    )
-    require(
-        not options.zero_residuals or models.spec(backbone.name).zero_residuals,
-        "method.zero_residuals",
-        True,
-        f"False: {backbone.name} has no blocks that could begin as the identity",
-    )
-    return _heads(options, pooled.shape[-1])

@@ -77,6 +77,7 @@ class ResNet(nn.Module):
     bottleneck: bool = True
     groups: int = 1
     group_width: int = 64
+    width: int = 64
     num_classes: int = 1000
     dtype: jnp.dtype = jnp.float32
     epsilon: float = 1e-5
@@ -87,7 +88,7 @@ class ResNet(nn.Module):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Images [b, H, W, 3], normalised, to logits [b, classes] and feature maps."""
         conv1 = ConvNorm(
-            64, 7, 2, 3, epsilon=self.epsilon, dtype=self.dtype, name="conv1"
+            self.width, 7, 2, 3, epsilon=self.epsilon, dtype=self.dtype, name="conv1"
         )
         x = nn.relu(conv1(images, train=train))
         taps = {"stem": x, "relu": x}
@@ -96,7 +97,7 @@ class ResNet(nn.Module):
         for i, depth in enumerate(self.depths, start=1):
             for j in range(depth):
                 block = Block(
-                    planes=64 * 2 ** (i - 1),
+                    planes=self.width * 2 ** (i - 1),
                     strides=2 if i > 1 and j == 0 else 1,
                     bottleneck=self.bottleneck,
                     groups=self.groups,

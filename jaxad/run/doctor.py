@@ -98,6 +98,62 @@ def require_sound(
     )
 
 
+def require_sound_corpus(config: ml_collections.ConfigDict, corpus: data.Split) -> None:
+    """Tells how many pictures of a corpus are smaller than what they are brought to.
+
+    Headers are looked at, because pictures may be millions; nothing where
+    `config.check` is off. Each process looks at its share.
+
+    Raises:
+      InputError: names the first picture without a header that can be read.
+    """
+    if not config.check:
+        return
+    share = processes.share()
+    mine = range(share.get("process", 0), len(corpus), share.get("processes", 1))
+
+    def smaller(i: int) -> bool:
+        height, width = images.size(corpus.read(i)[0])
+        rows, columns = corpus.geometry.resized((height, width))
+        return height * width < rows * columns
+
+    small, broken = [], None
+    with (
+        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        processes.progress(total=len(mine), desc="check", unit="img") as progress,
+    ):
+        for i, look in zip(mine, _tried(pool, smaller, mine), strict=True):
+            if isinstance(look, Exception):
+                broken = f"{corpus.filenames[i]} cannot be read ({look})"
+                break
+            small += [i] * look
+            progress.update()
+    found = processes.gather((small, broken))
+    for _, broken in found:
+        if broken is not None:
+            raise InputError(f"{broken}; mend or remove it")
+    small = sorted(i for each, _ in found for i in each)
+    if small:
+        _LOG.warning(
+            "%d of %d pictures are smaller than they are used and are enlarged: %s, "
+            "for one; a smaller config.dataset.image_size, or resize_to, shows them as "
+            "they are",
+            *(len(small), len(corpus), corpus.filenames[small[0]]),
+        )
+
+
+def _tried(pool, function, items) -> Iterable:
+    """What a function gives of each, or the exception of what cannot be read."""
+
+    def one(item):
+        try:
+            return function(item)
+        except (OSError, images.Unreadable) as error:
+            return error
+
+    return pool.map(one, items)
+
+
 def require_sound_addition(
     config: ml_collections.ConfigDict, category: str, added: data.Split
 ) -> int:

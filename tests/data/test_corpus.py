@@ -1,3 +1,6 @@
+import io
+import tarfile
+
 import numpy as np
 import pytest
 import trees
@@ -5,7 +8,7 @@ from PIL import Image
 
 from jaxad import config as config_lib
 from jaxad import data
-from jaxad.data import images
+from jaxad.data import images, tars
 from jaxad.errors import InputError
 
 
@@ -84,6 +87,63 @@ def test_large_jpegs_are_decoded_small(tmp_path):
     assert np.abs(small - want).max() < 4 / 255
     turned = np.rot90(small, -1)
     assert np.abs(split[1]["image"] - turned).max() < 8 / 255
+
+
+def tar_of(path, contents):
+    with tarfile.open(path, "w") as tar:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def encoded(image, form):
+    out = io.BytesIO()
+    image.save(out, form)
+    return out.getvalue()
+
+
+def test_imagenets_tar_is_read_as_it_lies(tmp_path):
+    """A tar for each class, in it a JPEG in CMYK and a PNG under a JPEG's name."""
+    red = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    blue = Image.new("RGB", (16, 16), (0, 0, 255))
+    classes = {
+        "n02": {"n02_1.JPEG": encoded(blue, "PNG"), "n02_2.JPEG": b"", "note": b"x"},
+        "n01": {"n01_9.JPEG": encoded(red, "JPEG")},
+    }
+    inner = {
+        f"{name}.tar": tar_of(tmp_path / name, content).read_bytes()
+        for name, content in classes.items()
+    }
+    path = tar_of(tmp_path / tars.IMAGENET, inner)
+    split = corpus(tmp_path)
+    assert split.classes == ("n01", "n02")
+    names = ["n01/n01_9.JPEG", "n02/n02_1.JPEG", "n02/n02_2.JPEG"]
+    assert split.filenames == names
+    np.testing.assert_allclose(split[0]["image"][4, 4], [1, 0, 0], atol=0.02)
+    np.testing.assert_array_equal(split[1]["image"][4, 4], [0, 0, 1])
+    with pytest.raises(InputError, match="n02_2.JPEG cannot be read .the file is emp"):
+        split[2]
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"n02_1.JPEG") + 600])
+    with pytest.raises(InputError, match="ILSVRC2012_img_train.tar .*; fetch it again"):
+        corpus(path)
+
+
+def test_other_tars_hold_folders(tmp_path):
+    picture = encoded(Image.new("L", (9, 9), 5), "PNG")
+    names = "./train/b/0.png", "./train/a/1.png", "./train/a/._1.png"
+    path = tar_of(tmp_path / "own.tar", dict.fromkeys(names, picture))
+    split = corpus(path)
+    assert split.filenames == ["train/a/1.png", "train/b/0.png"]
+    assert split.classes == ("a", "b") and split[1]["label"] == 1
+    with tarfile.open(tmp_path / "packed.tar", "w:gz") as tar:
+        tar.add(path)
+    with pytest.raises(InputError, match="cannot be read as an uncompressed tar"):
+        corpus(tmp_path / "packed.tar")
+    with pytest.raises(InputError, match="holds no picture; name another"):
+        corpus(tar_of(tmp_path / "none.tar", {"a": b""}))
 
 
 def test_an_empty_folder_is_told(tmp_path):

@@ -4,14 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from plugins import levels
 
 from jaxad import config as config_lib
-from jaxad import models
+from jaxad import losses, models
 from jaxad.devices import sharding
 from jaxad.errors import InputError
 from jaxad.inference import folder
-from jaxad.methods import spd
+from jaxad.methods import spd, spd_fields
 
 SIDE, BATCH = 32, 16
 
@@ -36,6 +37,10 @@ def build(*args, **changes):
 def make_stage(*args, **changes):
     (stage,) = build(*args, **changes).stages
     return stage
+
+
+def init_of(stage):
+    return lambda key, params: stage.init(key, params, (SIDE, SIDE, 3))
 
 
 @functools.cache
@@ -69,20 +74,20 @@ def make_batch(progress=0.5):
     }
 
 
-# Crops alone: every other change takes seconds to compile, and has tests of its own.
-STILL = {
-    f"{view}__{change}": 0.0
-    for view in ("weak", "strong")
-    for change in ("jittered", "grey", "blurred", "flipped")
-}
+@pytest.fixture
+def plain_views(monkeypatch):
+    runs.plain_views(monkeypatch)
 
 
 @functools.cache
 def started(base, **changes):
     """A state as any step leaves it, and the step."""
-    stage = make_stage(base, **STILL | changes)
-    init = functools.partial(stage.init, item=(SIDE, SIDE, 3))
-    shapes = jax.eval_shape(init, jax.random.key(0), {"backbone": variables()})
+    with pytest.MonkeyPatch.context() as patch:
+        runs.plain_views(patch)
+        stage = make_stage(base, level="layer2", **changes)
+    shapes = jax.eval_shape(
+        init_of(stage), jax.random.key(0), {"backbone": variables()}
+    )
     return drawn(shapes), jax.jit(stage.step)
 
 
@@ -92,8 +97,6 @@ def started(base, **changes):
 @pytest.mark.parametrize(
     ("base", "changes"),
     [
-        ("simsiam", dict()),
-        ("simsiam", dict(eta=0.0)),
         ("simsiam", dict(anchor="plain", view_size=(16, 16), stop_positive=True)),
         ("simsiam", dict(term="classifier", perturbation="cutpaste", norm="layer")),
         ("moco", dict(groups=4)),
@@ -106,8 +109,7 @@ def started(base, **changes):
 def test_every_switch_traces(base, changes):
     stage = make_stage(base, **changes)
     params = {"backbone": variables()}
-    init = functools.partial(stage.init, item=(SIDE, SIDE, 3))
-    state = jax.eval_shape(init, jax.random.key(0), params)
+    state = jax.eval_shape(init_of(stage), jax.random.key(0), params)
     after, curves = jax.eval_shape(stage.step, state, make_batch(), jax.random.key(0))
     # The loop carries the state: its shapes and types may not change.
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
@@ -119,10 +121,9 @@ def test_every_switch_traces(base, changes):
     assert jax.tree.map(jnp.shape, handed_on) == jax.tree.map(jnp.shape, params)
 
 
-@pytest.mark.parametrize("base", ["moco", "simclr"])
-def test_one_device_computes_what_eight_do(base):
-    """MoCo in its eight groups, keys across them; SimCLR over the whole batch."""
-    state, step = started(base, eta=0.0)
+def test_one_device_computes_what_eight_do():
+    """MoCo, in its eight groups, with keys across them."""
+    state, step = started("moco", eta=0.0)
     mesh = sharding.make_mesh()
 
     def shared(x):
@@ -143,6 +144,15 @@ def test_one_device_computes_what_eight_do(base):
         state["learnt"]["backbone"],
     )
     assert all(jax.tree.leaves(moved))
+
+
+def test_simclr_compares_with_the_rows_of_all_devices():
+    z = jax.random.normal(jax.random.key(0), (2, 16, 4))
+    loss = jax.jit(jax.value_and_grad(losses.ntxent_loss))
+    alone = loss(z[0], z[1])
+    together = loss(*(sharding.spread(rows, sharding.make_mesh()) for rows in z))
+    for a, b in zip(alone, together, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
 def test_the_loss_is_its_base_and_the_weighted_term():
@@ -265,8 +275,8 @@ def test_the_negative_is_a_positive_with_a_spot():
     assert (share > 0).all() and (share < 0.25).all()
 
 
-def test_views_depend_on_the_picture_and_the_step_alone():
-    views = jax.jit(spd._views(make_config(**STILL).method, (SIDE, SIDE)))
+def test_views_depend_on_the_picture_and_the_step_alone(plain_views):
+    views = jax.jit(spd._views(make_config().method, (SIDE, SIDE)))
     batch = make_batch()
     turned = {name: x[::-1] for name, x in batch.items() if name != "progress"}
     one, other = views(jax.random.key(0), batch), views(jax.random.key(0), turned)
@@ -280,13 +290,13 @@ def test_views_depend_on_the_picture_and_the_step_alone():
 # ---- Fields
 
 
-@pytest.mark.parametrize("base", spd.BASES)
+@pytest.mark.parametrize("base", spd_fields.BASES)
 def test_recipes_work_as_they_are(base):
     config = make_config()
     config.dataset.image_size = (256, 256)
     config.method = spd.fields(base)
     config.method.view_size = (224, 224)
-    spd._check(config, (256, 256), (224, 224))
+    spd_fields.check(config, (256, 256), (224, 224))
     assert config.method.base == base
 
 

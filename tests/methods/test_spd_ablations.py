@@ -9,7 +9,7 @@ import pytest
 from jaxad import config as config_lib
 from jaxad import methods, sweep
 from jaxad.errors import InputError
-from jaxad.methods import spd, two_class
+from jaxad.methods import spd_fields, two_class
 from jaxad.run import study
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def test_rows_differ(name, tmp_path, monkeypatch):
 
 def test_every_base_has_its_recipe(tmp_path, monkeypatch):
     rows = distinct(jobs("spd_base", "path=a", tmp_path, monkeypatch))
-    assert [*rows] == [f"{b}{s}" for b in spd.BASES for s in ("", " + SPD")]
+    assert [*rows] == [f"{b}{s}" for b in spd_fields.BASES for s in ("", " + SPD")]
     moco, supervised = rows["moco + SPD"].method, rows["supervised"].method
     assert (moco.eta, moco.batch_size, moco.groups) == (0.1, 256, 8)
     assert (supervised.eta, supervised.term) == (0.0, "classifier")

@@ -1,5 +1,6 @@
 """Whole runs of pre-training on generated pictures, and what takes their weights."""
 
+import dataclasses
 import json
 import signal
 
@@ -9,12 +10,12 @@ import pytest
 import runs
 
 import jaxad
-from configs import spd_folder
-from jaxad import models
+from configs import spd_elpv, spd_folder
+from jaxad import data, models
 from jaxad.errors import InputError, Preempted
 from jaxad.inference import folder
 from jaxad.reporting import reading
-from jaxad.run import experiment, pretrain
+from jaxad.run import doctor, experiment, pretrain
 from jaxad.training.loop import _Folder
 
 
@@ -27,6 +28,9 @@ def pictures(tmp_path_factory):
         runs.picture(root / f"square/{i:02}.png", 100 + i, bad=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "device_count", lambda: 1)  # compiles in a third of the time
+        runs.plain_views(patch)
+        # Takes seconds to compile, and has tests of its own.
+        patch.setattr(pretrain.probes, "linear_accuracy", lambda *given: 0.5)
         yield root
 
 
@@ -37,11 +41,7 @@ def make_config(pictures, base="simsiam", **changes):
     config.compilation_cache = ""
     config.batch_size = 4
     config.train.log_every = 1
-    config.method.update(zero_residuals=False, held_out=0.25, epochs=3)
-    # What takes long to compile, and has tests of its own.
-    still = dict(jittered=0.0, grey=0.0, blurred=0.0)
-    config.method.strong.update(still)
-    config.method.weak.update(still)
+    config.method.update(zero_residuals=False, held_out=0.25, epochs=3, level="layer2")
     config.update_from_flattened_dict(changes)
     return config
 
@@ -107,21 +107,12 @@ def test_a_run_stopped_in_the_middle_ends_in_the_same_bytes(
         assert content == (whole[0] / name).read_bytes(), name
 
 
-def test_any_other_run_takes_its_weights(whole, things, tmp_path):
+def test_any_other_run_takes_its_weights(whole):
     workdir, outcome = whole
-    config = runs.config(
-        things,
-        **{
-            "backbone.name": "plugins.levels",
-            "backbone.weights": str(workdir / pretrain.WEIGHTS),
-            "threshold.calibration": "none",
-        },
-    )
-    detected = experiment.run(config, str(tmp_path / "run"))
-    (used,) = detected["backbones"]
-    assert used["sha256"] == outcome["backbone"]["sha256"]
+    taken = models.load("plugins.levels", str(workdir / pretrain.WEIGHTS))[1]
+    assert models.fingerprint(taken) == outcome["backbone"]["sha256"]
     random = models.load("plugins.levels", "random")[1]
-    assert used["sha256"] != models.fingerprint(random)
+    assert models.fingerprint(random) != outcome["backbone"]["sha256"]
 
 
 def test_weights_of_another_backbone_are_refused(whole):
@@ -164,6 +155,7 @@ def test_it_has_no_report_and_no_detector_in_memory(whole, pictures):
         ("supervised", {"method.classes": 7}, "classes=7 must be 0, or the 2 classes"),
         ("simsiam", {"method.batch_size": 20}, "batches of 20 and what is not held ou"),
         ("simsiam", {"method.held_out": 0.01}, "24 pictures holds out 0"),
+        ("moco", {"method.queue": 20}, "queue=20 must be a multiple of .*size=8"),
     ],
     ids=str,
 )
@@ -175,6 +167,34 @@ def test_what_cannot_work_is_found_before_anything_is_trained(
     with pytest.raises(InputError, match=message):
         experiment.run(make_config(pictures, base, **changes), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_pictures_are_looked_at_unless_one_says_not_to(pictures, caplog):
+    """Of 40 x 48 pixels: less than 64 x 64 on both sides, and more than 32 x 32."""
+    config = make_config(pictures).dataset
+    corpus = data.corpus(config)
+    doctor.require_sound_corpus(config, corpus)
+    assert not caplog.records
+    config.image_size = (64, 64)
+    larger = data.corpus(config)
+    doctor.require_sound_corpus(config, larger)
+    (record,) = caplog.records
+    assert (
+        "24 of 24 pictures are smaller than they are used and are enlarged: plai"
+        in (record.message)
+    )
+    broken = dataclasses.replace(larger, read=lambda i: (b"GIF8", None))
+    with pytest.raises(InputError, match="plain/00.png cannot be read .*; mend or rem"):
+        doctor.require_sound_corpus(config, broken)
+    config.check = False
+    doctor.require_sound_corpus(config, broken)
+    assert len(caplog.records) == 1
+
+
+def test_a_supervised_base_runs_local_on_both_cell_types():
+    config = spd_elpv.get_config("runlocal,base=supervised")
+    corpus = data.corpus(config.dataset)
+    assert corpus.classes == ("mono", "poly") and len(corpus) == 48
 
 
 def test_outputs_that_collapse_end_the_run_in_one_sentence(pictures, tmp_path):
