@@ -1,6 +1,6 @@
 """The peer's side of predict.py: anomalib's TorchInferencer.
 
-python anomalib_predict.py export BANK.npy MODEL_FOLDER
+python anomalib_predict.py export BANK.npy MODEL_FOLDER [torch|onnx]
 python anomalib_predict.py time MODEL.pt FILES.json OUT.json THREADS
 """
 
@@ -13,7 +13,7 @@ import time
 os.environ["TRUST_REMOTE_CODE"] = "1"
 
 
-def export(bank: str, folder: str) -> None:
+def export(bank: str, folder: str, kind: str = "torch") -> None:
     """A PatchCore with the given memory bank, as anomalib exports it."""
     import numpy as np
     import torch
@@ -32,7 +32,7 @@ def export(bank: str, folder: str) -> None:
     filled = load_model()
     filled.memory_bank = torch.from_numpy(np.load(bank))
     model.model = filled
-    print(model.to_torch(folder))
+    print(getattr(model, f"to_{kind}")(folder))
 
 
 def measure(path: str, files: str, out: str, threads: str) -> None:
