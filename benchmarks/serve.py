@@ -26,9 +26,9 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 _HERE = pathlib.Path(__file__).parent
 _CLIENTS = (1, 8, 64)
@@ -77,12 +77,10 @@ def loaded(port: int, files: list[bytes], clients: int, seconds: float):
             number += 1
         client.close()
 
-    threads = [threading.Thread(target=ask, args=(7 * i,)) for i in range(clients)]
     start = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(clients) as pool:
+        for client in [pool.submit(ask, 7 * i) for i in range(clients)]:
+            client.result()  # a request that was not answered is an error
     return found, time.perf_counter() - start
 
 
@@ -165,15 +163,17 @@ def attacked(port: int, files: list[bytes], count: int):
             honest.append((time.perf_counter() - start, score))
         client.close()
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    for kind, body, head in hostile(files, count):
-        client = Client(port)
-        status, answer = client(body, head)
-        statuses[kind][status, json.loads(answer)["error"]["code"]] += 1
-        client.close()
-    done.append(True)
-    thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            for kind, body, head in hostile(files, count):
+                client = Client(port)
+                status, answer = client(body, head)
+                statuses[kind][status, json.loads(answer)["error"]["code"]] += 1
+                client.close()
+        finally:
+            done.append(True)
+        asking.result()
     return statuses, honest
 
 
