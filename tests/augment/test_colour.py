@@ -8,6 +8,10 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from jaxad.augment import colour
 
+autocontrast, sharpen, colour_jitter = map(
+    jax.jit, (colour.autocontrast, colour.sharpen, colour.colour_jitter)
+)
+
 
 @pytest.fixture(scope="module")
 def image():
@@ -16,7 +20,7 @@ def image():
 
 
 def floats(image):
-    return jnp.asarray(image, jnp.float32) / 255
+    return image.astype(np.float32) / np.float32(255)
 
 
 @pytest.mark.parametrize(
@@ -36,14 +40,14 @@ def test_equals_pillow(image, ours, theirs):
 @pytest.mark.parametrize("percent", [0, 7])
 def test_autocontrast_equals_pillow_within_its_rounding(image, percent):
     expected = np.asarray(ImageOps.autocontrast(Image.fromarray(image), percent))
-    ours = colour.autocontrast(floats(image), percent / 100) * 255
+    ours = autocontrast(floats(image), percent / 100) * 255
     np.testing.assert_allclose(ours, expected, atol=1.001)
 
 
 @pytest.mark.parametrize("factor", [0.0, 1.0, 2.5])
 def test_sharpen_equals_pillow_within_its_rounding(image, factor):
     expected = ImageEnhance.Sharpness(Image.fromarray(image)).enhance(factor)
-    sharpened = colour.sharpen(floats(image), factor)
+    sharpened = np.asarray(sharpen(floats(image), factor))
     ours = np.clip(sharpened * 255, 0, 255)
     # Pillow rounds the smoothed image.
     np.testing.assert_allclose(ours, expected, atol=1 + abs(1 - factor))
@@ -54,27 +58,27 @@ def test_sharpen_equals_pillow_within_its_rounding(image, factor):
 
 def test_flat_channels_pass(image):
     flat = jnp.full((4, 4, 3), 0.5)
-    np.testing.assert_array_equal(colour.equalise(flat), flat)
-    np.testing.assert_array_equal(colour.autocontrast(flat, 0.1), flat)
+    np.testing.assert_array_equal(jax.jit(colour.equalise)(flat), flat)
+    np.testing.assert_array_equal(autocontrast(flat, 0.1), flat)
 
 
 def test_hsv_equals_colorsys_and_inverts(image):
     pixels = floats(image).reshape(-1, 3)[:40]
-    hsv = colour.rgb_to_hsv(pixels)
+    rgb_to_hsv, hsv_to_rgb = jax.jit(colour.rgb_to_hsv), jax.jit(colour.hsv_to_rgb)
+    hsv = rgb_to_hsv(pixels)
     expected = [colorsys.rgb_to_hsv(*map(float, p)) for p in pixels]
     np.testing.assert_allclose(hsv, expected, atol=1e-5)
-    np.testing.assert_allclose(colour.hsv_to_rgb(hsv), pixels, atol=1e-6)
-    black_and_grey = jnp.asarray([[0.0, 0, 0], [0.4, 0.4, 0.4]])
-    np.testing.assert_allclose(
-        colour.hsv_to_rgb(colour.rgb_to_hsv(black_and_grey)), black_and_grey
-    )
+    np.testing.assert_allclose(hsv_to_rgb(hsv), pixels, atol=1e-6)
+    black_and_grey = np.zeros_like(pixels)
+    black_and_grey[1::2] = 0.4
+    np.testing.assert_allclose(hsv_to_rgb(rgb_to_hsv(black_and_grey)), black_and_grey)
 
 
 def test_jitter_without_strength_is_the_identity(image):
     key = jax.random.key(0)
     none = dict(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
     np.testing.assert_allclose(
-        colour.colour_jitter(key, floats(image), **none), floats(image), atol=1e-6
+        colour_jitter(key, floats(image), **none), floats(image), atol=1e-6
     )
 
 
@@ -84,7 +88,7 @@ def test_jitter_does_to_the_pixels_what_it_says(image):
     grey = np.asarray(colour.luma(x))
 
     def jittered(**strength):
-        return np.asarray(colour.colour_jitter(key, x, **none | strength))
+        return np.asarray(colour_jitter(key, x, **none | strength))
 
     def ratio(a, b):
         factor = (a / b)[np.abs(b) > 0.02]

@@ -143,6 +143,7 @@ def test_it_is_fitted_as_any_other(tmp_path, monkeypatch):
     config = make_config()
     config.dataset.update(name="folder", path=str(root), category="things")
     config.dataset.update(image_size=(32, 32), check=False)
+    config.backbone.name = "plugins.backbone"
     config.coreset.ratio, config.overlays = 0.5, 0
     config.threshold.calibration = "none"
     outcome = experiment.run(config, str(tmp_path / "run"))

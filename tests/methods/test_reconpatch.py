@@ -45,13 +45,22 @@ def params():
     return {"backbone": {"scale": jnp.ones(())}}
 
 
+def start(method):
+    init = jax.jit(method.stages[0].init, static_argnums=2)
+    return init(jax.random.key(0), params(), (WIDTH,))
+
+
+pairwise = jax.jit(losses.pairwise_similarity, static_argnames="sigma")
+contextual = jax.jit(losses.contextual_similarity, static_argnames="k")
+
+
 def patches(n=40, seed=0):
     return np.random.default_rng(seed).normal(size=(n, WIDTH)).astype(np.float32)
 
 
 def test_starts_orthogonal_and_with_exact_copies():
     _, method = make()
-    state = method.stages[0].init(jax.random.key(0), params(), (WIDTH,))
+    state = start(method)
     kernel = state["student"]["f"]["kernel"]
     assert kernel.shape == (WIDTH, 4)  # two levels of three channels
     np.testing.assert_allclose(kernel.T @ kernel, np.eye(4), atol=1e-6)
@@ -77,31 +86,34 @@ def test_soft_labels_mix_the_two_similarities(alpha):
     config, _ = make(alpha=alpha)
     z = patches(9)
     unit = z / np.linalg.norm(z, axis=1, keepdims=True)
-    want = alpha * losses.pairwise_similarity(unit, sigma=0.5)
-    want += (1 - alpha) * losses.contextual_similarity(unit, k=3)
-    got = reconpatch.soft_labels(config.method, z)
+    want = alpha * pairwise(unit, sigma=0.5)
+    want += (1 - alpha) * contextual(unit, k=3)
+    got = jax.jit(functools.partial(reconpatch.soft_labels, config.method))(z)
     np.testing.assert_allclose(got, want, atol=1e-6)
     config, _ = make(alpha=1.0, normalise=False)
-    got = reconpatch.soft_labels(config.method, z)
-    np.testing.assert_allclose(got, losses.pairwise_similarity(z, sigma=0.5))
+    got = jax.jit(functools.partial(reconpatch.soft_labels, config.method))(z)
+    np.testing.assert_allclose(got, pairwise(z, sigma=0.5))
 
 
 def test_a_step_from_the_equations():
     """Labels from the slow copies, the first AdamP step, then eq. 8."""
     config, method = make(ema=0.9, learning_rate=0.01, weight_decay=0.0)
-    stage = method.stages[0]
-    state = stage.init(jax.random.key(0), params(), (WIDTH,))
+    stage, state = method.stages[0], start(method)
     state["teacher"] = jax.tree.map(lambda x: x * 0.8, state["teacher"])
     x = patches(8)
     batch = {"patches": x, "index": np.arange(8), "progress": jnp.float32(0.5)}
     after, metrics = jax.jit(stage.step)(state, batch, jax.random.key(1))
 
-    w = reconpatch.soft_labels(config.method, reconpatch.embed(state["teacher"], x))
+    @jax.jit
+    def equations(student, teacher):
+        w = reconpatch.soft_labels(config.method, reconpatch.embed(teacher, x))
 
-    def loss_of(student):
-        return losses.relaxed_contrastive_loss(reconpatch.embed(student, x), w)
+        def loss_of(student):
+            return losses.relaxed_contrastive_loss(reconpatch.embed(student, x), w)
 
-    loss, grads = jax.value_and_grad(loss_of)(state["student"])
+        return w, *jax.value_and_grad(loss_of)(student)
+
+    w, loss, grads = equations(state["student"], state["teacher"])
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
     np.testing.assert_allclose(metrics["mean_weight"], w.mean(), rtol=1e-5)
     for name in ("f", "g"):
@@ -137,8 +149,7 @@ def test_embedding_is_g_after_f():
 
 def test_no_ema_keeps_no_copy():
     _, method = make(ema=0.0)
-    stage = method.stages[0]
-    state = stage.init(jax.random.key(0), params(), (WIDTH,))
+    stage, state = method.stages[0], start(method)
     batch = {"patches": patches(8), "progress": jnp.float32(0)}
     state, _ = jax.jit(stage.step)(state, batch, jax.random.key(0))
     jax.tree.map(

@@ -126,7 +126,7 @@ def test_the_generators_constants_are_fields(generator, changes, area):
     options.cutpaste.update_from_flattened_dict(changes)
     options.cutpaste.scar.height = (10.0, 10.0)
     batch = {"image": jnp.zeros((4, 32, 32, 3)), "index": jnp.arange(4)}
-    _, mask = tocoad._generator(options)(jax.random.key(0), batch)
+    _, mask = jax.jit(tocoad._generator(options))(jax.random.key(0), batch)
     # In units of 16 x 16 pixels.
     np.testing.assert_allclose(mask.sum((1, 2)), 256 * area, rtol=0.15)
 
