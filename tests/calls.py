@@ -21,7 +21,7 @@ gc.freeze()
 
 def act(words, folder, environment, files, seconds):
     for number, path in enumerate(("/dev/null", *files)):
-        os.dup2(os.open(path, os.O_RDWR), number)
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
     os.chdir(folder)
     os.environ.update(environment)
     for name, value in environment.items():  # JAX has read those that there were
@@ -93,8 +93,6 @@ class Running(NamedTuple):
     def wait(self) -> Done:
         status = self.server._ask(self.pid)
         text, err = (pathlib.Path(path).read_text() for path in (self.out, self.err))
-        for path in (self.out, self.err):
-            os.unlink(path)
         out, answer = text, "False"
         if status >= 0:
             out, _, answer = text.rstrip("\n").rpartition("\n")
@@ -121,6 +119,7 @@ class Server:
             text=True,
         )
         print(json.dumps(list(modules)), file=self._process.stdin)
+        self._files, self._started = tempfile.TemporaryDirectory(), 0
 
     def _ask(self, what) -> int:
         print(json.dumps(what), file=self._process.stdin, flush=True)
@@ -134,7 +133,8 @@ class Server:
         seconds: int = 280,
     ) -> Running:
         """Starts a process in a folder; it is ended after so many seconds."""
-        files = [tempfile.mkstemp()[1] for _ in range(2)]
+        files = [os.path.join(self._files.name, f"{self._started}.{n}") for n in "12"]
+        self._started += 1
         words = [str(word) for word in words]
         pid = self._ask((words, str(folder), dict(environment), files, seconds))
         return Running(self, pid, *files)
@@ -147,6 +147,7 @@ class Server:
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
+        self._files.cleanup()
 
 
 def calls(
