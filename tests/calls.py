@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
 # What most of a run's time to start goes to.
-MODULES = ("jaxad.run.extend", "jaxad.reporting.pages", "jaxad.inference.judge")
+MODULES = (
+    *("jaxad.run.extend", "jaxad.reporting.pages", "jaxad.inference.judge"),
+    "pytest",  # of code that imports tests
+)
 
 _SERVER = """
 import gc, importlib, json, os, runpy, signal, sys

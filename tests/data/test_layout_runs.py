@@ -10,6 +10,8 @@ from PIL import Image
 from jaxad import data
 from jaxad.run import experiment
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 def outcome(config, folder):
     """The row of the one category and the mean, as they are written."""

@@ -14,6 +14,8 @@ from jaxad.errors import InputError
 from jaxad.inference import folder, places, predictor
 from jaxad.run import experiment
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 VERSION_1 = pathlib.Path(__file__).parent / "fixtures/version_1"
 
 

@@ -16,6 +16,8 @@ from jaxad.errors import InputError
 from jaxad.inference import predictor
 from jaxad.run import experiment
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):

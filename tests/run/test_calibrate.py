@@ -14,6 +14,8 @@ from jaxad.inference import folder
 from jaxad.run import calibrate, experiment, identity
 from jaxad.run import pipeline as pipeline_lib
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):

@@ -11,6 +11,8 @@ from jaxad.errors import InputError
 from jaxad.inference import folder
 from jaxad.run import experiment, results
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture
 def images(tmp_path):

@@ -12,6 +12,8 @@ from PIL import Image
 
 from jaxad.run import experiment
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 LATIN = [os.fsdecode(name) for name in (b"gr\xfcn", b"kr\xe4tzer", b"\xe9")]
 
 

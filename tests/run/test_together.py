@@ -12,6 +12,8 @@ from jaxad.methods import reconpatch
 from jaxad.run import experiment
 from jaxad.training import loop
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 SEEDS = (0, 3)
 
 
