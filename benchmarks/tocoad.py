@@ -44,9 +44,9 @@ from jaxad.run import experiment, features
 from jaxad.run import pipeline as pipeline_lib
 
 UNTRAINED = {"stages": ()}
-UNGUIDED = {"stages": ("ncl",), "lambda_neg": 0.0}
+UNGUIDED = {"stages": ("ncl",), "guide": "none"}
 # A plain sum of the losses.
-LIGHT = {"lambda_neg": 1.0}
+LIGHT = {"lambda_neg.gradient": 1.0}
 # What each trained row changes in config.method.
 STUDIES = {
     "stages": {
@@ -63,10 +63,10 @@ STUDIES = {
         )
     },
     "guide": {
-        "lambda_neg 10": {"lambda_neg": 10.0},
-        "lambda_neg 1000": {"lambda_neg": 1000.0},
-        "feature, lambda_neg 1": LIGHT | {"guide": "feature"},
-        "feature, lambda_neg 10": {"guide": "feature", "lambda_neg": 10.0},
+        "lambda_neg 10": {"lambda_neg.gradient": 10.0},
+        "lambda_neg 1000": {"lambda_neg.gradient": 1000.0},
+        "feature, lambda_neg 1": {"guide": "feature"},
+        "feature, lambda_neg 10": {"guide": "feature", "lambda_neg.feature": 10.0},
         "no skips": {"decoder.skip": "none"},
     },
     "views": {

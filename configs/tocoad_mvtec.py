@@ -16,8 +16,7 @@ in docs/fields.md.
 from jaxad import config as config_lib
 from jaxad.methods import tocoad
 
-# What NSA's own code sets a category, for method.generator="nsa"; a run of one category
-# takes it, a run of several has the defaults.
+# What NSA's own code sets a category, for method.generator="nsa".
 _DARK, _BRIGHT = (20, 20), (200, 60)
 NSA = {
     "bottle": dict(background=_BRIGHT),
@@ -54,5 +53,9 @@ def get_config(arg=None):
     config.coreset.ratio = 0.1
     config.coreset.projection_dim = 128
     config.method = tocoad.fields()
-    config.method.nsa.update(NSA.get(args.category, {}))
+    config.method.by_category = tuple(
+        (category, f"nsa.{name}", value)
+        for category, constants in NSA.items()
+        for name, value in constants.items()
+    )
     return tocoad.runlocal(config) if args.runlocal else config

@@ -17,10 +17,11 @@ def get_config(arg=None):
 
 
 def sweep(add):
-    for alpha in (0.0, 0.5, 1.0):
+    add("alpha=0.5, k=5, sigma=0.5", {})
+    for alpha in (0.0, 1.0):
         add(f"alpha={alpha}", {"method.alpha": alpha})
-    for k in (3, 5, 10, 20):
+    for k in (3, 10, 20):
         add(f"k={k}", {"method.k": k})
-    for sigma in (0.25, 0.5, 1.0):
+    for sigma in (0.25, 1.0):
         add(f"sigma={sigma}", {"method.sigma": sigma})
     add("not normalised", {"method.normalise": False})

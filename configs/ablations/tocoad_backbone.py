@@ -5,6 +5,8 @@ r"""ToCoAD, ablation A5: the feature extractor.
 
 The paper finds WideResNet-50 best, WideResNet-101 comparable, ResNet-50 a little lower.
 
+D is the inverse of each backbone, so its width changes with it.
+
 Arguments: `data` (mvtec, visa, btad or elpv), and those of configs/tocoad_<data>.py.
 """
 

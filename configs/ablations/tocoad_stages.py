@@ -19,8 +19,6 @@ def get_config(arg=None):
 def sweep(add):
     add("no training", {"method.stages": ()})
     add("stage I", {"method.stages": ("dnp",)})
-    add("stage II, no guide", {"method.stages": ("ncl",), "method.lambda_neg": 0.0})
+    add("stage II, no guide", {"method.stages": ("ncl",), "method.guide": "none"})
     add("stages I and II", {})
-    # The feature guide is a cosine, as the contrastive loss: their plain sum.
-    feature = {"method.guide": "feature", "method.lambda_neg": 1.0}
-    add("stages I and II, feature guide", feature)
+    add("stages I and II, feature guide", {"method.guide": "feature"})

@@ -46,6 +46,24 @@ def learns_from(config) -> str:
     return "normal"
 
 
+def of_category(config, category: str):
+    """The config as a category has it, where the method's fields differ by category.
+
+    Returns:
+      The same object where they do not.
+    """
+    module = _module(config)
+    if not hasattr(module, "of_category"):
+        return config
+    options = module.of_category(config.method, category)
+    if options is config.method:
+        return config
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.method = options
+    return config
+
+
 def leaves(config) -> str:
     """What a run of the method leaves: a "detector", or a "backbone".
 

@@ -18,6 +18,9 @@ and, where it has use for them,
       lists the fields.
   complete(options, *, textures) -> None
       Fills in, before `build`, what `config.method` leaves to the data that are there.
+  of_category(options, category) -> options
+      Options as a category has them, for the stages alone; the same object where that
+      is no other.
   pasted(options) -> str | None
       What synthetic anomalies are made of; None where there are none.
   learns_from(options) -> str

@@ -6,7 +6,7 @@ normal images, while the frozen D keeps watch that anomalies stay visible. The m
 bank is then built on the fine-tuned F.
 
 The paper's modules, losses and best settings are known; its layouts, optimisers and
-schedules are a reconstruction. `FIELDS` says which is which.
+schedules are a reconstruction. `tocoad_fields.FIELDS` says which is which.
 
 References:
   Liang et al., ToCoAD: Two-Stage Contrastive Learning for Industrial Anomaly Detection,
@@ -24,171 +24,10 @@ import optax
 from jaxad import config as config_lib
 from jaxad import losses, models, optim, patches, rng
 from jaxad.augment import anomalies, views
-from jaxad.augment import fields as augment
-from jaxad.fields import (
-    ABOVE_0,
-    NOT_NEGATIVE,
-    SHARE,
-    TEXTS,
-    Field,
-    at_least,
-    check,
-    defaults,
-    get,
-    numbers_of,
-    one_of,
-    require,
-    some_of,
-)
+from jaxad.fields import defaults
 from jaxad.methods.base import Backbone, Method, Stage, identity
+from jaxad.methods.tocoad_fields import FIELDS, LEVELS, STAGES, check, weight_of_guide
 from jaxad.models import decoder, heads
-
-STAGES = ("dnp", "ncl")
-# F's feature maps, shallowest first, under the names that every backbone knows.
-LEVELS = ("layer1", "layer2", "layer3", "layer4")
-
-GENERATORS = one_of("perlin", "cutpaste", "cutpaste_patch", "cutpaste_scar", "nsa")
-BETAS = numbers_of("two numbers of 0 or more, below 1", lambda x: 0 <= x < 1, 2)
-DEPTHS = numbers_of("three numbers of 1 or more", lambda x: x >= 1, 3)
-DROPS = numbers_of("shares of the steps between 0 and 1", lambda x: 0 < x < 1)
-
-
-def _training(batch_size, epochs, min_steps, weight_decay, **others):
-    """What the training of both stages has."""
-    return dict(
-        batch_size=Field(batch_size, "images a batch (ours)", at_least(1)),
-        epochs=Field(epochs, "passes over the images (ours)", NOT_NEGATIVE),
-        min_steps=Field(min_steps, "steps, where those are fewer (ours)", NOT_NEGATIVE),
-        optimiser=Field("adam", "see jaxad.optim (ours)", one_of(*optim.RULES)),
-        betas=Field((0.9, 0.999), "decay of the optimiser's moments (ours)", BETAS),
-        weight_decay=Field(weight_decay, "of all parameters (ours)", NOT_NEGATIVE),
-        statistics=Field(
-            "frozen",
-            'of batch normalisation in F (ours): "frozen" protects features where '
-            'images are few; "batch": of the batch, views and defects together',
-            one_of("frozen", "batch"),
-        ),
-        **others,
-    )
-
-
-FIELDS = dict(
-    name=Field("tocoad", "this method"),
-    stages=Field(
-        STAGES, '"ncl" alone needs lambda_neg=0; () is PatchCore', some_of(*STAGES)
-    ),
-    # Anomaly generator G
-    generator=Field(
-        "perlin", "the paper's best; constants (ours) as in each one's code", GENERATORS
-    ),
-    texture=Field(
-        "auto",
-        'what "perlin" pastes: pictures of config.dataset.textures (DRAEM\'s "dtd"), '
-        'other training "images", its "noise"; "auto" is the first that is there',
-        one_of("auto", "dtd", "images", "noise"),
-    ),
-    perlin=augment.PERLIN,
-    cutpaste=augment.CUTPASTE,
-    nsa=augment.NSA,
-    # Discriminative network D and its loss
-    decoder=dict(
-        depths=Field((3, 4, 6), "residual blocks a stage of D (ours)", DEPTHS),
-        skip=Field("none", "connections from F to D (ours)", one_of(*decoder.SKIPS)),
-        head_width=Field(64, "channels of D's head (ours)", at_least(1)),
-    ),
-    focal=dict(
-        alpha=Field(0.5, "weight of anomalous pixels; the paper's best", SHARE),
-        gamma=Field(2.0, "the paper's best; 0 is half the cross-entropy", NOT_NEGATIVE),
-    ),
-    # Stage I
-    dnp=_training(
-        batch_size=16,
-        epochs=100,
-        min_steps=2000,
-        weight_decay=0.0,
-        learning_rate=Field(1e-4, "of D (ours)", NOT_NEGATIVE),
-        drop=Field(0.2, "factor of the rate at each of drop_at, as DRAEM's (ours)"),
-        drop_at=Field((0.8, 0.9), "when the rate drops, as DRAEM's (ours)", DROPS),
-    ),
-    # Stage II
-    levels=Field(
-        ("layer3", "layer4"),
-        'of the contrastive loss; the paper\'s best is "3 and 4", read as these two '
-        "(ours); the other reading is layer2 and layer3",
-        TEXTS,
-    ),
-    contrastive=Field(
-        "simsiam",
-        'the paper\'s; "ntxent" contrasts with the images of the batch',
-        one_of("simsiam", "ntxent"),
-    ),
-    temperature=Field(0.5, 'of "ntxent" (ours)', ABOVE_0),
-    guide=Field(
-        "gradient",
-        "how the frozen D guides (ours): its loss on synthetic anomalies flows into F; "
-        '"feature": views are pushed from what it shows',
-        one_of("gradient", "feature"),
-    ),
-    lambda_neg=Field(
-        100.0,
-        "weight of the guide (ours); 0 is stage II without one; the focal loss is "
-        "small: at 1 it hardly guides (docs/tocoad.md has the measurements); for "
-        '"feature", a cosine, 1 is a start',
-        NOT_NEGATIVE,
-    ),
-    heads=dict(
-        width=Field(2048, "of a projection; SimSiam's", at_least(1)),
-        bottleneck=Field(512, "of a predictor; SimSiam's", at_least(1)),
-        norm=Field("batch", "their normalisation (ours)", one_of(*heads.NORMS)),
-    ),
-    views=augment.WEAK_VIEW,
-    ncl=_training(
-        batch_size=32,
-        epochs=20,
-        min_steps=500,
-        weight_decay=1e-5,
-        backbone_learning_rate=Field(1e-5, "of F (ours)", NOT_NEGATIVE),
-        heads_learning_rate=Field(1e-4, "of the heads (ours)", NOT_NEGATIVE),
-        schedule=Field(
-            "cosine", "of both rates, to 0 (ours)", one_of("cosine", "constant")
-        ),
-    ),
-)
-
-
-def _check(options) -> None:
-    check(FIELDS, options, "method")
-    pastes_images = options.generator == "nsa" or (
-        options.generator == "perlin" and options.texture in ("auto", "images")
-    )
-
-    def need(field, holds, must_be):
-        require(holds, f"method.{field}", get(options, field), must_be)
-
-    for stage in options.stages:
-        need(
-            f"{stage}.batch_size",
-            options[stage].batch_size > 1 or not pastes_images,
-            "at least 2: what is pasted comes from another image of the batch",
-        )
-    if "ncl" in options.stages:
-        need(
-            "ncl.batch_size",
-            options.ncl.batch_size > 1 or options.heads.norm != "batch",
-            'at least 2, or method.heads.norm "layer"',
-        )
-        need(
-            "lambda_neg",
-            options.lambda_neg == 0 or "dnp" in options.stages,
-            '0 where method.stages has no "dnp": nothing has taught the guide',
-        )
-        need("levels", len(options.levels) > 0, "at least one")
-    else:
-        need(
-            "dnp.statistics",
-            options.dnp.statistics == "frozen",
-            '"frozen" where method.stages has no "ncl": F is then an inference network',
-        )
 
 
 def fields() -> ml_collections.ConfigDict:
@@ -217,6 +56,20 @@ def complete(options, *, textures: Callable[[], object]) -> None:
         options.texture = "dtd" if there else "noise" if alone else "images"
 
 
+def of_category(options, category: str):
+    """The options as a category has them; the same object where that is no other."""
+    mine = {name: x for one, name, x in options.by_category if one == category}
+    if not mine:
+        return options
+    options = options.copy_and_resolve_references()
+    for name, value in mine.items():
+        # JSON, in which a run keeps its config, has no tuples.
+        value = tuple(value) if isinstance(value, list) else value
+        options.update_from_flattened_dict({name: value})
+    check(options)
+    return options
+
+
 def pasted(options) -> str | None:
     """What G pastes: "dtd", "images", "noise" or, of the same image, "itself".
 
@@ -237,7 +90,7 @@ def build(config, backbone: Backbone) -> Method:
         not have.
     """
     options = config.method
-    _check(options)
+    check(options)
     make = {"dnp": _discriminative_pretraining, "ncl": _negative_guided_contrast}
     describe = patches.descriptor(config.patches)
 
@@ -343,7 +196,8 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
     config says otherwise, and learns its scale and shift.
     """
     backbone.shapes(image_size, options.levels)  # which refuses what there is not
-    guided = options.lambda_neg > 0
+    weight = weight_of_guide(options)
+    guided = weight > 0
     discriminator = _discriminator(options, backbone, image_size) if guided else None
     generate, weaken = _generator(options), _weak_views(options)
     siamese = heads.SimSiamHeads(levels=len(options.levels), **options.heads)
@@ -391,13 +245,13 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
         logits = discriminator.apply(discriminator_variables, _levels(maps), image_size)
         if options.guide == "gradient":
             # D's weights stand still; its gradient reaches F through the features.
-            push = losses.focal_loss(logits, mask, **options.focal)
+            push = losses.focal_loss(logits, mask, **options.guide_focal)
         else:
-            shown = jax.nn.softmax(logits)[..., 1]
-            n = _pooled_where(maps, options.levels, shown)
-            n = embed(n, method=siamese.project)
-            push = _repel(p1, p2, n, there=mask.any((1, 2)))
-        loss = pull + options.lambda_neg * push
+            shown = _pooled_where(maps, options.levels, _shown(logits, mask))
+            n = embed(shown, pooled, method=siamese.project_among)
+            v1, v2 = _drawn(options, (p1, p2), (z1, z2))
+            push = _repel(v1, v2, n, there=mask.any((1, 2)))
+        loss = pull + weight * push
         metrics |= {"guide": push, "loss": loss} | _watch_guide(logits, mask)
         return loss, (metrics, statistics)
 
@@ -468,19 +322,34 @@ def _contrast(options, p1, p2, z1, z2):
     return _mean(loss, z1, z2)
 
 
-def _repel(p1, p2, n, *, there):
+def _drawn(options, p, z):
+    """What the contrastive loss draws together of two views, which a guide can push.
+
+    Predictions with SimSiam, projections without: nothing else holds the predictor
+    then, and it could turn away all by itself.
+    """
+    return p if options.contrastive == "simsiam" else z
+
+
+def _repel(v1, v2, n, *, there):
     """L_neg of the feature guide: views must not point where the anomaly lies.
 
-    Mean over levels of 1/2 [max(0, cos(p1, sg n)) + max(0, cos(p2, sg n))], over the
+    Mean over levels of 1/2 [max(0, cos(v1, sg n)) + max(0, cos(v2, sg n))], over the
     images that have an anomaly (`there`, bool [b]).
     """
 
-    def level(p1, p2, n):
+    def level(v1, v2, n):
         n = jax.lax.stop_gradient(n)
-        towards = [jax.nn.relu(losses.cosine_similarity(p, n)) for p in (p1, p2)]
+        towards = [jax.nn.relu(losses.cosine_similarity(v, n)) for v in (v1, v2)]
         return (0.5 * sum(towards) * there).sum() / jnp.maximum(there.sum(), 1)
 
-    return _mean(level, p1, p2, n)
+    return _mean(level, v1, v2, n)
+
+
+def _shown(logits, mask):
+    """Where D sees what is there, [b, H, W]; its false alarms are most of the pixels
+    that it calls anomalous, and would make the background a negative."""
+    return mask * jax.nn.softmax(logits)[..., 1]
 
 
 def _pooled(maps, levels):

@@ -48,6 +48,26 @@ class SimSiamHeads(nn.Module):
         """Projections alone: [n, c_l] -> [n, d] a level."""
         return [head(x) for head, x in zip(self.projectors, pooled, strict=True)]
 
+    def project_among(
+        self, pooled: Sequence[jax.Array], others: Sequence[jax.Array]
+    ) -> list[jax.Array]:
+        """Projections with the statistics of others, as if those were the batch.
+
+        What the rows have in common, and the others have not, stays to be seen: by
+        their own statistics batch normalisation would take it away.
+
+        Args:
+          pooled: features [n, c_l] a level.
+          others: [m, c_l] a level.
+
+        Returns:
+          [n, d] a level.
+        """
+        return [
+            head(jnp.concatenate([among, x]), len(among))[len(among) :]
+            for head, x, among in zip(self.projectors, pooled, others, strict=True)
+        ]
+
 
 class Projector(nn.Module):
     """Layers, the last one normalised but not rescaled: [n, c] -> [n, widths[-1]].
@@ -55,18 +75,20 @@ class Projector(nn.Module):
     Attributes:
       widths: of the layers.
       norm: one of `NORMS`, or "none", with which layers have a bias instead.
+
+    With a count only so many of the first rows make the statistics of the batch.
     """
 
     widths: Sequence[int]
     norm: str
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, count: int | None = None) -> jax.Array:
         last, plain = len(self.widths) - 1, self.norm == "none"
         for i, width in enumerate(self.widths):
             x = nn.Dense(width, use_bias=plain, name=f"layer{i}")(x)
             if not plain:
-                x = Norm(self.norm, affine=i < last, name=f"norm{i}")(x)
+                x = Norm(self.norm, affine=i < last, name=f"norm{i}")(x, count)
             if i < last:
                 x = nn.relu(x)
         return x
@@ -99,7 +121,7 @@ class Linear(nn.Module):
 
 
 class Norm(nn.Module):
-    """Normalises [n, d] over the batch or over each row.
+    """Normalises [n, d] over the batch, or its first `count` rows, or over each row.
 
     Heads are dropped after training, so batch normalisation keeps no statistics.
     """
@@ -109,10 +131,11 @@ class Norm(nn.Module):
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, count: int | None = None) -> jax.Array:
         axis = {"batch": 0, "layer": 1}[self.kind]
-        centred = x - x.mean(axis, keepdims=True)
-        variance = (centred**2).mean(axis, keepdims=True)
+        rows = slice(count if axis == 0 else None)
+        centred = x - x[rows].mean(axis, keepdims=True)
+        variance = (centred[rows] ** 2).mean(axis, keepdims=True)
         x = centred * jax.lax.rsqrt(variance + self.epsilon)
         if self.affine:
             shape = (1, x.shape[1])

@@ -182,7 +182,7 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
                 pipelines, provenance.train_images(members[0], category)
             )
             for pipeline in pipelines:
-                fit.check(pipeline, train, label=category)
+                fit.check(pipeline.of_category(category), train, label=category)
     # Not before all this has worked: a folder with a config belongs to that run.
     processes.wait()
     results.write_json(folder / "config.json", members[0].to_dict())
@@ -226,7 +226,8 @@ def _finish(run: _Run, seconds: Seconds, maker: Maker) -> dict:
     for i, category in enumerate(run.categories, start=1):
         _LOG.info("%s (%d of %d)", category, i, len(run.categories))
         place = folder / category
-        rows[category] = _category(run.pipelines, category, place, seconds, maker)
+        mine = [pipeline.of_category(category) for pipeline in run.pipelines]
+        rows[category] = _category(mine, category, place, seconds, maker)
     outcome = results.finite(_outcome(run.pipelines, rows))
     results.write_text(folder / "results.md", results.table(outcome))
     # Last: its presence says that the run is finished.

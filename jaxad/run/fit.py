@@ -67,7 +67,7 @@ def train_together(tasks: Sequence[Task], size: int) -> list[dict[str, float]]:
 
 def _train_chunk(tasks: Sequence[Task]) -> dict[str, float]:
     seconds: dict[str, float] = {}
-    stage, described, runs = tasks[0].pipeline.method.stages[0], {}, []
+    stage, described, runs = tasks[0].pipeline.stages[0], {}, []
     with contextlib.ExitStack() as kept:
         for task in tasks:
             pipeline, split = task.pipeline, task.split
@@ -188,7 +188,7 @@ def learn(
     config = pipeline.config
     params: Params = {"backbone": pipeline.variables}
     textures, descriptors = textures_of(pipeline), None
-    for stage in pipeline.method.stages:
+    for stage in pipeline.stages:
         if stage.inputs == "patches" and descriptors is None:
             with timed(seconds, "features"):
                 descriptors = describe(pipeline, params, split, label, passes)
@@ -363,7 +363,7 @@ def check(pipeline: Pipeline, split, *, label: str) -> None:
     """
     height, width, channels = grid(pipeline)
     pipeline.method.check((height, width, channels))
-    for stage in pipeline.method.stages:
+    for stage in pipeline.stages:
         count = len(split)
         if stage.inputs == "patches":
             count *= height * width
@@ -384,7 +384,7 @@ def textures_of(pipeline: Pipeline) -> data.Split | None:
     Raises:
       InputError: there is none, or it has fewer pictures than a batch.
     """
-    if not any(stage.textures for stage in pipeline.method.stages):
+    if not any(stage.textures for stage in pipeline.stages):
         return None
     textures = data.load_textures(pipeline.config.dataset)
     if textures is None:
@@ -393,7 +393,7 @@ def textures_of(pipeline: Pipeline) -> data.Split | None:
             "config.dataset.textures, or have tensorflow-datasets prepare DTD "
             "(docs/tocoad.md says how)"
         )
-    for stage in pipeline.method.stages:
+    for stage in pipeline.stages:
         if stage.textures:
             data.require_enough_textures(textures, stage.batch_size)
     return textures

@@ -12,7 +12,7 @@ from jaxad.detectors.base import Scorer
 from jaxad.devices import processes, sharding
 from jaxad.errors import InputError
 from jaxad.inference import folder
-from jaxad.methods.base import Backbone, Method
+from jaxad.methods.base import Backbone, Method, Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Pipeline:
       method: how the representation is learnt.
       scorer: what scores it.
       mesh: the devices that share the images; None where there is but one.
+      teacher: the method whose stages train, where those of a category differ; None is
+        `method`. Whatever is compiled for `method` serves all categories.
     """
 
     config: object
@@ -35,6 +37,20 @@ class Pipeline:
     method: Method
     scorer: Scorer
     mesh: sharding.Mesh | None
+    teacher: Method | None = None
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """What is trained, in that order."""
+        return (self.teacher or self.method).stages
+
+    def of_category(self, category: str) -> "Pipeline":
+        """As a category has it: the method's fields may differ by category."""
+        config = methods.of_category(self.config, category)
+        if config is self.config:
+            return self
+        teacher = folder.networks(config).method
+        return dataclasses.replace(self, config=config, teacher=teacher)
 
     @property
     def images_a_call(self) -> int:

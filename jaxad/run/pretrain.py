@@ -80,7 +80,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
         doctor.require_sound_corpus(member.dataset, corpus)
     pipeline = pipeline_lib.load(member)
     train, held_out = _divide(corpus, pipeline)
-    for stage in pipeline.method.stages:
+    for stage in pipeline.stages:
         feed.require_enough(stage, len(train), "what is not held out of the corpus")
     processes.wait()
     results.write_json(folder / "config.json", member.to_dict())
@@ -223,7 +223,7 @@ def _compared(compare, pipeline: Pipeline, variables, split) -> dict[str, float]
 def _card(pipeline: Pipeline, variables, train: data.Split) -> dict:
     """How a backbone came about."""
     config = pipeline.config
-    (stage,) = pipeline.method.stages
+    (stage,) = pipeline.stages
     return {
         "name": pipeline.backbone.name,
         "sha256": models.fingerprint(variables),

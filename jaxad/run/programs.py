@@ -86,7 +86,7 @@ def width(pipeline: Pipeline) -> int:
     """Of a patch's descriptor after the learnt map, before that is learnt."""
     params, c = _start(pipeline), descriptors.grid(pipeline)[2]
     if pipeline.method.project is not identity:
-        for stage in pipeline.method.stages:
+        for stage in pipeline.stages:
             params = _learnt(pipeline, stage, params, c)
     return _width(pipeline, params, c)
 

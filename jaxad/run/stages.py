@@ -44,7 +44,7 @@ def kept(
             "textures": textures.version if textures and stage.textures else None,
         }
     )
-    first = stage is pipeline.method.stages[0]
+    first = stage is pipeline.stages[0]
     if not (config.train.stage_cache and first and stage.fields):
         made_by = features.digest({"data": images, "backbone": pipeline.fingerprint})
         _forget_other(folder / stage.name, made_by)
@@ -72,7 +72,7 @@ def forget(pipeline: Pipeline, folder: pathlib.Path) -> None:
     """Removes the checkpoints of a saved detector's stages, which are many times its
     size. Their curves stay, and so does a stage that runs share."""
     if processes.first():
-        for stage in pipeline.method.stages:
+        for stage in pipeline.stages:
             checkpoint.remove(folder / stage.name)
 
 

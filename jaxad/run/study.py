@@ -179,7 +179,8 @@ def plan(all_of: Sequence[Job], folder: pathlib.Path) -> str:
     lines += told
     if done < runs:
         left = _left(all_of)
-        lines.append(f"Time: {left}" if left else "Time: told after the first run")
+        unknown = "told after the first run (jaxad main --dry_run: at least)"
+        lines.append(f"Time: {left or unknown}")
     lines.append(f"Table: {folder / 'study.md'}, as it grows")
     return "\n".join(lines) + "\n"
 

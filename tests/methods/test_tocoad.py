@@ -1,6 +1,4 @@
 import functools
-import importlib
-import pathlib
 
 import flax.linen as nn
 import jax
@@ -9,16 +7,16 @@ import numpy as np
 import pytest
 from plugins.levels import Tiny
 
+from configs import tocoad_mvtec
 from jaxad import config as config_lib
 from jaxad.errors import InputError
-from jaxad.methods import tocoad
+from jaxad.inference import folder
+from jaxad.methods import tocoad, tocoad_fields
 from jaxad.methods.base import Backbone
+from jaxad.models import heads
+from jaxad.run import pipeline as pipeline_lib
 
 SIDE, BATCH = 32, 4
-ROOT = pathlib.Path(__file__).parents[2]
-ABLATIONS = sorted(
-    path.stem for path in (ROOT / "configs" / "ablations").glob("tocoad_*.py")
-)
 
 
 def make_backbone():
@@ -155,7 +153,7 @@ def test_stage_two_moves_the_backbone_only():
 def test_the_last_step_of_stage_two(schedule, statistics, moves):
     """A cosine has come to 0, and what is frozen stays."""
     (ncl,) = stages(
-        stages=("ncl",), lambda_neg=0.0,
+        stages=("ncl",), guide="none",
         ncl__schedule=schedule, ncl__statistics=statistics,
     )  # fmt: skip
     params = {"backbone": backbone_variables()}
@@ -184,7 +182,7 @@ def test_the_guides_gradient_reaches_the_backbone():
     """D stands still, so only F can lower its loss on the same anomalies."""
     params, _ = after_stage_one()
     _, ncl = stages(
-        lambda_neg=1000.0, texture="noise", perlin__unchanged=0.0,
+        lambda_neg__gradient=1000.0, texture="noise", perlin__unchanged=0.0,
         ncl__backbone_learning_rate=1e-3,
     )  # fmt: skip
     state = start(ncl, params)
@@ -215,11 +213,131 @@ def test_pooling_where_the_mask_is():
     assert abs(mean - 1) < abs(mean - 1.5)
 
 
+def test_negatives_are_what_d_sees_inside_the_mask():
+    x = jnp.arange(4.0).reshape(1, 2, 2, 1)
+    mask = jnp.zeros((1, 4, 4)).at[0, 2:, 2:].set(1.0)
+    # D is at odds everywhere: the mean of all would be 1.5, and is 3 of the defect.
+    seen = tocoad._shown(jnp.zeros((1, 4, 4, 2)), mask)
+    np.testing.assert_array_equal(seen, 0.5 * mask)
+    (pooled,) = tocoad._pooled_where(
+        {"level": jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)}, ("level",), seen
+    )
+    assert float(pooled[0, 0]) == pytest.approx(3.0)
+
+
+def test_what_negatives_have_in_common_stays():
+    """Ten deviations away from the views they are ten deviations away."""
+    norm = heads.Norm("batch", affine=False)
+    # Views at 0 and 2: mean 1, deviation 1.
+    x = jnp.asarray([[0.0], [2.0], [11.0], [11.0]])
+    found = norm.apply({}, x, 2).ravel()
+    np.testing.assert_allclose(found, [-1, 1, 10, 10], rtol=1e-4)
+    # By their own statistics nothing would be left of it.
+    assert (norm.apply({}, x[2:]) == 0).all()
+
+
+def test_images_without_a_defect_are_no_negatives():
+    """Whatever they hold, the negatives of the others are the same."""
+    siamese = heads.SimSiamHeads(levels=1, width=8, bottleneck=4)
+    random = np.random.default_rng(0)
+    views, shown = (random.normal(size=(4, 6)).astype(np.float32) for _ in range(2))
+
+    @jax.jit
+    def project(*negatives):
+        params = siamese.init(jax.random.key(0), [views])
+        among = functools.partial(siamese.apply, params, method=siamese.project_among)
+        return [among([x], [views])[0] for x in negatives]
+
+    found, other, shifted = project(
+        shown, np.r_[shown[:2], 1e3 + shown[2:]], shown + 10
+    )
+    np.testing.assert_allclose(found[:2], other[:2], rtol=1e-5, atol=1e-5)
+    assert jnp.abs(shifted - found).max() > 0.1  # a shift of all is seen
+
+
+def test_each_guide_has_a_weight_of_its_own():
+    options = tocoad.fields()
+    weights = {}
+    for guide in ("gradient", "feature", "none"):
+        options.guide = guide
+        weights[guide] = tocoad_fields.weight_of_guide(options)
+    assert weights == {"gradient": 100.0, "feature": 1.0, "none": 0.0}
+
+
+def test_without_simsiam_projections_are_pushed():
+    """The predictor has no other loss, and would turn away all by itself."""
+    options = tocoad.fields()
+    z, p, n = (jnp.asarray([x]) for x in ([1.0, 1.0], [0.0, 1.0], [1.0, 0.0]))
+    found = {}
+    for name in ("simsiam", "ntxent"):
+        options.contrastive = name
+        v1, v2 = tocoad._drawn(options, ([p], [p]), ([z], [z]))
+        push = tocoad._repel(v1, v2, [n], there=jnp.asarray([True]))
+        found[name] = float(push)
+    # The prediction has turned away; what it was made of has not, by 45 degrees.
+    assert found == {"simsiam": 0.0, "ntxent": pytest.approx(0.5**0.5)}
+
+
+def test_stage_one_s_loss_does_not_change_the_guide():
+    """A larger gamma would make it weaker."""
+    params = {"backbone": backbone_variables()}
+
+    def program(**changes):
+        dnp, ncl = stages(**changes)
+        frozen = jax.eval_shape(functools.partial(start, dnp), params)
+        learnt = jax.eval_shape(dnp.finish, frozen, params)
+        state = jax.eval_shape(functools.partial(start, ncl), learnt)
+        return str(jax.make_jaxpr(ncl.step)(state, make_batch(), jax.random.key(0)))
+
+    assert program(focal__gamma=4.0, focal__alpha=0.25) == program()
+    (dnp, _) = stages()
+    assert "focal" in dnp.fields and "guide_focal" not in dnp.fields
+
+
+def test_a_category_has_its_own_constants():
+    given = (("nut", "nsa.background", [20, 20]), ("nut", "nsa.patches", 4))
+    options = make_config(by_category=given).method
+    mine = tocoad.of_category(options, "nut")
+    assert (mine.nsa.background, mine.nsa.patches) == ((20, 20), 4)
+    assert (options.nsa.background, options.nsa.patches) == ((), 3)
+    assert tocoad.of_category(options, "cable") is options
+    with pytest.raises(InputError, match="method.nsa.patches"):
+        wrong = make_config(by_category=(("nut", "nsa.patches", 0),)).method
+        tocoad.of_category(wrong, "nut")
+
+
+def test_all_categories_of_mvtec_have_nsa_s_constants():
+    config = tocoad_mvtec.get_config()
+    found = {
+        category: tocoad.of_category(config.method, category).nsa
+        for category in ("bottle", "hazelnut", "screw", "transistor", "carpet")
+    }
+    backgrounds = {category: nsa.background for category, nsa in found.items()}
+    assert backgrounds == {
+        "bottle": (200, 60), "hazelnut": (20, 20), "screw": (200, 60),
+        "transistor": (), "carpet": (),
+    }  # fmt: skip
+    assert found["screw"].min_object == 0.5 and found["carpet"].resize == (0.5, 2.0)
+    with_rule = {c for c, name, _ in config.method.by_category if "background" in name}
+    assert len(with_rule) == 8
+
+
+def test_a_pipeline_trains_a_category_with_its_own_constants():
+    config = make_config(by_category=(("nut", "nsa.patches", 4),))
+    config.backbone.update(name="plugins.levels", taps=("layer1", "layer2"))
+    networks = folder.networks(config)
+    pipeline = pipeline_lib.Pipeline(config, *networks[:1], {}, "", *networks[1:], None)
+    assert pipeline.of_category("cable") is pipeline
+    nut = pipeline.of_category("nut")
+    assert nut.config.method.nsa.patches == 4 and nut.method is pipeline.method
+    assert nut.stages is not pipeline.stages and len(nut.stages) == 2
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         dict(generator="cutpaste", guide="feature", levels=("layer2", "layer3")),
-        dict(generator="cutpaste_patch", contrastive="ntxent"),
+        dict(generator="cutpaste_patch", contrastive="ntxent", guide="feature"),
         dict(generator="cutpaste_scar", decoder__skip="unet"),
         dict(generator="nsa"),
         dict(
@@ -228,7 +346,7 @@ def test_pooling_where_the_mask_is():
             views__flip=True,
             perlin__rotate_image=0.3,
         ),
-        dict(stages=("ncl",), lambda_neg=0.0),
+        dict(stages=("ncl",), guide="none"),
         dict(
             texture="noise",
             dnp__optimiser="sgd",
@@ -303,14 +421,17 @@ def test_the_texture_source_is_the_first_that_is_there(there, changes, settled):
         (dict(stages=("dnp", "nlc")), "did you mean 'ncl'"),
         (dict(generator="perlim"), "did you mean 'perlin'"),
         (dict(texture="dtdd"), "method.texture"),
-        (dict(guide="none"), "method.guide"),
+        (dict(guide="nobody"), "method.guide"),
         (dict(contrastive="moco"), "method.contrastive"),
         (dict(decoder__skip="full"), "method.decoder.skip"),
         (dict(heads__norm="group"), "method.heads.norm"),
         (dict(levels=("layer3", "layer9")), "no level 'layer9'"),
         (dict(levels=()), "method.levels"),
+        (dict(by_category=(("nut", "nsa.pathces", 1),)), "nsa.pathces, which nut has"),
+        (dict(by_category=(("nut", "ncl.epochs", 1),)), "ncl.epochs, which nut has"),
+        (dict(by_category=("nut",)), "method.by_category.* a tuple of .category"),
         (dict(stages=("ncl",)), "nothing has taught the guide"),
-        (dict(lambda_neg=-1.0), "lambda_neg"),
+        (dict(lambda_neg__feature=-1.0), "method.lambda_neg.feature"),
         (dict(dnp__batch_size=1), "another image of the batch"),
         (
             dict(generator="cutpaste", ncl__batch_size=1),
@@ -360,7 +481,7 @@ def test_mistakes_are_named(changes, message):
         (dict(texture="noise"), "noise"),
         (dict(generator="nsa"), "images"),
         (dict(generator="cutpaste"), "itself"),
-        (dict(stages=("ncl",), lambda_neg=0.0), None),
+        (dict(stages=("ncl",), guide="none"), None),
         (dict(stages=()), None),
     ],
     ids=str,
@@ -386,25 +507,3 @@ def test_a_backbone_without_levels_is_refused():
     method = tocoad.build(make_config(), backbone)
     with pytest.raises(InputError, match="layer1.*convolutional"):
         _ = method.stages
-
-
-@pytest.mark.parametrize("name", ABLATIONS)
-def test_every_row_of_an_ablation_is_a_run(name, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT)
-    table, rows = importlib.import_module(f"configs.ablations.{name}"), []
-
-    def add(row, fields):
-        config = table.get_config("data=elpv,category=poly")
-        # Refuses a field that the config does not have.
-        config.update_from_flattened_dict(fields)
-        config_lib.validate(config)
-        tocoad._check(config.method)
-        assert config.dataset.category == "poly"
-        rows.append((row, config.to_json()))
-
-    table.sweep(add)
-    assert len(rows) > 1
-    for column in zip(*rows, strict=True):
-        assert len(set(column)) == len(rows)
-    with pytest.raises(InputError, match="data=mnist"):
-        table.get_config("data=mnist")

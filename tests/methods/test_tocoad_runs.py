@@ -68,7 +68,7 @@ def test_stage_one_is_shared_by_what_differs_in_stage_two(whole, places, tmp_pat
     _, stages = places
     (kept,) = stages.iterdir()
     before = {path: path.stat().st_mtime_ns for path in kept.glob("3/**/*")}
-    other = make_config(places, **{"method.lambda_neg": 3.0})
+    other = make_config(places, **{"method.lambda_neg.gradient": 3.0})
     experiment.run(other, str(tmp_path / "run"))
     assert list(stages.iterdir()) == [kept]
     after = {path: path.stat().st_mtime_ns for path in kept.glob("3/**/*")}

@@ -1,6 +1,7 @@
 """Jobs of a study: which there are, who does them, and what becomes of failures."""
 
 import contextlib
+import runpy
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import pytest
 import runs
 
 from jaxad import config as config_lib
+from jaxad import sweep
 from jaxad.devices import locks
 from jaxad.errors import InputError
-from jaxad.run import results, study
+from jaxad.inference import folder
+from jaxad.run import pipeline, results, study
 
 
 def jobs(folder, rows=("a", "b"), seeds=(0, 1)):
@@ -97,7 +100,7 @@ def test_the_plan(tmp_path):
     assert told[2].startswith("Shared: programs, compiled 4 times at most")
     assert told[3].startswith("The row 'wrong' cannot work: config.dataset.resize_to")
     assert told[4:] == [
-        "Time: told after the first run",
+        "Time: told after the first run (jaxad main --dry_run: at least)",
         f"Table: {folder / 'study.md'}, as it grows",
     ]
     attempt(all_of[0])
@@ -201,3 +204,36 @@ def test_a_seed_of_few_shots_is_a_draw(tmp_path):
     found = study.jobs(config_lib.base(), rows, [0, 3], tmp_path)
     drawn = [(one.seed, one.dataset.draw) for job in found for one in job.configs]
     assert drawn == [(0, 0), (3, 3), (0, 0), (3, 0)]
+
+
+ABLATIONS = [
+    name
+    for name in config_lib.names()
+    if name.startswith(("ablations/tocoad", "ablations/reconpatch"))
+]
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_row_of_an_ablation_is_a_run(name, tmp_path):
+    path = config_lib.find(name)
+    module, added = runpy.run_path(path), sweep.rows(path)
+    config = module["get_config"]("data=elpv,category=poly")
+    assert config.dataset.category == "poly"
+    found = []
+    for job in study.jobs(config, added, [0], tmp_path):
+        (member, *_) = pipeline.members(job.configs[0])
+        folder.networks(member)  # which checks the method's fields
+        with member.unlocked():
+            del member["feature_cache"], member["train"]
+        found.append(member.to_json())
+    assert len(added) > 1 and len(set(found)) == len(added)
+    with pytest.raises(InputError, match="data=mnist"):
+        module["get_config"]("data=mnist")
+
+
+def test_every_table_of_the_papers_is_one_config():
+    """ReConPatch's 1 to 7 and ToCoAD's A1 to A7."""
+    abouts = [runpy.run_path(config_lib.find(name))["__doc__"] for name in ABLATIONS]
+    for table in range(1, 8):
+        assert sum(f"ReConPatch, Table {table}:" in about for about in abouts) == 1
+        assert sum(f"ToCoAD, ablation A{table}:" in about for about in abouts) == 1

@@ -1,0 +1,40 @@
+r"""ToCoAD: the guide's weight and D's skips, chosen on ELPV poly (not in the paper).
+
+  python -m jaxad.sweep --config configs/ablations/tocoad_selection.py \
+      --workdir runs/tocoad_selection --seeds 0,1,2
+
+What is chosen here is reported on other images, mono's, once; so the category is poly
+unless `category` says otherwise. Ten banks a run, since one decides half a point.
+
+Arguments: `data` (elpv by default), and those of configs/tocoad_<data>.py.
+"""
+
+from jaxad import config as config_lib
+
+
+def get_config(arg=None):
+    given = arg or ""
+    if "data=" not in given:
+        given = f"data=elpv,{given}"
+    if "category" not in given and "data=elpv" in given:
+        given = f"{given},category=poly"
+    config = config_lib.study("tocoad", given)
+    config.bank_starts = 10
+    return config
+
+
+def sweep(add):
+    add("no training", {"method.stages": ()})
+    add("no guide", {"method.stages": ("ncl",), "method.guide": "none"})
+    for skip in ("unet", "none"):
+        for weight in (1.0, 10.0, 100.0, 1000.0):
+            fields = {"method.lambda_neg.gradient": weight}
+            add(
+                f"gradient {weight:g}, skips {skip}",
+                fields | {"method.decoder.skip": skip},
+            )
+    for weight in (0.1, 1.0, 10.0):
+        add(
+            f"feature {weight:g}",
+            {"method.guide": "feature", "method.lambda_neg.feature": weight},
+        )

@@ -1,0 +1,217 @@
+"""The fields of ToCoAD: `config.method` of `jaxad.methods.tocoad`.
+
+(ours) marks what the paper does not say. `check` is of what the bounds of the fields
+leave open.
+"""
+
+from jaxad import fields, optim
+from jaxad.augment import fields as augment
+from jaxad.fields import (
+    ABOVE_0,
+    NOT_NEGATIVE,
+    SHARE,
+    TEXTS,
+    Bound,
+    Field,
+    at_least,
+    get,
+    numbers_of,
+    one_of,
+    require,
+    some_of,
+)
+from jaxad.models import decoder, heads
+
+STAGES = ("dnp", "ncl")
+# F's feature maps, shallowest first, under the names that every backbone knows.
+LEVELS = ("layer1", "layer2", "layer3", "layer4")
+
+GENERATORS = one_of("perlin", "cutpaste", "cutpaste_patch", "cutpaste_scar", "nsa")
+BETAS = numbers_of("two numbers of 0 or more, below 1", lambda x: 0 <= x < 1, 2)
+BY_CATEGORY = Bound(
+    "a tuple of (category, field, value)",
+    lambda x: all(
+        isinstance(one, list | tuple)
+        and len(one) == 3
+        and all(isinstance(name, str) for name in one[:2])
+        for one in x
+    ),
+)
+DEPTHS = numbers_of("three numbers of 1 or more", lambda x: x >= 1, 3)
+# What may differ from category to category: the constants of the generators.
+_OF_CATEGORIES = ("perlin", "cutpaste", "nsa")
+DROPS = numbers_of("shares of the steps between 0 and 1", lambda x: 0 < x < 1)
+
+
+def _training(batch_size, epochs, min_steps, weight_decay, **others):
+    """What the training of both stages has."""
+    return dict(
+        batch_size=Field(batch_size, "images a batch (ours)", at_least(1)),
+        epochs=Field(epochs, "passes over the images (ours)", NOT_NEGATIVE),
+        min_steps=Field(min_steps, "steps, where those are fewer (ours)", NOT_NEGATIVE),
+        optimiser=Field("adam", "see jaxad.optim (ours)", one_of(*optim.RULES)),
+        betas=Field((0.9, 0.999), "decay of the optimiser's moments (ours)", BETAS),
+        weight_decay=Field(weight_decay, "of all parameters (ours)", NOT_NEGATIVE),
+        statistics=Field(
+            "frozen",
+            'of batch normalisation in F (ours): "frozen" protects features where '
+            'images are few; "batch": of the batch, views and defects together',
+            one_of("frozen", "batch"),
+        ),
+        **others,
+    )
+
+
+FIELDS = dict(
+    name=Field("tocoad", "this method"),
+    stages=Field(
+        STAGES, '"ncl" alone needs guide="none"; () is PatchCore', some_of(*STAGES)
+    ),
+    # Anomaly generator G
+    generator=Field(
+        "perlin", "the paper's best; constants (ours) as in each one's code", GENERATORS
+    ),
+    texture=Field(
+        "auto",
+        'what "perlin" pastes: pictures of config.dataset.textures (DRAEM\'s "dtd"), '
+        'other training "images", its "noise"; "auto" is the first that is there',
+        one_of("auto", "dtd", "images", "noise"),
+    ),
+    perlin=augment.PERLIN,
+    cutpaste=augment.CUTPASTE,
+    nsa=augment.NSA,
+    by_category=Field(
+        (),
+        "what categories have otherwise: (category, field of config.method that a "
+        'stage reads, value), as ("bottle", "nsa.background", (200, 60))',
+        BY_CATEGORY,
+    ),
+    # Discriminative network D and its loss
+    decoder=dict(
+        depths=Field((3, 4, 6), "residual blocks a stage of D (ours)", DEPTHS),
+        skip=Field("none", "connections from F to D (ours)", one_of(*decoder.SKIPS)),
+        head_width=Field(64, "channels of D's head (ours)", at_least(1)),
+    ),
+    focal=dict(
+        alpha=Field(0.5, "weight of anomalous pixels; the paper's best", SHARE),
+        gamma=Field(2.0, "the paper's best; 0 is half the cross-entropy", NOT_NEGATIVE),
+    ),
+    guide_focal=dict(
+        alpha=Field(0.5, "of the loss by which a gradient guides (ours)", SHARE),
+        gamma=Field(
+            2.0,
+            "of the same (ours): apart from method.focal.gamma, which would make the "
+            "guide weaker as it makes D's loss smaller",
+            NOT_NEGATIVE,
+        ),
+    ),
+    # Stage I
+    dnp=_training(
+        batch_size=16,
+        epochs=100,
+        min_steps=2000,
+        weight_decay=0.0,
+        learning_rate=Field(1e-4, "of D (ours)", NOT_NEGATIVE),
+        drop=Field(0.2, "factor of the rate at each of drop_at, as DRAEM's (ours)"),
+        drop_at=Field((0.8, 0.9), "when the rate drops, as DRAEM's (ours)", DROPS),
+    ),
+    # Stage II
+    levels=Field(
+        ("layer3", "layer4"),
+        'of the contrastive loss; the paper\'s best is "3 and 4", read as these two '
+        "(ours); the other reading is layer2 and layer3",
+        TEXTS,
+    ),
+    contrastive=Field(
+        "simsiam",
+        'the paper\'s; "ntxent" contrasts with the images of the batch',
+        one_of("simsiam", "ntxent"),
+    ),
+    temperature=Field(0.5, 'of "ntxent" (ours)', ABOVE_0),
+    guide=Field(
+        "gradient",
+        "how the frozen D guides (ours): its loss on synthetic anomalies flows into F; "
+        '"feature": views are pushed from what it shows where the mask is; "none" is '
+        "stage II without one",
+        one_of("gradient", "feature", "none"),
+    ),
+    lambda_neg=dict(
+        gradient=Field(
+            100.0,
+            "weight of that guide (ours): a focal loss, which is small; at 1 it hardly "
+            "guides (docs/tocoad.md has the measurements)",
+            NOT_NEGATIVE,
+        ),
+        feature=Field(
+            1.0,
+            "weight of that guide (ours): a cosine, like the contrastive loss",
+            NOT_NEGATIVE,
+        ),
+    ),
+    heads=dict(
+        width=Field(2048, "of a projection; SimSiam's", at_least(1)),
+        bottleneck=Field(512, "of a predictor; SimSiam's", at_least(1)),
+        norm=Field("batch", "their normalisation (ours)", one_of(*heads.NORMS)),
+    ),
+    views=augment.WEAK_VIEW,
+    ncl=_training(
+        batch_size=32,
+        epochs=20,
+        min_steps=500,
+        weight_decay=1e-5,
+        backbone_learning_rate=Field(1e-5, "of F (ours)", NOT_NEGATIVE),
+        heads_learning_rate=Field(1e-4, "of the heads (ours)", NOT_NEGATIVE),
+        schedule=Field(
+            "cosine", "of both rates, to 0 (ours)", one_of("cosine", "constant")
+        ),
+    ),
+)
+
+
+def check(options) -> None:
+    """Raises InputError, naming the field, for what cannot work together."""
+    fields.check(FIELDS, options, "method")
+    pastes_images = options.generator == "nsa" or (
+        options.generator == "perlin" and options.texture in ("auto", "images")
+    )
+
+    def need(field, holds, must_be):
+        require(holds, f"method.{field}", get(options, field), must_be)
+
+    for stage in options.stages:
+        need(
+            f"{stage}.batch_size",
+            options[stage].batch_size > 1 or not pastes_images,
+            "at least 2: what is pasted comes from another image of the batch",
+        )
+    if "ncl" in options.stages:
+        need(
+            "ncl.batch_size",
+            options.ncl.batch_size > 1 or options.heads.norm != "batch",
+            'at least 2, or method.heads.norm "layer"',
+        )
+        need(
+            "guide",
+            weight_of_guide(options) == 0 or "dnp" in options.stages,
+            '"none" where method.stages has no "dnp": nothing has taught the guide',
+        )
+        need("levels", len(options.levels) > 0, "at least one")
+    else:
+        need(
+            "dnp.statistics",
+            options.dnp.statistics == "frozen",
+            '"frozen" where method.stages has no "ncl": F is then an inference network',
+        )
+    for category, name, _ in options.by_category:
+        known = name in dict(fields.flat(FIELDS))
+        need(
+            "by_category",
+            known and name.partition(".")[0] in _OF_CATEGORIES,
+            f"of fields of {', '.join(_OF_CATEGORIES)}: {name}, which {category} has "
+            "otherwise, is none",
+        )
+
+
+def weight_of_guide(options) -> float:
+    """Of the guide at hand, 0 of none."""
+    return 0.0 if options.guide == "none" else options.lambda_neg[options.guide]
