@@ -205,14 +205,36 @@ def bootstrap_differences(
     Raises:
       InputError: a class has fewer than two images.
     """
+    weights = resampled_weights(labels, replicates, seed)
+    return differences(first(weights), second(weights), level)
+
+
+def resampled_weights(
+    labels: ArrayLike, replicates: int = REPLICATES, seed: int = 0
+) -> np.ndarray:
+    """How often test sets have each image, float64 [1 + replicates, n].
+
+    The first is the set itself, the others are `resamples` of it.
+
+    Raises:
+      InputError: a class has fewer than two images.
+    """
     labels = np.asarray(labels)
     check(np.zeros((1, labels.size)), labels)
     weights = np.ones((1 + replicates, labels.size))
     for i, rows in enumerate(resamples(labels, replicates, seed), start=1):
         weights[i] = np.bincount(rows, minlength=labels.size)
-    one, other, found = first(weights), second(weights), {}
-    for name in one.keys() & other.keys():
-        value, *drawn = other[name] - one[name]
+    return weights
+
+
+def differences(
+    first: dict[str, np.ndarray], second: dict[str, np.ndarray], level: float = LEVEL
+) -> dict[str, Difference | None]:
+    """What `bootstrap_differences` gives, of metrics on the sets of
+    `resampled_weights`, [1 + replicates] each."""
+    found = {}
+    for name in first.keys() & second.keys():
+        value, *drawn = second[name] - first[name]
         known = np.isfinite([value, *drawn]).all()
         found[name] = _resampled(value, np.array(drawn), level) if known else None
     return found

@@ -116,9 +116,6 @@ def test_siblings_do_not_know_each_other(module):
         for name in imports(MODULES[module]):
             sibling = ".".join(name.split(".")[:3])
             if sibling in MODULES and part(sibling) == part(module):
-                # A method's fields may have a file of their own.
-                if sibling == f"{module}_fields":
-                    continue
                 assert sibling in shared, f"{module} imports {sibling}"
 
 

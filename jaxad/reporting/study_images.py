@@ -6,6 +6,7 @@ metric the stratified paired bootstrap over images, pixel metrics likewise, an i
 with all its pixels. Of several banks it is the first, which has scored the images.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -52,13 +53,14 @@ class Scored:
       files: names of the images.
       labels: 1 = anomalous, 0 = normal, [n].
       scores: [n].
-      pixels: of each image, None where the images have no masks.
+      resampled: all metrics but AUROC on resampled test sets; empty where a class has
+        fewer than two images.
     """
 
     files: list[str]
     labels: np.ndarray
     scores: np.ndarray
-    pixels: resampled.PixelCounts | None
+    resampled: dict[str, np.ndarray]
 
 
 def tests(study: Study) -> list[Test]:
@@ -82,12 +84,17 @@ def _scored(folder: pathlib.Path) -> Scored | None:
     rows = reading.rows_of(folder / "scores.csv")
     if not rows:
         return None
-    return Scored(
-        [row["file"] for row in rows],
-        np.array([int(row["label"]) for row in rows]),
-        np.array([float(row["score"]) for row in rows]),
-        resampled.PixelCounts.load(folder / "pixel_counts.npz"),
-    )
+    labels = np.array([int(row["label"]) for row in rows])
+    scores = np.array([float(row["score"]) for row in rows])
+    found = {}
+    with contextlib.suppress(InputError):  # too few images to resample
+        weights = statistics.resampled_weights(labels)
+        found = resampled.of_images(scores, labels)(weights)
+        del found["image_auroc"]
+        pixels = resampled.PixelCounts.load(folder / "pixel_counts.npz")
+        if pixels:
+            found |= pixels.metrics()(weights)
+    return Scored([row["file"] for row in rows], labels, scores, found)
 
 
 def _tests(one: Scored | None, other: Scored | None):
@@ -101,12 +108,7 @@ def _tests(one: Scored | None, other: Scored | None):
     except InputError:  # a class is missing, or is one image
         return
     yield "image_auroc", DELONG, auroc
-    both = [resampled.of_images(x.scores, x.labels) for x in (one, other)]
-    found = statistics.bootstrap_differences(*both, one.labels)
-    del found["image_auroc"]
-    if one.pixels and other.pixels:
-        both = [x.pixels.metrics() for x in (one, other)]
-        found |= statistics.bootstrap_differences(*both, one.labels)
+    found = statistics.differences(one.resampled, other.resampled)
     for metric, difference in sorted(found.items()):
         if difference is not None:
             yield metric, BOOTSTRAP, difference

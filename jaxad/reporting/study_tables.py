@@ -169,6 +169,8 @@ def _rankings(study: Study) -> str:
         named = ", ".join(f"{rows[i]} {ranks.ranks[i]:.2f}" for i in order)
         groups = [" = ".join(rows[i] for i in group) for group in ranks.alike()]
         alike = f" Not told apart: {'; '.join(groups)}." if groups else ""
+        if ranks.critical_difference > len(rows) - 1:
+            alike += " Too few: no ranks could lie as far apart."
         parts.append(
             f"{metric}, over {ranks.count} {_plural(unit, ranks.count)}: {named}. "
             f"Friedman p {p_value(ranks.chi_square_p_value)}, Iman-Davenport p "

@@ -131,6 +131,8 @@ def test_ranks_are_over_categories_or_of_one_over_seeds(tmp_path):
     wanted = 3 - np.argsort(np.argsort(means, 0), 0).mean(1)
     assert (rows, unit, found.count) == (["r0", "r1", "r2"], "category", 4)
     np.testing.assert_allclose(found.ranks, wanted)
+    told = study_tables.markdown(write(tmp_path / "two", three[:, :, :2]), [])
+    assert "over 2 categories: " in told and "Too few: no ranks could lie" in told
     one = write(tmp_path / "one", three[:, :, :1])
     assert study_results.ranking(one, "image_auroc")[1] == "seed"
 
