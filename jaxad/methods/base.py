@@ -211,9 +211,9 @@ class Method:
 
         def at_it(function):
             @functools.wraps(function)
-            def traced(*arguments):
+            def traced(*arguments, **options):
                 with jax.default_matmul_precision(precision):
-                    return function(*arguments)
+                    return function(*arguments, **options)
 
             return traced
 
