@@ -38,3 +38,28 @@ def test_a_sweep_may_go_by_the_argument_of_the_config(tmp_path):
     path = study(tmp_path, "def sweep(add, arg):\n    add(f'<{arg}>', {})\n")
     assert list(sweep.rows(path, "a=1")) == ["<a=1>"]
     assert list(sweep.rows(path)) == ["<None>"]
+
+
+FAILS = """
+from jaxad import config as config_lib
+
+def get_config(arg=None):
+    config = config_lib.base()
+    config.dataset.name, config.compilation_cache = "folder", ""
+    config.backbone.name = "plugins.backbone"
+    return config
+
+def sweep(add):
+    for name in ("here", "there"):
+        add(name, {"dataset.path": name})
+"""
+
+
+def test_the_exit_status_says_that_runs_have_failed(tmp_path, server):
+    path = study(tmp_path, FAILS)
+    arguments = ("sweep", "--config", path, "--workdir", tmp_path / "runs")
+    done = server.start(*arguments, folder=tmp_path).wait()
+    assert done.returncode == 1
+    assert done.stdout.count("failed: config.dataset.path=") == 2
+    assert "Study: 2 rows, 2 runs" in done.stdout and "## Failed" in done.stdout
+    assert (tmp_path / "runs" / "here" / "0.failed.txt").exists()

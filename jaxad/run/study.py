@@ -321,7 +321,7 @@ def _has_ended(job: Job) -> bool:
 
 def _metrics(outcomes: Sequence[dict]) -> str:
     """What the line of a job says of its results."""
-    means = [outcome["mean"] for outcome in outcomes]
+    means = [outcome.get("banks", outcome)["mean"] for outcome in outcomes]
     if "probes" in outcomes[0]:
         parts = [f"{name} {x:.4g}" for name, x in means[0].items() if x is not None]
         return "".join(f"{part}, " for part in parts)
