@@ -2,11 +2,13 @@
 
 import csv
 
+import made
 import numpy as np
 import pytest
 
 from jaxad import resampled
 from jaxad.reporting import (
+    pages,
     study_charts,
     study_images,
     study_page,
@@ -190,3 +192,15 @@ def test_the_field_that_is_swept(tmp_path):
     assert full["y"] == 30 + 24 * best
     two = write(tmp_path / "two", three[:2])
     assert study_charts.swept(two) is None
+
+
+def test_a_run_of_several_banks_has_their_mean(tmp_path):
+    made.run(tmp_path)
+    outcome = results.read_json(tmp_path / "results.json")
+    outcome["banks"] = {
+        "mean": {"image_auroc": 0.9},
+        "deviation": {"image_auroc": 0.01},
+    }
+    results.write_json(tmp_path / "results.json", outcome)
+    page = pages.write(tmp_path).read_text()
+    assert "mean of all banks" in page and "<td>90.00 ± 1.00</td>" in page
