@@ -190,6 +190,13 @@ def _check(config) -> None:
         "logits with config.method.name=two_class: the method has learnt all there is",
     )
     require(
+        not config.ensemble.members,
+        "ensemble.members",
+        tuple(config.ensemble.members),
+        "left out with config.method.name=two_class: logits of several networks are "
+        "not of one scale",
+    )
+    require(
         options.task == "segmentation" or detector.image_score == "mean",
         "detector.image_score",
         detector.image_score,

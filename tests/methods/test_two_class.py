@@ -161,6 +161,11 @@ def test_a_mask_is_mirrored_with_its_image():
         ("classification", {"backbone.name": "plugins.backbone"}, "no level 'layer4'"),
         ("segmentation", {"backbone.name": "plugins.levels"}, "has no level 'stem'"),
         ("segmentation", {"detector.name": "knn"}, "=knn must be logits with .*two_cl"),
+        (
+            "segmentation",
+            {"ensemble.members": ("plugins.encoder",)},
+            "not of one scale",
+        ),
         ("segmentation", {"detector.image_score": "reweighted"}, "choose max, mean or"),
         ("classification", {"detector.image_score": "max"}, "=max must be mean with"),
         ("classification", {"threshold.calibration": "folds"}, "=folds asks for what"),
