@@ -251,9 +251,16 @@ class BatchNorm(nn.Module):
         if not train:
             return mean.value, var.value
         axes = tuple(range(x.ndim - 1))
-        batch_mean = jnp.mean(x.astype(jnp.float32), axes)
         shape = (1,) * (x.ndim - 1) + (features,)
-        batch_var = jnp.mean(jnp.square(x - batch_mean.reshape(shape)), axes)
+        # Both moments about the running mean: devices then wait for each other once,
+        # where a variance about the batch's own mean takes a second round, and they
+        # lose no digits once it is near.
+        about = mean.value
+        centred = x.astype(jnp.float32) - about.reshape(shape)
+        first = jnp.mean(centred, axes)
+        second = jnp.mean(jnp.square(centred), axes)
+        batch_mean = about + first
+        batch_var = jnp.maximum(second - jnp.square(first), 0.0)
         if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
             n = x.size // features
             mean.value += self.momentum * (batch_mean - mean.value)

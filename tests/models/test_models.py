@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import flax
 import flax.linen as nn
@@ -9,6 +10,7 @@ import pytest
 
 from jaxad import config as config_lib
 from jaxad import models
+from jaxad.devices import sharding
 from jaxad.errors import InputError
 from jaxad.models import layers, pretrained
 
@@ -176,6 +178,34 @@ def test_batch_norm_trains_as_pytorch_does():
     np.testing.assert_allclose(
         norm.apply(variables, x).ravel(), x.ravel() / np.sqrt(1 + 1e-5), rtol=1e-6
     )
+
+
+def test_batch_norm_keeps_the_digits_of_values_far_from_zero():
+    noise = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
+    norm, x = layers.BatchNorm(), 1000 + noise
+    known = {"mean": jnp.full(1, 1000.0), "var": jnp.ones(1)}
+    variables = {"params": {"scale": jnp.ones(1), "bias": jnp.zeros(1)}}
+    y, _ = norm.apply(
+        {**variables, "batch_stats": known}, x, train=True, mutable=["batch_stats"]
+    )
+    want = (noise - noise.mean()) / np.sqrt(noise.var() + 1e-5)
+    np.testing.assert_allclose(y, want, atol=2e-4)  # x has no more
+
+
+def test_devices_wait_for_each_other_twice_a_normalisation():
+    """Once on the way there and once on the way back, whatever is asked of it."""
+    norm, x = layers.BatchNorm(), jnp.zeros((8, 2, 2, 4))
+    variables = norm.init(jax.random.key(0), x)
+
+    def loss(params, x):
+        given = {**variables, "params": params}
+        y, _ = norm.apply(given, x, train=True, mutable=["batch_stats"])
+        return (y**3).sum()
+
+    shape = sharding.spread_shapes(x, sharding.make_mesh())
+    step = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    text = step.lower(variables["params"], shape).compile().as_text()
+    assert len(re.findall(r"all-reduce(?:-start)?\(", text)) == 2
 
 
 def test_fold_of_a_depthwise_layer(tiny):

@@ -149,15 +149,28 @@ def test_a_run_compiles_few_programs_and_a_second_category_none(run):
     assert len(first) < 60
 
 
-def test_a_detector_that_is_restored_compiles_few_programs(run):
+def test_a_restored_detector_asks_for_few_programs_and_finds_them_on_disk(run):
     _, root, _, _ = run
-    jax.clear_caches()
+
+    def first_prediction():
+        jax.clear_caches()  # as in a process that has just begun
+        predictor.load(root / "run/a").predict(root / "images/a/test/good/0.png")
+
     with listening() as asked:
-        detector = predictor.load(root / "run/a")
-        detector.predict(root / "images/a/test/good/0.png")
-        count = len(asked)
-        detector.predict(root / "images/a/test/good/1.png")
-    assert 0 < count < 20 and len(asked) == count
+        first_prediction()
+    assert 0 < len(asked) < 20
+    kinds = []
+
+    def listen(event, **_):
+        kinds.append(event.rpartition("/")[2])
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        first_prediction()
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+    assert kinds.count("cache_hits") == len(asked)
+    assert "cache_misses" not in kinds
 
 
 CONVOLUTIONS = {
