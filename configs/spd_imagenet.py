@@ -35,4 +35,5 @@ def get_config(arg=None):
     config.method.eta = args.eta
     config.method.view_size = (224, 224)
     config.method.held_out = 0.01
+    config.method.linear.update(spd_fields.LINEAR[args.base])
     return spd_fields.runlocal(config) if args.runlocal else config

@@ -164,12 +164,14 @@ class Product:
         whose means the results have before and after.
       held_out: the share of the corpus that is for the probes alone.
       card: what the backbone's card says of how it was trained, plain JSON.
+      linear: how the linear probe is trained, as `probes.linear_accuracy` takes it.
     """
 
     embed: Callable[[Any, jax.Array], jax.Array]
     compare: Callable[[Any, dict[str, jax.Array], jax.Array], Metrics]
     held_out: float
     card: dict[str, Any]
+    linear: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

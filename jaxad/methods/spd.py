@@ -71,6 +71,7 @@ def build(config, backbone: Backbone) -> Method:
         compare=compare,
         held_out=options.held_out,
         card={"base": options.base, "eta": options.eta, "term": options.term},
+        linear=dict(options.linear),
     )
     return Method(
         features,

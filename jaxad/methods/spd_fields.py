@@ -8,7 +8,7 @@ official hyper-parameters of the bases, which the paper leaves as they are.
 import ml_collections
 
 from jaxad import config as config_lib
-from jaxad import models, optim
+from jaxad import models, optim, probes
 from jaxad.augment import fields as augment
 from jaxad.fields import (
     ABOVE_0,
@@ -126,6 +126,17 @@ FIELDS = dict(
         "the steps; of 1, which a Gaussian cloud has (ours); 0 never",
         NOT_NEGATIVE,
     ),
+    linear=dict(
+        optimiser=Field(
+            "lbfgs",
+            'of the linear probe: "lbfgs" is a logistic regression, solved (ours); sgd '
+            "and lars train as the papers do, on whole pictures",
+            one_of(*probes.LINEAR),
+        ),
+        learning_rate=Field(0.1, "for a batch of 256, not of lbfgs", ABOVE_0),
+        epochs=Field(90, "not of lbfgs", at_least(1)),
+        batch_size=Field(256, "features a batch, not of lbfgs", at_least(1)),
+    ),
 )
 
 _IMAGENET_CROPS = dict(scale=(0.08, 1.0), jittered=0.0, grey=0.0, blurred=0.0)
@@ -157,6 +168,15 @@ RECIPES = dict(
         learning_rate=0.1,
         strong=_IMAGENET_CROPS,
     ),
+)
+
+
+# The linear probe as the bases' papers train it on ImageNet.
+LINEAR = dict(
+    simsiam=dict(optimiser="lars", batch_size=4096),
+    moco=dict(optimiser="sgd", learning_rate=30.0, epochs=100),
+    simclr=dict(optimiser="sgd", batch_size=4096),
+    supervised={},
 )
 
 

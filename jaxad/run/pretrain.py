@@ -196,7 +196,7 @@ def _probe(
         bank = embedded(known)
         given = bank, known.labels, z, seen.labels
         found["knn_accuracy"] = probes.knn_accuracy(*given)
-        found["linear_accuracy"] = probes.linear_accuracy(*given)
+        found["linear_accuracy"] = probes.linear_accuracy(*given, **product.linear)
     return found | _compared(compare, pipeline, variables, seen)
 
 

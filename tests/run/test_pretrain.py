@@ -30,7 +30,7 @@ def pictures(tmp_path_factory):
         patch.setattr(jax, "device_count", lambda: 1)  # compiles in a third of the time
         runs.plain_views(patch)
         # Takes seconds to compile, and has tests of its own.
-        patch.setattr(pretrain.probes, "linear_accuracy", lambda *given: 0.5)
+        patch.setattr(pretrain.probes, "linear_accuracy", lambda *given, **how: 0.5)
         yield root
 
 
