@@ -164,6 +164,18 @@ def test_the_loss_is_its_base_and_the_weighted_term():
     np.testing.assert_allclose(curves["loss"], want, rtol=1e-5)
 
 
+def test_the_term_alone_pushes_negatives_away_and_not_positives():
+    """Twenty steps on one batch whose views stay the same."""
+    state, step = started("simsiam", eta=50.0, learning_rate=0.1)
+    batch, curves = make_batch(), []
+    for _ in range(20):
+        state, found = step(state, batch, jax.random.key(3))
+        curves.append(found)
+    far, near = "cosine_to_negative", "cosine_to_positive"
+    assert curves[-1][far] < curves[0][far] - 0.2
+    assert curves[-1][near] > curves[0][near] - 0.1
+
+
 # ---- SimSiam
 
 
