@@ -9,21 +9,18 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/python -m jaxad.main --config configs/patchcore_elpv.py --workdir runs/demo
 
-# Where numbers are compared, programs are those that a run has. Elsewhere LLVM leaves its
-# expensive passes out: tests mostly compile. `pytest` alone takes them all as they are.
+# Tests whose numbers a compiler may change have the programs that runs have (`native`), or
+# also those of CPUs with fewer instructions (`isa`). In all others LLVM leaves its expensive
+# passes out: tests mostly compile. `pytest` alone takes all programs as they are.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
-NUMERICS := $(addprefix tests/,augment/test_colour.py augment/test_geometry.py \
-	augment/test_poisson.py bank detectors devices/test_rows.py devices/test_sharding.py \
-	models test_losses.py test_patches.py test_scores.py)
-ISA := $(addprefix tests/,detectors models/test_efficientnet.py models/test_winograd.py)
+MARKED := $(shell grep --recursive --files-with-matches --include='*.py' 'mark\.isa' tests)
+SETS := $(if $(filter x86_64,$(shell uname -m)),AVX2 SSE4_2)
 
 test: $(VENV)/.installed-test
-	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) $(addprefix --ignore=,$(NUMERICS))
-	$(PYTEST) $(NUMERICS)
-ifeq ($(shell uname -m),x86_64)  # and as CPUs with fewer instructions have them
-	XLA_FLAGS=--xla_cpu_max_isa=AVX2 $(PYTEST) -m isa $(ISA)
-	XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 $(PYTEST) -m isa $(ISA)
-endif
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) -m "not isa and not native"
+	$(PYTEST) -m "isa or native" $(MARKED)
+	for set in $(SETS); do \
+	XLA_FLAGS=--xla_cpu_max_isa=$$set $(PYTEST) -m isa $(MARKED) || exit; done
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,12 +1,27 @@
 import functools
+import inspect
 import math
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxad import losses
+import jaxad.losses
+
+# Called as they are, each of their operations would be a program of its own.
+losses = types.SimpleNamespace(
+    **{
+        name: jax.jit(
+            function,
+            static_argnames={"k", "half"}
+            & inspect.signature(function).parameters.keys(),
+        )
+        for name, function in vars(jaxad.losses).items()
+        if inspect.isfunction(function)
+    }
+)
 
 # ---- ReConPatch, from its equations, loop by loop
 
@@ -87,6 +102,7 @@ def test_pairwise_by_hand():
     np.testing.assert_allclose(w, [[1, 0.36787944], [0.36787944, 1]], rtol=1e-6)
 
 
+@pytest.mark.isa
 @every_case
 def test_pairwise_against_loops(points):
     """Within the rounding of squared distances, from products about the mean.
@@ -173,6 +189,7 @@ def test_loss_by_hand():
     assert losses.relaxed_contrastive_loss(z, w, margin=1.0) == (2 + 0.5) / 2
 
 
+@pytest.mark.isa
 @every_case
 def test_loss_against_loops(points):
     z = POINTS[points]()
@@ -187,6 +204,7 @@ def test_loss_ignores_scale():
     np.testing.assert_allclose(loss(z), loss(100 * z), rtol=1e-5)
 
 
+@pytest.mark.isa
 def test_gradient_against_differences():
     """Central differences of the loops in float64."""
     z = scattered(6, 3)
@@ -204,6 +222,7 @@ def test_gradient_against_differences():
             )
 
 
+@pytest.mark.isa
 def test_an_offset_of_all_points_changes_nothing():
     """100 deviations away from zero; the points stay the same in float32."""
     z = np.round(scattered(20) * 2**10) / 2**10

@@ -5,6 +5,8 @@ import pytest
 from jaxad import patches
 from jaxad.errors import InputError
 
+pytestmark = pytest.mark.isa
+
 
 def naive_mean(x, s):
     """Neighbourhood mean with zeros outside, position by position."""

@@ -5,6 +5,8 @@ import scipy.ndimage
 
 from jaxad import scores
 
+pytestmark = pytest.mark.isa
+
 
 def test_maximum_mean_and_top_fraction_by_hand():
     patch_scores = jnp.array([[[1.0, 2.0], [3.0, 10.0]], [[5.0, 5.0], [5.0, 1.0]]])

@@ -8,6 +8,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from jaxad.augment import colour
 
+pytestmark = pytest.mark.isa
+
 autocontrast, sharpen, colour_jitter = map(
     jax.jit, (colour.autocontrast, colour.sharpen, colour.colour_jitter)
 )

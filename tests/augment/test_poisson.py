@@ -7,6 +7,7 @@ import pytest
 
 from jaxad.augment.poisson import seamless_clone
 
+pytestmark = pytest.mark.isa
 GOLDEN = pathlib.Path(__file__).with_name("seamless_clone.npz")
 clone = jax.jit(seamless_clone)
 

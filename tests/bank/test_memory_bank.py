@@ -153,6 +153,7 @@ class TestManyBlocks:
             np.testing.assert_array_equal(distance[mine], want[mine])
             np.testing.assert_array_equal(index[mine], others[where[mine]])
 
+    @pytest.mark.isa
     @pytest.mark.parametrize("half", [False, True])
     @pytest.mark.parametrize("kind", [*KINDS, "halfway"])
     def test_lower_bounds_are_below_and_near(self, kind, half):

@@ -187,6 +187,7 @@ def test_order_of_images_and_of_positions(n, c):
     np.testing.assert_array_equal(found[:, ::-1], want)
 
 
+@pytest.mark.native
 @BOTH
 def test_same_bits_on_any_number_of_devices(n, c, tmp_path):
     x, new = descriptors(n, c, (7, 5)), descriptors(8, c, (7, 5), seed=2)

@@ -75,6 +75,7 @@ def test_more_rows_than_come_at_a_time(devices, monkeypatch):
     np.testing.assert_array_equal(found.take(range(101)), x)
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize(("block", "devices"), [(7, 1), (40, 1), (7, 8), (300, 8)])
 def test_map_gives_the_same_bits_wherever_the_rows_lie(block, devices, monkeypatch):
     monkeypatch.setattr(rows, "_MAP", 32)

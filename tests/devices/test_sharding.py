@@ -73,7 +73,13 @@ def test_projected_coreset_is_the_same_on_any_number_of_devices():
     np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize(("devices", "half"), [(2, True), (8, False)])
+@pytest.mark.parametrize(
+    ("devices", "half"),
+    [
+        pytest.param(2, True, marks=pytest.mark.native),
+        pytest.param(8, False, marks=pytest.mark.isa),
+    ],
+)
 def test_nearest_is_the_same_bits_on_any_number_of_devices(devices, half, monkeypatch):
     monkeypatch.setattr(sharding, "fast_bfloat16", lambda mesh: half)
     x, on = rows(707), mesh(devices)

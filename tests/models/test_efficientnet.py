@@ -1,3 +1,4 @@
+import functools
 import pathlib
 
 import jax
@@ -54,17 +55,17 @@ def test_depthwise_forms_agree(size, strides):
     x = random.randn(2, 9, 12, 6).astype(np.float32)
     kernel = random.randn(size, size, 1, 6).astype(np.float32)
     options = dict(strides=strides, padding=((1, 2), (2, 2)))
-    shifted = layers.depthwise_shifted(x, kernel, **options)
-    grouped = layers.depthwise_grouped(x, kernel, **options)
-    np.testing.assert_allclose(shifted, grouped, atol=1e-5)
 
-    def gradients(form):
+    def outcome(form):
         def loss(x, kernel):
-            return (form(x, kernel, **options) ** 2).sum()
+            found = form(x, kernel, **options)
+            return (found**2).sum(), found
 
-        return jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
+        return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(x, kernel)
 
-    ours, theirs = map(gradients, (layers.depthwise_shifted, layers.depthwise_grouped))
+    forms = layers.depthwise_shifted, layers.depthwise_grouped
+    (ours, shifted), (theirs, grouped) = map(outcome, forms)
+    np.testing.assert_allclose(shifted, grouped, atol=1e-5)
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
 
@@ -75,8 +76,10 @@ def test_grouped_forms_agree(groups, width):
     x = random.randn(2, 6, 8, width * groups).astype(np.float32)
     kernel = random.randn(3, 3, width, 5 * groups).astype(np.float32)
     options = dict(strides=2, padding=((1, 1), (1, 1)), groups=groups)
-    merged = layers.grouped_merged(x, kernel, **options)
-    grouped = layers._convolve(x, kernel, **options)
+    merged, grouped = (
+        jax.jit(functools.partial(form, **options))(x, kernel)
+        for form in (layers.grouped_merged, layers._convolve)
+    )
     np.testing.assert_allclose(merged, grouped, atol=1e-4)
 
 
@@ -90,9 +93,10 @@ def test_maps_smaller_than_the_kernel_are_one_product(side, strides):
 
     def outcome(form):
         def loss(x, kernel):
-            return (form(x, kernel) ** 2).sum()
+            found = form(x, kernel)
+            return (found**2).sum(), found
 
-        return form(x, kernel), jax.grad(loss, (0, 1))(x, kernel)
+        return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(x, kernel)
 
     ours = outcome(lambda x, k: layers.conv(x, k, strides=strides, padding=1))
     unrolled = outcome(lambda x, k: layers.unrolled(x, k, **options))
@@ -111,7 +115,9 @@ def test_depthwise_by_hand():
     kernel[0, 1] = 10.0  # the row above
     kernel[1, 2] = 1.0  # the column to the right
     got = layers.conv(x, kernel, padding="SAME", groups=1)
-    depthwise = layers.depthwise_shifted(x, kernel, strides=1, padding=((1, 1), (1, 1)))
+    options = dict(strides=1, padding=((1, 1), (1, 1)))
+    shifted = functools.partial(layers.depthwise_shifted, **options)
+    depthwise = jax.jit(shifted)(x, kernel)
     np.testing.assert_array_equal(got, depthwise)
     np.testing.assert_array_equal(
         got[0, :, :, 0], [[1, 2, 0], [4, 15, 20], [37, 48, 50]]

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,11 @@ from jaxad.models import layers, winograd
 pytestmark = pytest.mark.isa
 
 
+# Called as they are, each operation would be a program of its own.
+convolve = jax.jit(winograd.convolve, static_argnums=2)
+
+
+@functools.partial(jax.jit, static_argnums=2)
 def general(x, kernel, padding):
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -20,7 +27,7 @@ def test_by_hand():
     kernel = np.zeros((3, 3, 1, 1), np.float32)
     kernel[0, 1] = 10.0  # the row above
     kernel[1, 2] = 2.0  # the column to the right
-    got = winograd.convolve(x, kernel, ((1, 1), (1, 1)))
+    got = convolve(x, kernel, ((1, 1), (1, 1)))
     np.testing.assert_array_equal(
         got[0, :, :, 0], [[2, 4, 0], [8, 20, 20], [44, 56, 50]]
     )
@@ -73,9 +80,10 @@ def test_equals_the_convolution(height, width, padding):
     random = np.random.RandomState(height)
     x = random.randn(2, height, width, 5).astype(np.float32)
     kernel = random.randn(3, 3, 5, 7).astype(np.float32)
-    got = winograd.convolve(x, kernel, padding)
+    got = convolve(x, kernel, padding)
     want, error = exact(x, kernel, padding)
-    assert got.shape == general(x, kernel, padding).shape == want.shape
+    like = jax.eval_shape(lambda: general(x, kernel, padding))
+    assert got.shape == like.shape == want.shape
     assert (np.abs(got - want) <= error).all()
 
 
@@ -88,10 +96,11 @@ def test_an_image_has_the_same_digits_in_a_block_and_alone(monkeypatch):
     image_bytes = 16 * 4 * 8 * 4
     for images in (0, 4, 6):  # blocks of one, of three, and all together
         monkeypatch.setattr(winograd, "_BLOCK_BYTES", images * image_bytes)
-        got = winograd.convolve(x, kernel, padding)
+        blocked = jax.jit(lambda x, kernel: winograd.convolve(x, kernel, padding))
+        got = blocked(x, kernel)
         assert (np.abs(got - want) <= error).all()
     for i in range(6):
-        alone = winograd.convolve(x[i : i + 1], kernel, padding)
+        alone = convolve(x[i : i + 1], kernel, padding)
         assert (np.abs(alone - want[i : i + 1]) <= error[i : i + 1]).all()
 
 
@@ -112,7 +121,7 @@ def test_bfloat16_rounds_factors_and_result_alone():
     random = np.random.RandomState(0)
     x = jnp.asarray(random.randn(2, 8, 8, 64), jnp.bfloat16)
     kernel = jnp.asarray(random.randn(3, 3, 64, 16) / 24, jnp.bfloat16)
-    got = winograd.convolve(x, kernel, ((1, 1), (1, 1)))
+    got = convolve(x, kernel, ((1, 1), (1, 1)))
     assert got.dtype == jnp.bfloat16
     want = general(x.astype(jnp.float32), kernel.astype(jnp.float32), ((1, 1), (1, 1)))
     error = np.asarray(got, np.float32) - want
