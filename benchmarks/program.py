@@ -48,6 +48,7 @@ def made(backbone: str, entries: int, out: pathlib.Path):
     config = jaxad.config.base()
     config.backbone.name, config.backbone.weights = backbone, "random"
     config.dataset.image_size, config.coreset.ratio = (224, 224), 0.01
+    config.patches.descriptor = "pooled"  # 1024 values a patch
     cells = sorted(
         (pathlib.Path(elpv_dataset.__file__).parent / "data/images").glob("*")
     )
@@ -167,8 +168,9 @@ def main() -> None:
         programs = {
             f"{kind}, {bank}": exported(place, split, kind, bank, scratch / kind / bank)
             for kind, bank in (
-                *(("stablehlo", bank) for bank in artefact.BANKS),
+                ("stablehlo", "float32"),
                 ("onnx", "float32"),
+                *(("stablehlo", bank) for bank in artefact.BANKS[1:]),
             )
         }
         theirs = flags.peer_python and peer(flags.peer_python, place, scratch)

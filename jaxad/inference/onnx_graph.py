@@ -247,6 +247,17 @@ def _concatenate(graph, equation, *parts):
     return graph.add("Concat", parts, axis=equation.params["dimension"])
 
 
+def _stack(graph, equation, *parts):
+    axis = equation.params["axis"]
+    of_shape = equation.invars[0].aval.shape
+    parts = [
+        x if isinstance(x, _Tensor) else graph.for_all_images(x, of_shape)
+        for x in parts
+    ]
+    parts = [graph.add("Unsqueeze", [x, _axes([axis])]) for x in parts]
+    return graph.add("Concat", parts, axis=axis)
+
+
 def _slice(graph, equation, x):
     found = equation.params
     strides = found["strides"] or (1,) * len(found["start_indices"])
@@ -471,6 +482,7 @@ _NODES: dict[str, Callable[..., Any]] = {
     "broadcast_in_dim": _broadcast,
     "transpose": _transpose,
     "concatenate": _concatenate,
+    "stack": _stack,  # which older versions of JAX make of others
     "slice": _slice,
     "pad": _pad,
     "reduce_sum": _reduce("ReduceSum"),

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from jaxad import models
+from jaxad import models, patches
 from jaxad.errors import InputError
 from jaxad.inference import onnx_graph
 from jaxad.models import densenet, layers, resnet, vit
@@ -71,13 +71,14 @@ def test_operations():
             "l": (x[:, :, :, 0] != x[:, :, :, 1]).astype(jnp.int32),
             # What depends on the platform takes its general form.
             "n": layers.conv(x, given["depthwise"], padding=1, groups=3),
+            "o": patches.pooled([x, x[:, :3, :4]], level_dim=7, target_dim=5),
             "m": jnp.broadcast_to(x.min(3)[..., None], x.shape) - jnp.tanh(x),
         }
 
     arrays = {"table": table, "kernel": kernel, "grouped": grouped}
     arrays["depthwise"] = random.normal(size=(3, 3, 1, 3)).astype(np.float32)
     found, want = both(function, arrays, images, kept={"table"})
-    assert sorted(found) == sorted(want) == list("abcdefghijklmn")
+    assert sorted(found) == sorted(want) == list("abcdefghijklmno")
     for name in want:
         assert found[name].dtype == want[name].dtype, name
         np.testing.assert_allclose(found[name], want[name], 1e-4, 1e-5, err_msg=name)
