@@ -1,8 +1,9 @@
 """ELPV's normal cells with generated defects and their masks, as a CSV to train on.
 
   python benchmarks/generated_defects.py --out DIR
-  python -m jaxad.main --workdir runs/generated --config.dataset.protocol=1cls \
-      --config configs/two_class_folder.py:path=DIR/list.csv,task=segmentation,size=64
+  python -m jaxad.main --workdir runs/generated \
+      --config configs/two_class_folder.py:path=DIR/list.csv,task=segmentation,size=64 \
+      --config.dataset.protocol=1cls
 
 Half of the cells that train get a defect of NSA (rectangles of another cell, cloned
 without a seam), half of those that test one of CutPaste (a patch or a scar of the cell
