@@ -195,7 +195,9 @@ def table(arguments) -> None:
     found = rows(arguments.out)
     for row in found:
         row["gap"] = row["cosine_to_positive"] - row["cosine_to_negative"]
-    settings = list(dict.fromkeys((row["base"], row["eta"]) for row in found))
+    order = ["none", *BASES]
+    settings = {(row["base"], row["eta"]) for row in found}
+    settings = sorted(settings, key=lambda one: (order.index(one[0]), one[1]))
 
     def of(base, eta, column, seeds=None):
         values = {
@@ -216,8 +218,9 @@ def table(arguments) -> None:
         print(f"| {base} | {eta} | {count} | " + " | ".join(cells) + " |")
 
     compared = ("gap", "cosine_to_positive", "cosine_to_negative", "padim", "patchcore")
-    print("\n| base | eta less 0 | " + " | ".join(_SHOWN[c] for c in compared) + " |")
-    print("|---|--:|" + "---|" * len(compared))
+    names = " | ".join(_SHOWN[column] for column in compared)
+    print(f"\n| base | eta less 0 | seeds | {names} |")
+    print("|---|--:|--:|" + "---|" * len(compared))
     for base, eta in settings:
         if not eta:
             continue
@@ -232,7 +235,7 @@ def table(arguments) -> None:
                 of(base, 0.0, column, seeds), of(base, eta, column, seeds)
             )
             cells.append(f"{apart.value:+.3f} ({apart.low:+.3f} to {apart.high:+.3f})")
-        print(f"| {base} | {eta} | " + " | ".join(cells) + " |")
+        print(f"| {base} | {eta} | {len(seeds)} | " + " | ".join(cells) + " |")
 
 
 def main() -> None:
