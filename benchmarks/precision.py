@@ -21,15 +21,14 @@ import tempfile
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from configs import patchcore_elpv
-from jaxad import metrics
+from jaxad import data, metrics
 from jaxad.detectors import base
 from jaxad.inference import folder
 from jaxad.models import layers
-from jaxad.run import evaluate, experiment, identity, provenance
+from jaxad.run import experiment, identity, provenance
 
 
 def rounded(bits: int):
@@ -88,14 +87,13 @@ def travelled(mode: str, workdir: pathlib.Path, category: str):
     """Scores by a detector of another run, and the test images' labels."""
     loaded = folder.load(workdir / category)
     test = provenance.test_images(identity.stored(workdir), category)
+    predict = jax.jit(lambda images: base.predict(loaded.members, images)[0])
+    found = []
     with products(mode):
-        found = evaluate.evaluate(
-            lambda images: base.predict(loaded.members, jnp.asarray(images)),
-            test,
-            16,
-            label=mode,
-        )
-    return found.scores.astype(np.float64), test.labels
+        for batch in data.eval_batches(test, 16):
+            scores = np.asarray(predict(batch["image"]), np.float64)
+            found.append(scores[batch["valid"]])
+    return np.concatenate(found), test.labels
 
 
 def row(mode: str, scores, want, labels) -> str:

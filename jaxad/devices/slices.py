@@ -35,7 +35,8 @@ class Chip:
 
 def here(precision: str) -> Chip:
     """What the devices of this machine do, measured: products at that precision."""
-    device, side = jax.local_devices()[0], 2048
+    device = jax.local_devices()[0]
+    side = 2048 if device.platform == "cpu" else 8192
     with jax.default_matmul_precision(precision):
         x = jnp.ones((side, side))
         product = _fastest(jax.jit(lambda x: x @ x), x)
