@@ -33,7 +33,7 @@ def config(method="patchcore", **fields):
         made.method.decoder.depths = (1, 1, 1)
         made.method.heads.update(width=16, bottleneck=8)
         made.method.texture = "dtd"
-    elif method in spd.BASES:
+    elif method != "patchcore":  # a base of SPD
         made.backbone.name = "plugins.levels"
         made.method = spd.fields(method)
         widths = (8,) * len(made.method.projector)
