@@ -113,7 +113,8 @@ def shortened(text):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Two categories, of a size that no other test has; and what they compiled."""
+    """Two categories, and what they compiled."""
+    jax.clear_caches()  # whatever other tests of this process have compiled
     root = tmp_path_factory.mktemp("programs")
     for name in "ab":
         images = runs.category(root / "images" / name, train=16)
