@@ -13,7 +13,7 @@ on 03; means 95.8 and 97.5.
 """
 
 from jaxad import config as config_lib
-from jaxad.methods import reconpatch
+from jaxad.methods import reconpatch_fields
 
 
 def get_config(arg=None):
@@ -26,7 +26,7 @@ def get_config(arg=None):
     config.dataset.resize_to = 512  # (ours)
     config.backbone.name = "wide_resnet101_2"
     config.patches.descriptor = "pooled"
-    config.method = reconpatch.fields()
+    config.method = reconpatch_fields.fields()
     if args.runlocal:
         config = config_lib.runlocal(config)
         config.method.epochs = 1

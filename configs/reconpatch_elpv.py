@@ -11,7 +11,7 @@ An image scores its highest patch; the paper's re-weighting of it, eq. 10, is
 """
 
 from jaxad import config as config_lib
-from jaxad.methods import reconpatch
+from jaxad.methods import reconpatch_fields
 
 
 def get_config(arg=None):
@@ -20,7 +20,7 @@ def get_config(arg=None):
     config.dataset.name = "elpv"
     config.dataset.category = args.category
     config.dataset.image_size = (224, 224)
-    config.method = reconpatch.fields()
+    config.method = reconpatch_fields.fields()
     config.method.dim = args.dim
     # Two passes at a higher rate than the paper's 120 at 1e-5, chosen on poly cells
     # (ours).

@@ -14,7 +14,7 @@ WideResNet-50, 224, dim 512); 99.62 and 98.53 for WideResNet-101 at 480 (Table 5
 """
 
 from jaxad import config as config_lib
-from jaxad.methods import reconpatch
+from jaxad.methods import reconpatch_fields
 
 # Shorter side before the centre crop: PatchCore's at 224 and 320; at 480 (ours).
 RESIZE_TO = {224: 256, 320: 366, 480: 512}
@@ -39,7 +39,7 @@ def get_config(arg=None):
     config.backbone.name = args.backbone
     # PatchCore's 1024 values a patch (ours); the paper names its aggregation, no width.
     config.patches.descriptor = "pooled"
-    config.method = reconpatch.fields()
+    config.method = reconpatch_fields.fields()
     config.method.dim = args.dim
     if args.runlocal:
         config = config_lib.runlocal(config)

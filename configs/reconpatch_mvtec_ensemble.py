@@ -14,7 +14,7 @@ The paper, mean of the 15 categories, image and pixel AUROC: 99.72 and 98.67 at 
 """
 
 from jaxad import config as config_lib
-from jaxad.methods import reconpatch
+from jaxad.methods import reconpatch_fields
 
 # Shorter side before the centre crop: PatchCore's at 320; at 480 (ours).
 RESIZE_TO = {320: 366, 480: 512}
@@ -32,7 +32,7 @@ def get_config(arg=None):
     config.ensemble.members = ("wide_resnet101_2", "resnext101_32x8d", "densenet201")
     # PatchCore's 1024 values a patch (ours).
     config.patches.descriptor = "pooled"
-    config.method = reconpatch.fields()
+    config.method = reconpatch_fields.fields()
     config.method.dim = 384
     config.method.learning_rate = 1e-6
     config.method.epochs = 60

@@ -11,7 +11,7 @@ An image scores its highest patch; the paper's re-weighting of it, eq. 10, is
 """
 
 from jaxad import config as config_lib
-from jaxad.methods import reconpatch
+from jaxad.methods import reconpatch_fields
 
 
 def get_config(arg=None):
@@ -24,7 +24,7 @@ def get_config(arg=None):
     config.dataset.resize_to = 256
     config.backbone.name = "wide_resnet50_2"
     config.patches.descriptor = "pooled"
-    config.method = reconpatch.fields()
+    config.method = reconpatch_fields.fields()
     config.method.dim = args.dim
     if args.runlocal:
         config = config_lib.runlocal(config)

@@ -13,7 +13,7 @@ in docs/fields.md.
 """
 
 from jaxad import config as config_lib
-from jaxad.methods import tocoad
+from jaxad.methods import tocoad_fields
 
 
 def get_config(arg=None):
@@ -26,5 +26,5 @@ def get_config(arg=None):
     config.patches.descriptor = "pooled"
     config.coreset.ratio = 0.1
     config.coreset.projection_dim = 128
-    config.method = tocoad.fields()
-    return tocoad.runlocal(config) if args.runlocal else config
+    config.method = tocoad_fields.fields()
+    return tocoad_fields.runlocal(config) if args.runlocal else config

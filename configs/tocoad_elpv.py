@@ -9,7 +9,7 @@ shrinks the run to a minute. docs/tocoad.md has the results.
 """
 
 from jaxad import config as config_lib
-from jaxad.methods import tocoad
+from jaxad.methods import tocoad_fields
 
 
 def get_config(arg=None):
@@ -18,11 +18,11 @@ def get_config(arg=None):
     config.dataset.name = "elpv"
     config.dataset.category = args.category
     config.dataset.image_size = (128, 128)
-    config.method = tocoad.fields()
+    config.method = tocoad_fields.fields()
     config.method.heads.update(width=512, bottleneck=128)
     # The deepest map is 4 x 4 here: without skips D guides to nothing (docs/tocoad.md).
     config.method.decoder.skip = "unet"
     config.method.dnp.update(epochs=0, min_steps=600, learning_rate=1e-3)
     config.method.ncl.update(batch_size=16, epochs=0, min_steps=150)
     config.train.log_every = 25
-    return tocoad.runlocal(config) if args.runlocal else config
+    return tocoad_fields.runlocal(config) if args.runlocal else config

@@ -14,7 +14,7 @@ in docs/fields.md.
 """
 
 from jaxad import config as config_lib
-from jaxad.methods import tocoad
+from jaxad.methods import tocoad_fields
 
 # What NSA's own code sets a category, for method.generator="nsa".
 _DARK, _BRIGHT = (20, 20), (200, 60)
@@ -52,10 +52,10 @@ def get_config(arg=None):
     config.patches.descriptor = "pooled"
     config.coreset.ratio = 0.1
     config.coreset.projection_dim = 128
-    config.method = tocoad.fields()
+    config.method = tocoad_fields.fields()
     config.method.by_category = tuple(
         (category, f"nsa.{name}", value)
         for category, constants in NSA.items()
         for name, value in constants.items()
     )
-    return tocoad.runlocal(config) if args.runlocal else config
+    return tocoad_fields.runlocal(config) if args.runlocal else config

@@ -17,7 +17,7 @@ Not an experiment of a paper, though the protocol is SPot-the-Difference's. Argu
 """
 
 from jaxad import config as config_lib
-from jaxad.methods import two_class
+from jaxad.methods import two_class_fields
 
 
 def get_config(arg=None):
@@ -38,8 +38,8 @@ def get_config(arg=None):
     config.dataset.image_size = (args.size, args.size)
     config.backbone.name = args.backbone
     config.backbone.weights = args.weights
-    config = two_class.configured(
+    config = two_class_fields.configured(
         config, "classification", args.shots, args.draw, args.epochs
     )
     config.metrics = ("visa",)
-    return two_class.runlocal(config) if args.runlocal else config
+    return two_class_fields.runlocal(config) if args.runlocal else config

@@ -15,7 +15,7 @@ Further arguments: `shots` (of each class, and no more; no threshold then) and `
 """
 
 from jaxad import config as config_lib
-from jaxad.methods import two_class
+from jaxad.methods import two_class_fields
 
 
 def get_config(arg=None):
@@ -38,8 +38,10 @@ def get_config(arg=None):
     config.dataset.image_size = (args.size, args.size)
     config.backbone.name = args.backbone
     config.backbone.weights = args.weights
-    config = two_class.configured(config, args.task, args.shots, args.draw, args.epochs)
+    config = two_class_fields.configured(
+        config, args.task, args.shots, args.draw, args.epochs
+    )
     if not args.shots:
         config.dataset.protocol = args.protocol
     config.metrics = ("visa",)
-    return two_class.runlocal(config) if args.runlocal else config
+    return two_class_fields.runlocal(config) if args.runlocal else config

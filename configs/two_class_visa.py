@@ -22,7 +22,7 @@ on top, classification 97.5 and 98.3.
 """
 
 from jaxad import config as config_lib
-from jaxad.methods import two_class
+from jaxad.methods import two_class_fields
 
 
 def get_config(arg=None):
@@ -44,7 +44,9 @@ def get_config(arg=None):
     config.dataset.image_size = (args.size, args.size)
     config.backbone.name = args.backbone
     config.backbone.weights = args.weights
-    config = two_class.configured(config, args.task, args.shots, args.draw, args.epochs)
+    config = two_class_fields.configured(
+        config, args.task, args.shots, args.draw, args.epochs
+    )
     config.threshold.calibration = "none"
     config.metrics = ("visa",)
-    return two_class.runlocal(config) if args.runlocal else config
+    return two_class_fields.runlocal(config) if args.runlocal else config

@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections.config_flags import tuple_parser
 
 from jaxad import config as config_lib
-from jaxad import fields
+from jaxad import fields, methods
 from jaxad.errors import InputError, did_you_mean
 
 
@@ -84,6 +84,8 @@ def parse(
                 "jaxad.config.base()"
             )
         config_lib.validate(config)
+        if config.method.name in methods.NAMES:  # a method of one's own may need JAX
+            fields.check(methods.fields(config), config.method, "method")
     return rest
 
 

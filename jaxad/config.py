@@ -48,26 +48,7 @@ from jaxad.fields import (
 )
 from jaxad.fields import choose as choose
 from jaxad.fields import require as require
-
-# What can be named without a dotted path. Here, because a misspelt name is then told
-# before JAX is imported.
-BACKBONES = (
-    "efficientnet_lite0",
-    "resnet18",
-    "resnet50",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-    "resnext101_32x8d",
-    "densenet201",
-    "dinov2_vits14",
-    "dinov2_vitb14",
-    "dinov2_vits14_reg",
-    "dinov2_vitb14_reg",
-    "dinov3_vits16",
-    "dinov3_vitb16",
-)
-METHODS = ("patchcore", "reconpatch", "tocoad", "spd", "two_class")
-DETECTORS = ("knn", "padim", "logits")
+from jaxad.names import BACKBONES, DETECTORS, METHODS
 
 _STUDIED = ("mvtec", "visa", "btad", "elpv")
 _OWN = " or, of your own, a dotted path"

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-RULES = ("adam", "adamw", "sgd", "lars")
-
 
 def scale_by(
     rule: str, *, betas: tuple[float, float], weight_decay: float
@@ -16,10 +14,10 @@ def scale_by(
     """A direction, to be scaled by minus the learning rate.
 
     Args:
-      rule: one of `RULES`. "adam" adds the decay to the gradient, as PyTorch's Adam
-        does, "adamw" to the step; "sgd" is the former with momentum in Adam's place.
-        "lars" is "sgd" in which every kernel's step, before the momentum, has 0.001 of
-        the kernel's length.
+      rule: one of `names.OPTIMISERS`. "adam" adds the decay to the gradient, as
+        PyTorch's Adam does, "adamw" to the step; "sgd" is the former with momentum in
+        Adam's place. "lars" is "sgd" in which every kernel's step, before the momentum,
+        has 0.001 of the kernel's length.
       betas: decay of the first and second moment; "sgd" and "lars" read the first.
       weight_decay: of every parameter; with "lars" of kernels alone.
 

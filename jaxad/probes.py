@@ -9,7 +9,6 @@ import optax
 
 from jaxad import optim
 
-LINEAR = ("lbfgs", "sgd", "lars")
 _QUERIES = 1024  # at a time
 _DECAY, _STEPS = 1e-3, 100  # of L-BFGS
 
@@ -76,7 +75,7 @@ def linear_accuracy(
 
     Args:
       bank, labels, queries, truth: as `knn_accuracy` takes them.
-      optimiser: one of `LINEAR`.
+      optimiser: one of `names.LINEAR_PROBES`.
       learning_rate: for a batch of 256; in proportion for others.
       epochs: passes over the bank.
       batch_size: features a batch, all of them where there are fewer.

@@ -17,7 +17,8 @@ MODULES = {
 }
 
 COMMANDS = {"main", "check", "predict", "report", "extend", "sweep", "export", "serve"}
-EVERYWHERE = {"errors", "config", "fields", "rng", "arrays", "signals", "progress"}
+EVERYWHERE = {"errors", "config", "fields", "names", "rng", "arrays", "signals"}
+EVERYWHERE |= {"progress"}
 # What the commands share, and what calls them by name.
 AROUND = {"command_line", "arguments", "__main__"}
 PURE = {"curves", "losses", "metrics", "optim", "patches", "probes", "protocols"}

@@ -5,8 +5,7 @@ What a detector is stands in `jaxad.detectors.base`.
 
 from jaxad import config as config_lib
 from jaxad.detectors.base import Scorer
-
-NAMES = config_lib.DETECTORS
+from jaxad.names import DETECTORS as NAMES
 
 
 def build(config) -> Scorer:

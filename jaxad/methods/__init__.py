@@ -4,13 +4,17 @@ A method of your own is as good: `config.method.name` takes a dotted path, and
 `jaxad.methods.base` says what the file defines.
 """
 
+import importlib
+import importlib.util
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from jaxad import config as config_lib
 from jaxad.fields import Table
-from jaxad.methods.base import Backbone, Method
+from jaxad.names import METHODS as NAMES
 
-NAMES = config_lib.METHODS
+if TYPE_CHECKING:  # config files import the tables of fields, which need no JAX
+    from jaxad.methods.base import Backbone, Method
 
 
 def complete(config, *, textures: Callable[[], object]) -> None:
@@ -73,7 +77,7 @@ def leaves(config) -> str:
     return getattr(_module(config), "LEAVES", "detector")
 
 
-def build(config, backbone: Backbone) -> Method:
+def build(config, backbone: "Backbone") -> "Method":
     """The method that `config.method.name` names, at `config.precision`.
 
     Raises:
@@ -83,8 +87,21 @@ def build(config, backbone: Backbone) -> Method:
 
 
 def fields(config) -> Table:
-    """The table of `config.method`; of the name alone where the method has no other."""
-    return getattr(_module(config), "FIELDS", config_lib.FIELDS["method"])
+    """The table of `config.method`; of the name alone where the method has no other.
+
+    Of ours it is `FIELDS` of `<name>_fields`, and needs no JAX.
+
+    Raises:
+      InputError: there is no such method.
+    """
+    place = f"{__name__}.{config.method.name}_fields"
+    if config.method.name not in NAMES:
+        module = _module(config)
+    elif importlib.util.find_spec(place) is not None:
+        module = importlib.import_module(place)
+    else:
+        module = None
+    return getattr(module, "FIELDS", config_lib.FIELDS["method"])
 
 
 def _module(config):

@@ -28,6 +28,7 @@ import optax
 
 from jaxad import losses, models, optim, rng
 from jaxad.augment import anomalies, views
+from jaxad.fields import require
 from jaxad.methods import spd_fields
 from jaxad.methods.base import Backbone, Method, Product, Stage, identity
 from jaxad.methods.spd_fields import FIELDS as FIELDS
@@ -267,10 +268,27 @@ def _shuffled(function: Callable, key: jax.Array, images: jax.Array) -> jax.Arra
 # -----------------------------------------------------------------------------
 
 
+def _check_networks(options, backbone: Backbone) -> None:
+    """Raises InputError where the corpus or the backbone cannot have what is asked."""
+    require(
+        options.base != "supervised" or options.classes > 1,
+        "method.base",
+        options.base,
+        "one that needs no labels: the corpus has no classes; docs/spd.md says how "
+        "folders name them",
+    )
+    require(
+        not options.zero_residuals or models.spec(backbone.name).zero_residuals,
+        "method.zero_residuals",
+        True,
+        f"False: {backbone.name} has no blocks that could begin as the identity",
+    )
+
+
 def _stage(config, backbone: Backbone, view_size) -> Stage:
     options = config.method
     (pooled,) = backbone.shapes(view_size, (options.level,))
-    spd_fields.check_networks(options, backbone)
+    _check_networks(options, backbone)
     tops = _heads(options, pooled.shape[-1])
     views_of, moco = _views(options, view_size), options.base == "moco"
     show = functools.partial(_show, options, backbone, tops)

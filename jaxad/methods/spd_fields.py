@@ -8,7 +8,7 @@ official hyper-parameters of the bases, which the paper leaves as they are.
 import ml_collections
 
 from jaxad import config as config_lib
-from jaxad import models, optim, probes
+from jaxad import names
 from jaxad.augment import fields as augment
 from jaxad.fields import (
     ABOVE_0,
@@ -23,8 +23,6 @@ from jaxad.fields import (
     require,
 )
 from jaxad.fields import check as check_fields
-from jaxad.methods.base import Backbone
-from jaxad.models import heads
 
 BASES = ("simsiam", "moco", "simclr", "supervised")
 WIDTHS = numbers_of("widths of 1 or more", lambda x: x >= 1)
@@ -77,7 +75,7 @@ FIELDS = dict(
         "batch",
         'normalisation in the heads, without a scale in the last layer; with "none" '
         "layers have a bias",
-        one_of(*heads.NORMS, "none"),
+        one_of(*names.NORMS, "none"),
     ),
     bottleneck=Field(512, "hidden width of SimSiam's predictor", at_least(1)),
     temperature=Field(0.2, "of MoCo and SimCLR", ABOVE_0),
@@ -89,7 +87,7 @@ FIELDS = dict(
     # Training
     batch_size=Field(512, "images a batch", at_least(2)),
     epochs=Field(100, "passes over the images", at_least(1)),
-    optimiser=Field("sgd", "see jaxad.optim", one_of(*optim.RULES)),
+    optimiser=Field("sgd", "see jaxad.optim", one_of(*names.OPTIMISERS)),
     betas=Field(
         (0.9, 0.999),
         "decay of the optimiser's moments",
@@ -131,7 +129,7 @@ FIELDS = dict(
             "lbfgs",
             'of the linear probe: "lbfgs" is a logistic regression, solved (ours); sgd '
             "and lars train as the papers do, on whole pictures",
-            one_of(*probes.LINEAR),
+            one_of(*names.LINEAR_PROBES),
         ),
         learning_rate=Field(0.1, "for a batch of 256, not of lbfgs", ABOVE_0),
         epochs=Field(90, "not of lbfgs", at_least(1)),
@@ -249,21 +247,4 @@ def check(config, image_size, view_size) -> None:
         not options.zero_residuals or config.backbone.weights == "random",
         'False unless config.backbone.weights is "random": weights that are given '
         "would lose a part of themselves",
-    )
-
-
-def check_networks(options, backbone: Backbone) -> None:
-    """Raises InputError where the corpus or the backbone cannot have what is asked."""
-    require(
-        options.base != "supervised" or options.classes > 1,
-        "method.base",
-        options.base,
-        "one that needs no labels: the corpus has no classes; docs/spd.md says how "
-        "folders name them",
-    )
-    require(
-        not options.zero_residuals or models.spec(backbone.name).zero_residuals,
-        "method.zero_residuals",
-        True,
-        f"False: {backbone.name} has no blocks that could begin as the identity",
     )

@@ -18,34 +18,16 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
-from jaxad import config as config_lib
 from jaxad import losses, models, optim, patches, rng
 from jaxad.augment import anomalies, views
-from jaxad.fields import defaults
 from jaxad.methods.base import Backbone, Method, Stage, identity
-from jaxad.methods.tocoad_fields import FIELDS, LEVELS, STAGES, check, weight_of_guide
+from jaxad.methods.tocoad_fields import FIELDS as FIELDS
+from jaxad.methods.tocoad_fields import LEVELS, STAGES, check, weight_of_guide
+from jaxad.methods.tocoad_fields import fields as fields
+from jaxad.methods.tocoad_fields import runlocal as runlocal
 from jaxad.models import decoder, heads
-
-
-def fields() -> ml_collections.ConfigDict:
-    """`config.method` with its defaults."""
-    return defaults(FIELDS)
-
-
-def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Few small images, few steps, the same code paths: a minute or two on a laptop."""
-    config = config_lib.runlocal(config)
-    config.dataset.image_size = (64, 64)
-    config.backbone.name = "efficientnet_lite0"
-    config.backbone.taps = ()
-    config.method.decoder.depths = (1, 1, 1)
-    config.method.heads.update(width=32, bottleneck=8)
-    for stage in (config.method.dnp, config.method.ncl):
-        stage.update(batch_size=4, epochs=0, min_steps=3)
-    return config
 
 
 def complete(options, *, textures: Callable[[], object]) -> None:

@@ -4,7 +4,11 @@
 leave open.
 """
 
-from jaxad import fields, optim
+import ml_collections
+
+from jaxad import config as config_lib
+from jaxad import fields as fields_lib
+from jaxad import names
 from jaxad.augment import fields as augment
 from jaxad.fields import (
     ABOVE_0,
@@ -14,13 +18,13 @@ from jaxad.fields import (
     Bound,
     Field,
     at_least,
+    defaults,
     get,
     numbers_of,
     one_of,
     require,
     some_of,
 )
-from jaxad.models import decoder, heads
 
 STAGES = ("dnp", "ncl")
 # F's feature maps, shallowest first, under the names that every backbone knows.
@@ -49,7 +53,7 @@ def _training(batch_size, epochs, min_steps, weight_decay, **others):
         batch_size=Field(batch_size, "images a batch (ours)", at_least(1)),
         epochs=Field(epochs, "passes over the images (ours)", NOT_NEGATIVE),
         min_steps=Field(min_steps, "steps, where those are fewer (ours)", NOT_NEGATIVE),
-        optimiser=Field("adam", "see jaxad.optim (ours)", one_of(*optim.RULES)),
+        optimiser=Field("adam", "see jaxad.optim (ours)", one_of(*names.OPTIMISERS)),
         betas=Field((0.9, 0.999), "decay of the optimiser's moments (ours)", BETAS),
         weight_decay=Field(weight_decay, "of all parameters (ours)", NOT_NEGATIVE),
         statistics=Field(
@@ -89,7 +93,7 @@ FIELDS = dict(
     # Discriminative network D and its loss
     decoder=dict(
         depths=Field((3, 4, 6), "residual blocks a stage of D (ours)", DEPTHS),
-        skip=Field("none", "connections from F to D (ours)", one_of(*decoder.SKIPS)),
+        skip=Field("none", "connections from F to D (ours)", one_of(*names.SKIPS)),
         head_width=Field(64, "channels of D's head (ours)", at_least(1)),
     ),
     focal=dict(
@@ -151,7 +155,7 @@ FIELDS = dict(
     heads=dict(
         width=Field(2048, "of a projection; SimSiam's", at_least(1)),
         bottleneck=Field(512, "of a predictor; SimSiam's", at_least(1)),
-        norm=Field("batch", "their normalisation (ours)", one_of(*heads.NORMS)),
+        norm=Field("batch", "their normalisation (ours)", one_of(*names.NORMS)),
     ),
     views=augment.WEAK_VIEW,
     ncl=_training(
@@ -168,9 +172,27 @@ FIELDS = dict(
 )
 
 
+def fields() -> ml_collections.ConfigDict:
+    """`config.method` with its defaults."""
+    return defaults(FIELDS)
+
+
+def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Few small images, few steps, the same code paths: a minute or two on a laptop."""
+    config = config_lib.runlocal(config)
+    config.dataset.image_size = (64, 64)
+    config.backbone.name = "efficientnet_lite0"
+    config.backbone.taps = ()
+    config.method.decoder.depths = (1, 1, 1)
+    config.method.heads.update(width=32, bottleneck=8)
+    for stage in (config.method.dnp, config.method.ncl):
+        stage.update(batch_size=4, epochs=0, min_steps=3)
+    return config
+
+
 def check(options) -> None:
     """Raises InputError, naming the field, for what cannot work together."""
-    fields.check(FIELDS, options, "method")
+    fields_lib.check(FIELDS, options, "method")
     pastes_images = options.generator == "nsa" or (
         options.generator == "perlin" and options.texture in ("auto", "images")
     )
@@ -203,7 +225,7 @@ def check(options) -> None:
             '"frozen" where method.stages has no "ncl": F is then an inference network',
         )
     for category, name, _ in options.by_category:
-        known = name in dict(fields.flat(FIELDS))
+        known = name in dict(fields_lib.flat(FIELDS))
         need(
             "by_category",
             known and name.partition(".")[0] in _OF_CATEGORIES,

@@ -9,8 +9,6 @@ import jax.numpy as jnp
 from jaxad.errors import InputError
 from jaxad.models.layers import BatchNorm, Conv, ConvNorm
 
-SKIPS = ("none", "unet")
-
 
 class InverseNetwork(nn.Module):
     """Labels every pixel from a backbone's four levels, `layer1` to `layer4`.

@@ -6,8 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-NORMS = ("batch", "layer")
-
 
 class SimSiamHeads(nn.Module):
     """One projector and one predictor a level.
@@ -74,7 +72,7 @@ class Projector(nn.Module):
 
     Attributes:
       widths: of the layers.
-      norm: one of `NORMS`, or "none", with which layers have a bias instead.
+      norm: one of `names.NORMS`, or "none", with which layers have a bias instead.
 
     With a count only so many of the first rows make the statistics of the batch.
     """

@@ -9,7 +9,7 @@ import pytest
 from jaxad import config as config_lib
 from jaxad import methods, sweep
 from jaxad.errors import InputError
-from jaxad.methods import spd_fields, two_class
+from jaxad.methods import spd_fields, two_class_fields
 from jaxad.run import study
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def test_few_shots_take_all_that_they_have(tmp_path, monkeypatch):
         assert row.threshold.calibration == "none"
         assert (row.method.epochs, row.method.encoder_factor) == (3, 0.1)
     default = distinct(jobs("spd_few_shot", None, tmp_path, monkeypatch))
-    epochs = two_class.FEW_SHOT["epochs"]
+    epochs = two_class_fields.FEW_SHOT["epochs"]
     assert {row.method.epochs for row in default.values()} == {epochs}
 
 

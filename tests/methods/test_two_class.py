@@ -15,7 +15,7 @@ from jaxad.augment import views
 from jaxad.detectors import base
 from jaxad.errors import InputError
 from jaxad.inference import gate, predictor
-from jaxad.methods import two_class
+from jaxad.methods import two_class, two_class_fields
 from jaxad.run import alone, experiment, extend
 
 NARROW = (6, 6, 4, 4, 4)
@@ -24,13 +24,13 @@ FROZEN = {"method.encoder_factor": 0.0, "method.statistics": "frozen"}
 
 def make_config(path, task, backbone="plugins.encoder", **fields):
     config = runs.config(path, **{"backbone.name": backbone, "metrics": ("visa",)})
-    two_class.configured(config, task)
+    two_class_fields.configured(config, task)
     config.method.update(widths=NARROW, learning_rate=0.01, epochs=80)
     config.update_from_flattened_dict(fields)
     return config
 
 
-@pytest.fixture(scope="module", params=two_class.TASKS)
+@pytest.fixture(scope="module", params=two_class_fields.TASKS)
 def run(request, things, tmp_path_factory):
     workdir = tmp_path_factory.mktemp(request.param) / "run"
     # Of a segmentation the encoder stands still.
@@ -212,7 +212,7 @@ def test_good_images_alone_are_not_enough():
 
 def test_few_shots_and_the_defaults():
     config = config_lib.base()
-    two_class.configured(config, "segmentation", shots=5, draw=3)
+    two_class_fields.configured(config, "segmentation", shots=5, draw=3)
     assert config.dataset.protocol == "2cls_fewshot" and config.dataset.draw == 3
     assert (config.method.gamma, config.method.batch_size) == (2.0, 8)
     assert (config.method.epochs, config.method.encoder_factor) == (200, 0.1)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxad import names
 from jaxad.errors import InputError
 from jaxad.models import decoder, heads
 
@@ -56,7 +57,7 @@ def test_it_mirrors_wide_resnet50():
     assert blocks == [3, 4, 6]
 
 
-@pytest.mark.parametrize("skip", decoder.SKIPS)
+@pytest.mark.parametrize("skip", names.SKIPS)
 def test_only_skips_see_the_shallow_levels(skip):
     maps = levels()
     network = decoder.build(maps, depths=(1, 1, 1), skip=skip)
@@ -79,7 +80,7 @@ def test_levels_of_odd_size():
     assert logits.shape == (2, 60, 57, 2)
 
 
-@pytest.mark.parametrize("skip", decoder.SKIPS)
+@pytest.mark.parametrize("skip", names.SKIPS)
 def test_the_map_has_the_shallowest_levels_grid(skip):
     maps = levels((25, 13, 7, 4))
     network = decoder.build(maps, depths=(1, 1, 1), skip=skip)
@@ -114,7 +115,7 @@ def test_batch_norm_by_hand():
     np.testing.assert_allclose(rows.apply({}, x), [[-1, 1], [-1, 1]], atol=1e-6)
 
 
-@pytest.mark.parametrize("norm", heads.NORMS)
+@pytest.mark.parametrize("norm", names.NORMS)
 def test_heads_have_one_projector_and_predictor_a_level(norm):
     pooled = [jnp.ones((4, 6)), jnp.ones((4, 10))]
     module = heads.SimSiamHeads(levels=2, width=16, bottleneck=4, norm=norm)

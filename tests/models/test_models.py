@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxad import config as config_lib
-from jaxad import models
+from jaxad import models, names
 from jaxad.devices import sharding
 from jaxad.errors import InputError
 from jaxad.models import layers, pretrained
@@ -34,7 +33,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 
 
 def test_every_spec_names_taps_that_its_module_has():
-    assert models.names() == config_lib.BACKBONES
+    assert models.names() == names.BACKBONES
     for name in models.names():
         spec = models.spec(name)
         assert spec.name == name and len(spec.mean) == len(spec.std) == 3
