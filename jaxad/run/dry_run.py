@@ -5,7 +5,7 @@ lies in the compilation cache, where the run finds it.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -41,26 +41,54 @@ def run(config, slice_name: str | None, show: Callable[[str], None]) -> None:
         chip, mesh = slices.of(slice_name)
         passes, devices = costs.PASSES[config.precision], slice_name
     else:
-        chip, passes = slices.here(config.precision), 1
-        mesh = sharding.make_mesh() if jax.device_count() > 1 else None
+        chip, mesh, passes = _here(config)
         devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     members = pipeline_lib.members(config)
     images, total, heads = _images(members[0])
     show(f"{config.method.name} on {images} of {total} images; {devices}")
     show(_HEAD)
     seconds, most = 0.0, 0
-    for member in members:
-        pipeline = programs.abstract(member, mesh)
-        for one in programs.of(pipeline, images, heads):
-            cost, line = _compiled(one, chip, mesh, passes)
-            show(line)
-            most = max(most, cost.peak)
-            seconds += one.calls * cost.seconds(chip, passes)
+    for one in _programs(members, mesh, images, heads):
+        cost = _compiled(one, chip, mesh)
+        show(_line(one, cost, cost.seconds(chip, passes)))
+        most = max(most, cost.peak)
+        seconds += one.calls * cost.seconds(chip, passes)
     show(
         f"at most {most / 1e9:.2f} of {chip.memory / 1e9:.1f} GB of a device; without "
         f"reading, scoring and compiling no faster than {seconds:.3g} s for {images} "
         f"images, {seconds * total / images:.3g} s for all"
     )
+
+
+def seconds(config) -> float:
+    """Those of the last line of `run`, for all images on the devices that are here.
+
+    Args:
+      config: as `experiment.run` takes it.
+
+    Raises:
+      InputError: as `run`.
+    """
+    config_lib.validate(config)
+    chip, mesh, passes = _here(config)
+    members = pipeline_lib.members(config)
+    images, total, heads = _images(members[0])
+    spent = sum(
+        one.calls * _compiled(one, chip, mesh).seconds(chip, passes)
+        for one in _programs(members, mesh, images, heads)
+    )
+    return spent * total / images
+
+
+def _here(config):
+    """(chip, mesh, passes) of the devices that are here."""
+    mesh = sharding.make_mesh() if jax.device_count() > 1 else None
+    return slices.here(config.precision), mesh, 1
+
+
+def _programs(members, mesh, images: int, heads: int) -> Iterator[Program]:
+    for member in members:
+        yield from programs.of(programs.abstract(member, mesh), images, heads)
 
 
 def _images(config) -> tuple[int, int, int]:
@@ -83,7 +111,7 @@ def _count(config, category: str) -> int:
         return data.published(config.dataset, category)
 
 
-def _compiled(one: Program, chip: slices.Chip, mesh, passes: int):
+def _compiled(one: Program, chip: slices.Chip, mesh) -> costs.Cost:
     try:
         compiled = one.lowered(*(["tpu"] if _is_tpu(mesh) else [])).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -95,15 +123,19 @@ def _compiled(one: Program, chip: slices.Chip, mesh, passes: int):
     cost = costs.of(one, compiled, mesh.size if mesh else 1)
     if cost.peak > chip.memory:
         raise _too_large(one, f"needs {cost.peak / 1e9:.1f} GB", chip)
+    return cost
+
+
+def _line(one: Program, cost: costs.Cost, seconds: float) -> str:
     sent = ", ".join(
         f"{count} {kind} ({size / 1e6:.3g} MB)"
         for kind, (count, size) in cost.collectives.items()
     )
     line = (
         f"{one.name:<34}{one.calls:>9,}{cost.operations / 1e9:>10.4g}"
-        f"{cost.peak / 1e6:>9,.0f}{1e3 * cost.seconds(chip, passes):>10.3g}  {sent}"
+        f"{cost.peak / 1e6:>9,.0f}{1e3 * seconds:>10.3g}  {sent}"
     )
-    return cost, line.rstrip()
+    return line.rstrip()
 
 
 def _is_tpu(mesh) -> bool:

@@ -77,7 +77,11 @@ def of(pipeline: Pipeline, images: int, heads: int = 1) -> list[Program]:
     ]
     batch, width = pipeline.images_a_call, _width(pipeline, params, c)
     shapes = base.Shapes(images, batch, (h, w), width, mesh)
-    found += pipeline.scorer.programs(shapes)
+    banks = pipeline.config.bank_starts
+    found += [
+        dataclasses.replace(one, calls=one.calls * banks)
+        for one in pipeline.scorer.programs(shapes)
+    ]
     options = pipeline.config.detector.to_dict()
     return [*found, base.map_program(options, shapes, image[:2])]
 

@@ -11,7 +11,7 @@ import pathlib
 import re
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import ml_collections
@@ -153,36 +153,52 @@ def begin(
     results.write_json(folder / PLAN, {"rows": rows, "baseline": baseline})
 
 
-def plan(all_of: Sequence[Job], folder: pathlib.Path) -> str:
-    """What is going to be done: lines for people.
+def plan(
+    all_of: Sequence[Job],
+    folder: pathlib.Path,
+    seconds: Callable[[ml_collections.ConfigDict], float],
+) -> Iterator[str]:
+    """What is going to be done: lines for people, each as soon as it is known.
 
-    Nothing is loaded for it, so a row that cannot work may fail later on.
+    No image is loaded for it, so a row that cannot work may fail later on.
+
+    Args:
+      seconds: what a run of a config takes at least, asked of the first row where no
+        run is finished; raises InputError where that row cannot work.
     """
     runs = sum(len(job.seeds) for job in all_of)
     finished = [job for job in all_of if job.is_finished]
     done = sum(len(job.seeds) for job in finished)
     rows = {job.row: None for job in all_of}
-    lines = [
+    yield (
         f"Study: {_many(len(rows), 'row')}, {_many(runs, 'run')}"
         + (f", {done} of them finished" if done else "")
         + _categories(all_of)
-    ]
+    )
+    yield f"Table: {folder / 'study.md'}, as it grows"
     passes, stages, told = _shared(all_of)
     if passes:
         count = _many(len(passes), "feature pass", "feature passes")
-        lines.append(f"Shared: {count} of frozen backbones, kept in features/")
+        yield f"Shared: {count} of frozen backbones, kept in features/"
     for name, keys in stages.items():
-        lines.append(f"Shared: stage {name}, trained {_times(len(keys))}")
-    lines.append(
-        f"Shared: programs, compiled {_times(len(rows))} at most and kept for all seeds"
-    )
-    lines += told
+        yield f"Shared: stage {name}, trained {_times(len(keys))}"
+    compiled = _times(len(rows))
+    yield f"Shared: programs, compiled {compiled} at most and kept for all seeds"
+    yield from told
     if done < runs:
-        left = _left(all_of)
-        unknown = "told after the first run (jaxad main --dry_run: at least)"
-        lines.append(f"Time: {left or unknown}")
-    lines.append(f"Table: {folder / 'study.md'}, as it grows")
-    return "\n".join(lines) + "\n"
+        yield f"Time: {_left(all_of) or _at_least(all_of, seconds)}"
+
+
+def _at_least(all_of: Sequence[Job], seconds) -> str:
+    """A bound from the first row, whose programs its run then need not compile."""
+    try:
+        bound = seconds(all_of[0].configs[0]) * sum(len(job.seeds) for job in all_of)
+    except InputError:  # which the run says better
+        return "told after the first run"
+    return (
+        f"at least {in_words(bound)}, if every run has the programs of {all_of[0].row} "
+        "(reading and scoring images come on top); told better after the first run"
+    )
 
 
 def _many(count: int, one: str, many: str | None = None) -> str:

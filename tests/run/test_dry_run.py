@@ -42,6 +42,18 @@ def test_every_program_has_a_line_and_nothing_is_left(things, monkeypatch, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+def test_further_banks_take_coresets_and_searches_and_no_features(things, monkeypatch):
+    lines = told(monkeypatch, config(things))  # and from here on on that chip
+    bank = sum(
+        float(line[34:].split()[3]) / 1e3
+        for line in lines[2:-1]
+        if line.startswith(("coreset", "search"))
+    )
+    one, ten = (dry_run.seconds(config(things, bank_starts=n)) for n in (1, 10))
+    assert bank > 0 and ten - one == pytest.approx(9 * bank, rel=1e-2)
+    assert f"{one:.3g} s for all" in lines[-1]
+
+
 def test_what_does_not_fit_is_told_with_its_arrays_and_what_to_lower(
     things, monkeypatch
 ):

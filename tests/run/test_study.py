@@ -92,21 +92,28 @@ def test_the_plan(tmp_path):
     }
     folder = tmp_path / "study"
     all_of = study.jobs(config, rows, [0, 1], folder)
-    told = study.plan(all_of, folder).splitlines()
-    assert told[0] == "Study: 4 rows, 8 runs, of 1 category each"
-    assert told[1] == (
-        "Shared: 2 feature passes of frozen backbones, kept in features/"
-    )
-    assert told[2].startswith("Shared: programs, compiled 4 times at most")
-    assert told[3].startswith("The row 'wrong' cannot work: config.dataset.resize_to")
-    assert told[4:] == [
-        "Time: told after the first run (jaxad main --dry_run: at least)",
+    told = list(study.plan(all_of, folder, lambda config: 10.0))
+    assert told[:3] == [
+        "Study: 4 rows, 8 runs, of 1 category each",
         f"Table: {folder / 'study.md'}, as it grows",
+        "Shared: 2 feature passes of frozen backbones, kept in features/",
     ]
+    assert told[3].startswith("Shared: programs, compiled 4 times at most")
+    assert told[4].startswith("The row 'wrong' cannot work: config.dataset.resize_to")
+    assert told[5:] == [
+        "Time: at least 80 seconds, if every run has the programs of one (reading and "
+        "scoring images come on top); told better after the first run"
+    ]
+
+    def cannot(config):
+        raise InputError("it does not fit")
+
+    *_, last = study.plan(all_of, folder, cannot)
+    assert last == "Time: told after the first run"
     attempt(all_of[0])
-    again = study.plan(all_of, folder).splitlines()
+    again = list(study.plan(all_of, folder, cannot))
     assert again[0].startswith("Study: 4 rows, 8 runs, 1 of them finished")
-    assert again[4] == "Time: about 7 minutes"
+    assert again[5] == "Time: about 7 minutes"
 
 
 def test_a_failed_run_is_recorded_and_the_others_go_on(tmp_path):
