@@ -19,6 +19,7 @@ def main() -> int:
     from jaxad import data
 
     data.require_known(_CONFIG.value.dataset)  # before all the rest is imported
+    command_line.look_for_data(_CONFIG.value)
     return command_line.asking(_CONFIG.value, _check)
 
 

@@ -6,6 +6,7 @@ JAX and what is built on it are imported where they are used, here and in the co
 
 import contextlib
 import hashlib
+import importlib.util
 import logging
 import os
 import pathlib
@@ -25,6 +26,12 @@ from jaxad import config as config_lib
 from jaxad.errors import InputError, NotHere, Preempted, ending
 
 _HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
+_PROCESSES = ("coordinator", "num_processes", "process_id")
+# Variables by which JAX knows a cluster.
+_CLUSTERS = (
+    *("JAX_COORDINATOR", "KUBERNETES_", "MEGASCALE_", "OMPI_", "SLURM_"),
+    *("TPU_PROCESS_", "TPU_WORKER_"),
+)
 _LONGEST = 200  # bytes of the name of a run's folder
 
 
@@ -152,24 +159,57 @@ def config_file() -> tuple[str, ml_collections.ConfigDict]:
     return f"{name}{colon}{argument}", flag.parser.parse(typed)
 
 
-def asking(config: ml_collections.ConfigDict, run: Callable) -> Any:
+def look_for_data(config: ml_collections.ConfigDict) -> None:
+    """Finds before JAX is imported that nothing of a data set is here.
+
+    Of several processes some may have it, and must hear of the others: there it is
+    found when they have joined. A person may be asked, as by `asking`.
+
+    Raises:
+      InputError: it is not here.
+    """
+    from jaxad import data
+
+    if _surely_alone():
+        asking(config, lambda one: data.require_here(one.dataset), alone=True)
+
+
+def _surely_alone() -> bool:
+    """Whether nothing hints at other processes of the run; JAX alone knows for sure."""
+    named = (flags.FLAGS[name].value for name in _PROCESSES if name in flags.FLAGS)
+    return (
+        all(value is None for value in named)
+        and not any(name.startswith(_CLUSTERS) for name in os.environ)
+        and importlib.util.find_spec("libtpu") is None
+    )
+
+
+def asking(
+    config: ml_collections.ConfigDict, run: Callable, *, alone: bool | None = None
+) -> Any:
     """`run(config)`, and again where its data are not here and a person wants them.
 
     The question is asked in a terminal alone, and in a run of one process.
+
+    Args:
+      config: of which `dataset.download` is set where a person agrees.
+      run: of it.
+      alone: whether it is one process; None asks JAX.
     """
     try:
         return run(config)
     except NotHere as error:
-        if not _agreed(error.question):
+        if not _agreed(error.question, alone):
             raise
     config.dataset.download = True
     return run(config)
 
 
-def _agreed(question: str) -> bool:
-    import jax
+def _agreed(question: str, alone: bool | None) -> bool:
+    if alone is None:
+        import jax
 
-    alone = jax.process_count() == 1
+        alone = jax.process_count() == 1
     if not (alone and sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)

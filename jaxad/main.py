@@ -54,11 +54,13 @@ def main() -> None:
 
     config, workdir = _CONFIG.value, command_line.workdir(_WORKDIR.value)
     finished = os.path.exists(os.path.join(workdir, "results.json"))
-    if not finished:
-        data.require_named(config.dataset)  # before JAX is imported
-    command_line.use_compilation_cache(config)
     if _SLICE.value and not _DRY_RUN.value:
         raise InputError(f"--slice={_SLICE.value} has no effect without --dry_run")
+    if not finished:  # before JAX is imported
+        data.require_named(config.dataset)
+        if not _DRY_RUN.value:
+            command_line.look_for_data(config)
+    command_line.use_compilation_cache(config)
     if _DRY_RUN.value:
         from jaxad.run import dry_run
 

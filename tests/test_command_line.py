@@ -1,5 +1,6 @@
 """What is typed: names of configs and commands, mistakes, and `--help`."""
 
+import importlib.util
 import os
 import pathlib
 
@@ -270,6 +271,58 @@ class Terminal:
 
     def flush(self):
         pass
+
+
+def test_data_that_are_not_here_are_told_of_before_jax_is_imported(tmp_path):
+    data_dir = f"--config.dataset.data_dir={tmp_path / 'none'}"
+    configs = {
+        "main": "tocoad_mvtec",
+        "check": "spd_mvtec",
+        "sweep": "ablations/tocoad_generator",
+    }
+    lines = [f"{one} --config {config} {data_dir}" for one, config in configs.items()]
+    for status, text, jax in answers(lines, tmp_path).values():
+        assert status == 2
+        assert text.startswith("error: the data set is not on this machine, and is not")
+        for part in ("mvtec_anomaly_detection.tar.xz, 5.3 GB", "CC BY-NC-SA 4.0"):
+            assert part in text
+        # Of several processes the others have to hear of it.
+        assert jax != command_line._surely_alone()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("variable", ["SLURM_JOB_ID", "TPU_WORKER_HOSTNAMES"])
+def test_what_hints_at_other_processes(variable, monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(command_line._CLUSTERS):
+            monkeypatch.delenv(name)
+    without = command_line._surely_alone()
+    assert without == (importlib.util.find_spec("libtpu") is None)
+    monkeypatch.setenv(variable, "1")
+    assert not command_line._surely_alone()
+    monkeypatch.delenv(variable)
+    monkeypatch.setattr(flags.FLAGS["num_processes"], "value", 2)
+    assert not command_line._surely_alone()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_processes_among_others_are_not_asked(alone, monkeypatch):
+    terminal = Terminal("y\n")
+    monkeypatch.setattr("sys.stdin", terminal)
+    monkeypatch.setattr("sys.stderr", terminal)
+    config = ml_collections.ConfigDict({"dataset": {"download": False}})
+
+    def look(config):
+        if not config.dataset.download:
+            raise NotHere("it is not here", "Download?")
+
+    if alone:
+        command_line.asking(config, look, alone=True)
+    else:
+        with pytest.raises(NotHere):
+            command_line.asking(config, look, alone=False)
+    assert config.dataset.download == alone
+    assert bool(terminal.asked) == alone
 
 
 @pytest.mark.parametrize(

@@ -22,34 +22,13 @@ from etils import epath
 from tensorflow_datasets.core.download import resource
 
 from jaxad import progress
-from jaxad.errors import InputError, NotHere
+from jaxad.errors import InputError
+from tfds_builders import published
+from tfds_builders.published import Archive
 
 _LOG = logging.getLogger(f"jaxad.{__name__}")
 _LOOK = 1.0  # seconds between two looks at how far a download is
 _SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".zip")
-
-
-@dataclasses.dataclass(frozen=True)
-class Archive:
-    """A published archive; `size` in bytes."""
-
-    name: str
-    url: str
-    size: int
-    sha256: str
-    licence: str
-
-    def instructions(self, folder: pathlib.Path | str = "the manual directory") -> str:
-        """How a person gets the data, a sentence a line."""
-        return (
-            f"It is {self.name}, {self.gigabytes}, under the licence {self.licence}.\n"
-            f"It comes from {self.url}\n"
-            f"Put it, or the folder extracted from it, into {folder}."
-        )
-
-    @property
-    def gigabytes(self) -> str:
-        return f"{self.size / 1e9:.1f} GB"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,19 +77,9 @@ def find(
                 f"config.dataset.manual_dir={manual} does not hold the data set.\n"
                 f"{archive.instructions('that folder')}"
             )
-    anywhere = (
-        f"{downloads / 'manual'}, or into any folder that "
-        "--config.dataset.manual_dir=FOLDER names"
-    )
     fetched = _is_fetched(downloads, archive)
     if not fetched and not may_download:
-        raise NotHere(
-            "the data set is not on this machine, and is not downloaded unasked.\n"
-            f"{archive.instructions(anywhere)}\n"
-            "Or add --config.dataset.download=True, which downloads it.",
-            f"Download {archive.name}, {archive.gigabytes}, under the licence "
-            f"{archive.licence}, from {archive.url} to {downloads}?",
-        )
+        raise archive.not_here(downloads)
     try:
         if not fetched:
             _LOG.info("downloading %s, licence %s", archive.url, archive.licence)
@@ -121,7 +90,7 @@ def find(
     except Exception as error:  # of requests, urllib3, TFDS: all of them mean this
         raise InputError(
             f"the data set could not be downloaded ({type(error).__name__}).\n"
-            f"{archive.instructions(anywhere)}"
+            f"{archive.instructions(published.anywhere(downloads))}"
         ) from error
     return _extracted(path, archive, downloads, is_root)
 

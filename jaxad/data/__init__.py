@@ -123,6 +123,16 @@ def require_known(config: ml_collections.ConfigDict) -> None:
         folder.require_path(config)
 
 
+def require_here(config: ml_collections.ConfigDict) -> None:
+    """Finds at once that nothing of one of our data sets is on this machine.
+
+    Raises:
+      InputError: as `load`; NotHere where it could be downloaded.
+    """
+    if config.name in builders.NAMES:
+        builders.require_here(config)
+
+
 def load(config: ml_collections.ConfigDict, category: str, split: str) -> Split:
     """A split of a category; the data set is prepared on first use.
 

@@ -19,6 +19,7 @@ import numpy as np
 from jaxad.data import images
 from jaxad.data.split import Split
 from jaxad.errors import InputError
+from tfds_builders.published import ARCHIVES, CATEGORIES
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,10 +32,35 @@ def categories(
     config: ml_collections.ConfigDict,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The categories that "all" stands for, and every one that can be named."""
-    builder = _class(config.name)
+    names = CATEGORIES[config.name]
     if config.name == "elpv":
-        return builder.CATEGORIES, tuple(builder.builder_configs)
-    return builder.CATEGORIES, builder.CATEGORIES
+        return names, names + tuple(f"{name}_uncertain" for name in names)
+    return names, names
+
+
+def require_here(config: ml_collections.ConfigDict) -> None:
+    """Finds at once that nothing of a data set is on this machine; reads no data.
+
+    Where it says nothing, `load` may still find that what is there is not enough.
+
+    Raises:
+      InputError: as `load`; NotHere where it could be downloaded.
+    """
+    named = _manual_dir(config)
+    if config.name not in ARCHIVES or named or config.download:
+        return
+    # As TFDS has it.
+    home = config.data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    home = pathlib.Path(home).expanduser()
+    downloads = home / "downloads"
+    places = {"manual", "extracted"}
+    there = (
+        *home.glob(f"{config.name}/*/[0-9]*"),
+        *(path for path in downloads.glob("*") if path.name not in places),
+        *(downloads / "manual").glob("*"),
+    )
+    if not there:
+        raise ARCHIVES[config.name].not_here(downloads)
 
 
 def load(
@@ -200,9 +226,8 @@ def _manual_dir(config: ml_collections.ConfigDict) -> pathlib.Path | None:
 
 def _instructions(name: str) -> str:
     """How a data set gets into a folder that somebody has named."""
-    builder = _class(name)
-    if hasattr(builder, "ARCHIVE"):
-        return builder.ARCHIVE.instructions("that folder")
+    if name in ARCHIVES:
+        return ARCHIVES[name].instructions("that folder")
     return (
         "Put labels.csv and images/ there, or name no folder: the package elpv-dataset "
         "has them."

@@ -632,6 +632,62 @@ def test_nothing_is_downloaded_unasked_and_nothing_twice(config, tmp_path, monke
     )
 
 
+def test_what_is_not_here_is_found_without_a_builder(config, tmp_path):
+    config.name = "btad"
+    with pytest.raises(NotHere) as slow:
+        data.load(config, "01", "train")
+    # What that has left is no data.
+    with pytest.raises(NotHere) as quick:
+        data.require_here(config)
+    assert str(quick.value) == str(slow.value)
+    assert quick.value.question == slow.value.question
+    config.download = True
+    data.require_here(config)
+    config.download, config.manual_dir = False, str(tmp_path / "manual")
+    with pytest.raises(InputError, match="manual_dir=.* is not a folder"):
+        data.require_here(config)
+    (tmp_path / "manual").mkdir()
+    with pytest.raises(InputError, match="is empty.\nIt is btad.zip, 1.2 GB"):
+        data.require_here(config)
+
+
+def test_what_may_be_data_is_left_to_the_builder(config, tmp_path):
+    config.name, home = "btad", pathlib.Path(config.data_dir)
+    for there in (
+        "downloads/manual/btad",  # whatever it is, it is looked into
+        "downloads/avire.dimi.unid_pape_btad_btad123.zip",
+        "downloads/btad/avire.dimi.unid_pape_btad_btad123.zip",
+        "btad/03/1.0.0",
+    ):
+        (home / there).mkdir(parents=True)
+        data.require_here(config)
+        shutil.rmtree(home)
+    for other in ("downloads/extracted/btad", "mvtec_ad/bottle/1.0.0", "btad/03"):
+        (home / other).mkdir(parents=True)
+        with pytest.raises(NotHere):
+            data.require_here(config)
+    config.data_dir, config.manual_dir = "", str(tmp_path)
+    data.require_here(config)
+    config.name, config.manual_dir = "elpv", ""
+    data.require_here(config)
+
+
+def test_categories_are_those_that_builders_have():
+    for name in builders.NAMES:
+        made = builders._class(name)
+        config = config_lib.base().dataset
+        config.name = name
+        everything, known = builders.categories(config)
+        assert everything == made.CATEGORIES
+        variants = [builders._variant(config, category) for category in known]
+        assert set(variants) <= made.builder_configs.keys()
+    assert known == ("01", "02", "03")
+    config.name = "elpv"
+    assert builders.categories(config)[1] == tuple(
+        builders._class("elpv").builder_configs
+    )
+
+
 @contextlib.contextmanager
 def _served(folder):
     """The address of a server of the folder, and the methods that it is asked."""

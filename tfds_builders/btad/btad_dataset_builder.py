@@ -3,11 +3,8 @@
 import tensorflow_datasets as tfds
 
 from jaxad.data import images
-from tfds_builders import archives, masked_images
+from tfds_builders import masked_images, published
 from tfds_builders.masked_images import Item
-
-# Images of train/ok, test/ok and test/ko. Numbers are missing in two of the folders.
-_COUNTS = {"01": (400, 21, 49), "02": (399, 30, 200), "03": (1000, 400, 41)}
 
 
 class Builder(masked_images.Builder):
@@ -21,16 +18,10 @@ class Builder(masked_images.Builder):
     RELEASE_NOTES = {"1.0.0": "BTech_Dataset_transformed."}
     BUILDER_CONFIGS = [
         tfds.core.BuilderConfig(name=name, description=f"The product {name}.")
-        for name in _COUNTS
+        for name in published.BTAD
     ]
-    CATEGORIES = tuple(_COUNTS)
-    ARCHIVE = archives.Archive(
-        name="btad.zip",
-        url="https://avires.dimi.uniud.it/papers/btad/btad.zip",
-        size=1_229_193_337,
-        sha256="461c9387e515bfed41ecaae07c50cf6b10def647b36c9e31d239ab2736b10d2a",
-        licence="CC BY-SA 4.0",
-    )
+    CATEGORIES = published.CATEGORIES["btad"]
+    ARCHIVE = published.ARCHIVES["btad"]
     HOMEPAGE = "https://avires.dimi.uniud.it/papers/btad/"
     MANUAL_DOWNLOAD_INSTRUCTIONS = ARCHIVE.instructions()
 
@@ -38,7 +29,7 @@ class Builder(masked_images.Builder):
         return any((folder / name / "train").is_dir() for name in self.CATEGORIES)
 
     def published_counts(self):
-        train, good, defective = _COUNTS[self._category()]
+        train, good, defective = published.BTAD[self._category()]
         return {"train/ok": train, "test/ok": good, "test/ko": defective}
 
     def _items(self, root):

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxad.errors import InputError
-from tfds_builders import archives
+from tfds_builders import archives, published
 
 _TYPES = {"mono": "monocrystalline", "poly": "polycrystalline"}
 _TRAIN_SHARE = 0.6
@@ -38,7 +38,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ]
     DEFAULT_BUILDER_CONFIG_NAME = "mono"
     # What `config.dataset.category = "all"` stands for.
-    CATEGORIES = tuple(_TYPES)
+    CATEGORIES = published.CATEGORIES["elpv"]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "pip install elpv-dataset, or a folder that holds its labels.csv and images/."
     )

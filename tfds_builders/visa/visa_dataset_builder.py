@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from jaxad.data import images
 from jaxad.errors import InputError
-from tfds_builders import archives, masked_images
+from tfds_builders import masked_images, published
 from tfds_builders.masked_images import Item
 
 # sha256 of split_csv/<protocol>.csv.
@@ -16,21 +16,6 @@ _PROTOCOLS = {
     "1cls": "a48557e6033318cb90556f706196bc9d247a776a23ea51aecee5a80dd0332995",
     "2cls_highshot": "c3331eede15f2da8a75b380d4fbfb24f75ee036ec9a25147eca898da6e972f09",
     "2cls_fewshot": "5ca490e84cd7664f9d93ba3d82399d991edb5a6cbcc41359452ad7ec24be354d",
-}
-# By protocol: normal and anomalous images of train, then of test.
-_COUNTS = {
-    "candle": ((900, 0, 100, 100), (600, 60, 400, 40), (200, 20, 800, 80)),
-    "capsules": ((542, 0, 60, 100), (361, 60, 241, 40), (120, 20, 482, 80)),
-    "cashew": ((450, 0, 50, 100), (300, 60, 200, 40), (100, 20, 400, 80)),
-    "chewinggum": ((453, 0, 50, 100), (302, 60, 201, 40), (101, 20, 402, 80)),
-    "fryum": ((450, 0, 50, 100), (300, 60, 200, 40), (100, 20, 400, 80)),
-    "macaroni1": ((900, 0, 100, 100), (600, 60, 400, 40), (200, 20, 800, 80)),
-    "macaroni2": ((900, 0, 100, 100), (600, 60, 400, 40), (200, 20, 800, 80)),
-    "pcb1": ((904, 0, 100, 100), (602, 60, 402, 40), (201, 20, 803, 80)),
-    "pcb2": ((901, 0, 100, 100), (601, 60, 400, 40), (200, 20, 801, 80)),
-    "pcb3": ((905, 0, 101, 100), (604, 60, 402, 40), (201, 20, 805, 80)),
-    "pcb4": ((904, 0, 101, 100), (603, 60, 402, 40), (201, 20, 804, 80)),
-    "pipe_fryum": ((450, 0, 50, 100), (300, 60, 200, 40), (100, 20, 400, 80)),
 }
 
 
@@ -48,19 +33,13 @@ class Builder(masked_images.Builder):
             name=f"{name}_{protocol}",
             description=f"The object {name} under the protocol {protocol}.",
         )
-        for name in _COUNTS
+        for name in published.VISA
         for protocol in _PROTOCOLS
     ]
-    CATEGORIES = tuple(_COUNTS)
+    CATEGORIES = published.CATEGORIES["visa"]
     PROTOCOLS = tuple(_PROTOCOLS)
     MASK_CLASSES = 9
-    ARCHIVE = archives.Archive(
-        name="VisA_20220922.tar",
-        url="https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar",
-        size=1_929_840_640,
-        sha256="2eb8690c803ab37de0324772964100169ec8ba1fa3f7e94291c9ca673f40f362",
-        licence="CC BY 4.0",
-    )
+    ARCHIVE = published.ARCHIVES["visa"]
     HOMEPAGE = "https://github.com/amazon-science/spot-diff"
     MANUAL_DOWNLOAD_INSTRUCTIONS = ARCHIVE.instructions()
 
@@ -78,7 +57,9 @@ class Builder(masked_images.Builder):
         return "anomaly" if item.label else "normal"
 
     def published_counts(self):
-        counts = _COUNTS[self._category()][self.PROTOCOLS.index(self._protocol())]
+        counts = published.VISA[self._category()][
+            self.PROTOCOLS.index(self._protocol())
+        ]
         kinds = ("train/normal", "train/anomaly", "test/normal", "test/anomaly")
         return {kind: count for kind, count in zip(kinds, counts, strict=True) if count}
 
