@@ -194,6 +194,8 @@ def _at_least(all_of: Sequence[Job], seconds) -> str:
     try:
         bound = seconds(all_of[0].configs[0]) * sum(len(job.seeds) for job in all_of)
     except InputError:  # which the run says better
+        bound = 0.0
+    if bound < 1:
         return "told after the first run"
     return (
         f"at least {in_words(bound)}, if every run has the programs of {all_of[0].row} "
