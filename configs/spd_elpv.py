@@ -32,10 +32,13 @@ def get_config(arg=None):
     config.method.eta = args.eta
     # Cells lie upright, and ImageNet's crops would show a fiftieth of one (ours).
     config.method.strong.scale = (0.5, 1.0)
-    config.method.update(batch_size=64, epochs=40, queue=512)
-    if len(config.method.projector) > 1:
+    config.method.update(batch_size=64, epochs=40)
+    if args.base != "supervised":
         widths = (512,) * (len(config.method.projector) - 1)
         config.method.projector = (*widths, min(512, config.method.projector[-1]))
-    config.method.bottleneck = 128
+    if args.base == "simsiam":
+        config.method.bottleneck = 128
+    if args.base == "moco":
+        config.method.queue = 512
     config.train.log_every = 20
     return spd_fields.runlocal(config) if args.runlocal else config

@@ -13,8 +13,10 @@ INTRODUCTION = """# Fields of a config
 
 Every field, its default, what it may be and what it means. A config file sets fields \
 in `get_config`, a command line with `--config.a.b=value`; what cannot work is told in \
-one sentence before anything is computed. `python -m jaxad.main --config FILE --help` \
-lists them with FILE's values.
+one sentence before anything is computed. What a command line sets without effect, \
+such as a field of PaDiM with another detector, is refused; what a config file has for \
+a part that is not used, a run names in one line. `python -m jaxad.main --config FILE \
+--help` lists them with FILE's values.
 
 (ours) marks a default of this project where the paper is silent, (inferred) what \
 independent reproductions take to be the paper's.

@@ -84,8 +84,15 @@ def parse(
                 "jaxad.config.base()"
             )
         config_lib.validate(config)
-        if config.method.name in methods.NAMES:  # a method of one's own may need JAX
+        if config.method.name in methods.NAMES:
             fields.check(methods.fields(config), config.method, "method")
+            idle = methods.idle(config)
+        else:  # somebody's own may need JAX
+            idle = fields.idle(config_lib.FIELDS, config)
+        # What a config file has for a part that is not used, a run names in one line.
+        for one in idle:
+            if one.name in dict(overrides):
+                raise InputError(str(one))
     return rest
 
 

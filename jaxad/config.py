@@ -38,13 +38,13 @@ from jaxad.fields import (
     SOME,
     TEXTS,
     Field,
+    acting,
     at_least,
     check,
     defaults,
     numbers_of,
     one_of,
     or_word,
-    require_effect,
 )
 from jaxad.fields import choose as choose
 from jaxad.fields import require as require
@@ -80,6 +80,7 @@ _DATASET = dict(
         "",
         "folder of the pictures that ToCoAD's Perlin noise pastes, such as DTD's "
         'images; "" is DTD where tensorflow-datasets has prepared it',
+        under=("method.name", "tocoad"),
     ),
     test_share=Field(
         0.2,
@@ -133,13 +134,18 @@ _DATASET = dict(
         0, "at most so many images of each label in a split; 0 takes all", NOT_NEGATIVE
     ),
 )
+# Two-class models judge what a network gives, and SPD leaves one.
+_OF_PATCHES = ("method.name", "patchcore", "reconpatch", "tocoad")
 _BACKBONE = dict(
     name=Field("efficientnet_lite0", "one of jaxad.models.names(), or a dotted path"),
     weights=Field(
         "default", '"default", a file, "hf:repository[@revision]" or "random"'
     ),
     taps=Field(
-        (), "feature maps that describe patches; () is the backbone's default", TEXTS
+        (),
+        "feature maps that describe patches; () is the backbone's default",
+        TEXTS,
+        under=_OF_PATCHES,
     ),
     dtype=Field(
         "float32",
@@ -148,20 +154,23 @@ _BACKBONE = dict(
     ),
 )
 _POOLED = ("patches.descriptor", "pooled")
-_PATCHES = dict(
-    descriptor=Field(
-        "concat",
-        '"concat": mean over the neighbourhood, levels concatenated; "pooled": '
-        "PatchCore's adaptive pooling to a target width",
-        one_of("concat", "pooled"),
+_PATCHES = acting(
+    dict(
+        descriptor=Field(
+            "concat",
+            '"concat": mean over the neighbourhood, levels concatenated; "pooled": '
+            "PatchCore's adaptive pooling to a target width",
+            one_of("concat", "pooled"),
+        ),
+        neighbourhood=Field(3, "side of the square that a patch is averaged over", ODD),
+        level_dim=Field(
+            1024, 'only "pooled": width of a level', at_least(1), under=_POOLED
+        ),
+        target_dim=Field(
+            1024, 'only "pooled": width of the descriptor', at_least(1), under=_POOLED
+        ),
     ),
-    neighbourhood=Field(3, "side of the square that a patch is averaged over", ODD),
-    level_dim=Field(
-        1024, 'only "pooled": width of a level', at_least(1), under=_POOLED
-    ),
-    target_dim=Field(
-        1024, 'only "pooled": width of the descriptor', at_least(1), under=_POOLED
-    ),
+    *_OF_PATCHES,
 )
 _TRAIN = dict(
     log_every=Field(100, "steps between two lines of the curves", at_least(1)),
@@ -173,13 +182,18 @@ _TRAIN = dict(
         'which are trained once; "" keeps each in its run',
     ),
 )
-_CORESET = dict(
-    ratio=Field(0.01, "share of the training patches that the bank keeps", SOME),
-    projection_dim=Field(
-        0,
-        "width of a random projection for the selection; 0 is none (exact)",
-        NOT_NEGATIVE,
+_OF_BANKS = ("detector.name", "knn")
+_OF_PADIM = ("detector.name", "padim")
+_CORESET = acting(
+    dict(
+        ratio=Field(0.01, "share of the training patches that the bank keeps", SOME),
+        projection_dim=Field(
+            0,
+            "width of a random projection for the selection; 0 is none (exact)",
+            NOT_NEGATIVE,
+        ),
     ),
+    *_OF_BANKS,
 )
 _DETECTOR = dict(
     name=Field("knn", "a file of jaxad.detectors, or a dotted path"),
@@ -196,6 +210,7 @@ _DETECTOR = dict(
         "farther one, so scores rise; results.json has the recall on patches of the "
         "run's own test images; CPUs miss only what products cannot tell apart",
         one_of("exact", "approximate"),
+        under=_OF_BANKS,
     ),
     recall_target=Field(
         0.95,
@@ -224,8 +239,18 @@ _DETECTOR = dict(
     blur_sigma=Field(
         4.0, "deviation in pixels of the Gaussian over the anomaly map", NOT_NEGATIVE
     ),
-    dim=Field(100, "channels that PaDiM draws at random; 0 takes all", NOT_NEGATIVE),
-    regularisation=Field(0.01, "PaDiM adds this to the covariance's diagonal", ABOVE_0),
+    dim=Field(
+        100,
+        "channels that PaDiM draws at random; 0 takes all",
+        NOT_NEGATIVE,
+        under=_OF_PADIM,
+    ),
+    regularisation=Field(
+        0.01,
+        "PaDiM adds this to the covariance's diagonal",
+        ABOVE_0,
+        under=_OF_PADIM,
+    ),
 )
 _THRESHOLD = dict(
     false_alarms=Field(
@@ -513,7 +538,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
       InputError: names the first field whose value cannot work.
     """
     check(FIELDS, config)
-    require_effect(FIELDS, config)
     for field, named, known in (
         ("backbone.name", (config.backbone.name,), BACKBONES),
         ("ensemble.members", config.ensemble.members, BACKBONES),

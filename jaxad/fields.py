@@ -14,7 +14,7 @@ the lists that `--help` and docs/fields.md print come from it.
 import dataclasses
 import numbers
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -49,7 +49,8 @@ class Field:
         (inferred) what independent reproductions take to be the paper's.
       bound: None where every value of the kind works.
       under: another field of the table, by its name in dots, and the values of it that
-        this one acts under; () is under all. See `require_effect`.
+        this one acts under, or one of them where it is a tuple; () is under all. A part
+        of somebody's own, named by a path with dots, may read every field.
     """
 
     default: Any
@@ -227,27 +228,81 @@ def check(table: Table, config: Mapping, group: str = "") -> None:
         field.check(place, value)
 
 
-def require_effect(table: Table, config: Mapping, group: str = "") -> None:
-    """Checks that no field is set which another one's value leaves without effect.
+@dataclasses.dataclass(frozen=True)
+class Idle:
+    """A field that has not its default, and no effect.
+
+    Attributes:
+      name, value: of the field, the name whole.
+      other, found: the field that it acts under, and what that one is.
+      values: what that one has to be.
+      default: of the field.
+    """
+
+    name: str
+    value: Any
+    other: str
+    found: Any
+    values: tuple[Any, ...]
+    default: Any
+
+    def __str__(self) -> str:
+        return (
+            f"config.{self.name}={shown(self.value)} has no effect with "
+            f"config.{self.other}={shown(self.found)}; leave it at "
+            f"{shown(self.default)}, or set that to "
+            f"{' or '.join(map(shown, self.values))}"
+        )
+
+
+def idle(table: Table, config: Mapping, group: str = "") -> list[Idle]:
+    """The fields that another one's value leaves without effect.
 
     Args:
-      table, config, group: as in `check`, which comes first.
-
-    Raises:
-      InputError: names the first such field, and what it acts under.
+      table, config, group: as in `check`, which it goes through first.
     """
-    dots = f"{group}." if group else ""
-    for name, field in flat(table):
-        if not field.under or field.default == get(config, name):
+    check(table, config, group)
+    known, dots = dict(flat(table)), f"{group}." if group else ""
+    found = []
+    for name, field in known.items():
+        value = get(config, name)
+        # JSON, in which a run keeps its config, has no tuples.
+        if field.default == (tuple(value) if isinstance(value, list) else value):
             continue
-        other, *values = field.under
-        if get(config, other) not in values:
-            raise InputError(
-                f"config.{dots}{name}={shown(get(config, name))} has no effect with "
-                f"config.{dots}{other}={shown(get(config, other))}; leave it at "
-                f"{shown(field.default)}, or set that to "
-                f"{' or '.join(map(shown, values))}"
-            )
+        for other, *values in _conditions(known, name):
+            there = get(config, other)
+            if not _is_one_of(there, values):
+                names = dots + name, value, dots + other, there
+                found.append(Idle(*names, tuple(values), field.default))
+                break
+    return found
+
+
+def _conditions(known: Mapping[str, Field], name: str) -> Iterator[tuple[Any, ...]]:
+    """What the field acts under, what that acts under, and so on."""
+    while name in known and known[name].under:
+        yield known[name].under
+        name = known[name].under[0]
+
+
+def _is_one_of(value: Any, values: Sequence[Any]) -> bool:
+    """Whether a field acts; with a part of somebody's own, by its path, each may."""
+    if isinstance(value, tuple | list):
+        return any(one in value for one in values)
+    return value in values or (isinstance(value, str) and "." in value)
+
+
+def acting(table: Table, other: str, *values: Any) -> Table:
+    """A table whose fields act under a value of another field, if no other is named."""
+    under = (other, *values)
+    return {
+        name: acting(entry, *under)
+        if not isinstance(entry, Field)
+        else entry
+        if entry.under
+        else dataclasses.replace(entry, under=under)
+        for name, entry in table.items()
+    }
 
 
 def get(config: Mapping, name: str) -> Any:

@@ -125,6 +125,28 @@ MISTAKES = {
     "not known (did you mean 'knn'?)",
     "main --config own.py --config.dataset.resize_to=256": "config.dataset.resize_to="
     "256 has no effect with config.dataset.resize=resize; leave it at 0, or set that",
+    **{
+        f"main --config {typed}": f"config.{sentence}"
+        for typed, sentence in {
+            "patchcore_mvtec --config.detector.dim=50": "detector.dim=50 has no effect "
+            "with config.detector.name=knn; leave it at 100, or set that to padim",
+            "own.py --config.detector.name padim --config.coreset.ratio .1": "coreset."
+            "ratio=0.1 has no effect with config.detector.name=padim",
+            "two_class_elpv --config.coreset.ratio=0.1": "coreset.ratio=0.1 has no "
+            "effect with config.detector.name=logits",
+            "two_class_elpv --config.patches.neighbourhood=1": "patches."
+            "neighbourhood=1 has no effect with config.method.name=two_class",
+            "tocoad_mvtec --config.method.temperature=1": "method.temperature=1.0 has "
+            "no effect with config.method.contrastive=simsiam",
+            "tocoad_mvtec --config.method.nsa.patches=2": "method.nsa.patches=2 has no "
+            "effect with config.method.generator=perlin",
+            "tocoad_elpv --config.method.stages=() --config.method.ncl.epochs=3": (
+                "method.ncl.epochs=3 has no effect with config.method.stages=()"
+            ),
+            "spd_imagenet --config.method.queue=256": "method.queue=256 has no effect "
+            "with config.method.base=simsiam; leave it at 65536, or set that to moco",
+        }.items()
+    },
     "main --config own.py --config.detector.search=exakt": "config.detector.search="
     "'exakt' is not known (did you mean 'exact'?)",
     **{

@@ -23,11 +23,13 @@ from jaxad.fields import (
     SOME,
     TEXTS,
     Field,
+    acting,
     at_least,
     between,
     check,
     defaults,
     flat,
+    idle,
     markdown,
     numbers_of,
     one_of,
@@ -123,6 +125,52 @@ def test_a_field_that_is_missing():
     config = {"sigma": 0.5, "decoder": 3}
     with pytest.raises(InputError, match="^config.decoder.skip is missing; .* is none"):
         check(TABLE, config)
+
+
+UNDER = dict(
+    kind=Field("a", "kind", one_of("a", "b")),
+    parts=Field(("x", "y"), "parts", some_of("x", "y")),
+    b=acting(
+        dict(one=Field(1, "one"), two=Field(2, "", under=("mode", 1))), "kind", "b"
+    ),
+    mode=Field(0, "mode", under=("parts", "x")),
+    names=Field((), "names", TEXTS, under=("kind", "a", "b")),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, {}),
+        ({"names": ["x"], "mode": 1}, {}),
+        ({"b.one": 3}, {"b.one": "kind"}),
+        ({"b.one": 3, "kind": "b"}, {}),
+        ({"b.one": 3, "kind": "own.part"}, {}),  # which may read it
+        ({"mode": 2, "parts": ("y",)}, {"mode": "parts"}),
+        ({"mode": 2, "parts": ("y", "x")}, {}),
+        ({"b.two": 3}, {"b.two": "mode"}),
+        ({"b.two": 3, "mode": 1}, {}),
+        ({"b.two": 3, "mode": 1, "parts": ()}, {"b.two": "parts", "mode": "parts"}),
+    ],
+)
+def test_fields_without_effect_are_found_with_what_is_in_their_way(changes, found):
+    config = defaults(UNDER)
+    with config.ignore_type():
+        config.update_from_flattened_dict(changes)
+    table = {**UNDER, "kind": Field("a", "kind")}
+    assert {one.name: one.other for one in idle(table, config)} == found
+    in_group = [one.name for one in idle(table, config, "method")]
+    assert in_group == [f"method.{name}" for name in found]
+
+
+def test_a_sentence_on_a_field_without_effect():
+    config = defaults(UNDER)
+    config.b.one = 3
+    (found,) = idle(UNDER, config, "method")
+    assert str(found) == (
+        "config.method.b.one=3 has no effect with config.method.kind=a; leave it at 1, "
+        "or set that to b"
+    )
 
 
 def test_lists_of_fields():

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jaxad import config as config_lib
-from jaxad.fields import Table
+from jaxad import fields as fields_lib
+from jaxad.fields import Idle, Table
 from jaxad.names import METHODS as NAMES
 
 if TYPE_CHECKING:  # config files import the tables of fields, which need no JAX
@@ -102,6 +103,17 @@ def fields(config) -> Table:
     else:
         module = None
     return getattr(module, "FIELDS", config_lib.FIELDS["method"])
+
+
+def idle(config) -> list[Idle]:
+    """The fields of a config that have not their defaults, and no effect.
+
+    Raises:
+      InputError: there is no such method.
+    """
+    return fields_lib.idle(config_lib.FIELDS, config) + fields_lib.idle(
+        fields(config), config.method, "method"
+    )
 
 
 def _module(config):

@@ -15,7 +15,8 @@ and, where it has use for them,
   FIELDS
       The table (`jaxad.fields`) that `fields` gives the defaults of and `build` checks,
       `defaults(FIELDS)` and `check(FIELDS, config.method, "method")`. With it `--help`
-      lists the fields. Of ours they lie in `<name>_fields`, which needs no JAX.
+      lists the fields, and `Field(under=...)` says what one acts under. Of ours they
+      lie in `<name>_fields`, which needs no JAX.
   complete(options, *, textures) -> None
       Fills in, before `build`, what `config.method` leaves to the data that are there.
   of_category(options, category) -> options

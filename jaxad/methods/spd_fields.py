@@ -16,6 +16,7 @@ from jaxad.fields import (
     NOT_NEGATIVE,
     SHARE,
     Field,
+    acting,
     at_least,
     defaults,
     numbers_of,
@@ -27,6 +28,10 @@ from jaxad.fields import check as check_fields
 BASES = ("simsiam", "moco", "simclr", "supervised")
 WIDTHS = numbers_of("widths of 1 or more", lambda x: x >= 1)
 SIZE = numbers_of("two sizes in pixels, (height, width)", lambda x: x >= 0, 2)
+
+# What acts with which base.
+_SIMSIAM, _MOCO = ("base", "simsiam"), ("base", "moco")
+_CONTRASTIVE = ("base", "simsiam", "moco", "simclr")
 
 FIELDS = dict(
     name=Field("spd", "this method"),
@@ -56,10 +61,15 @@ FIELDS = dict(
         one_of("smooth_blend", "cutpaste"),
     ),
     stop_positive=Field(
-        False, "no gradient through the positive (ours), as SimSiam's stop"
+        False,
+        "no gradient through the positive (ours), as SimSiam's stop",
+        under=("term", "cosine"),
     ),
-    smooth_blend=augment.SMOOTH_BLEND,
-    cutpaste=dict(jitter=augment.CUTPASTE["jitter"], **augment.CUTPASTE["patch"]),
+    smooth_blend=acting(augment.SMOOTH_BLEND, "perturbation", "smooth_blend"),
+    cutpaste=acting(
+        dict(jitter=augment.CUTPASTE["jitter"], **augment.CUTPASTE["patch"]),
+        *("perturbation", "cutpaste"),
+    ),
     weak=augment.WEAK_GLOBAL_VIEW,
     # The base
     strong=augment.STRONG_VIEW,
@@ -70,19 +80,32 @@ FIELDS = dict(
         SIZE,
     ),
     level=Field("layer4", "the feature map that is pooled and projected"),
-    projector=Field((2048, 2048, 2048), "widths of the projection's layers", WIDTHS),
+    projector=Field(
+        (2048, 2048, 2048),
+        "widths of the projection's layers",
+        WIDTHS,
+        under=_CONTRASTIVE,
+    ),
     norm=Field(
         "batch",
         'normalisation in the heads, without a scale in the last layer; with "none" '
         "layers have a bias",
         one_of(*names.NORMS, "none"),
+        under=_CONTRASTIVE,
     ),
-    bottleneck=Field(512, "hidden width of SimSiam's predictor", at_least(1)),
-    temperature=Field(0.2, "of MoCo and SimCLR", ABOVE_0),
-    queue=Field(65536, "keys that MoCo remembers", at_least(1)),
-    momentum=Field(0.999, "of MoCo's slow networks", SHARE),
+    bottleneck=Field(
+        512, "hidden width of SimSiam's predictor", at_least(1), under=_SIMSIAM
+    ),
+    temperature=Field(
+        0.2, "of MoCo and SimCLR", ABOVE_0, under=("base", "moco", "simclr")
+    ),
+    queue=Field(65536, "keys that MoCo remembers", at_least(1), under=_MOCO),
+    momentum=Field(0.999, "of MoCo's slow networks", SHARE, under=_MOCO),
     classes=Field(
-        0, "of the corpus, for a supervised base; 0 is as many as it has", NOT_NEGATIVE
+        0,
+        "of the corpus, for a supervised base; 0 is as many as it has",
+        NOT_NEGATIVE,
+        under=("base", "supervised"),
     ),
     # Training
     batch_size=Field(512, "images a batch", at_least(2)),
@@ -104,7 +127,9 @@ FIELDS = dict(
     warmup=Field(
         0.0, "share of the steps in which the rate rises; then a cosine", NOT_ALL
     ),
-    predictor_decays=Field(False, "whether the predictor's rate falls, too"),
+    predictor_decays=Field(
+        False, "whether the predictor's rate falls, too", under=_SIMSIAM
+    ),
     groups=Field(
         1,
         "parts of the batch that are normalised each by itself, whatever the devices; "
@@ -131,9 +156,14 @@ FIELDS = dict(
             "and lars train as the papers do, on whole pictures",
             one_of(*names.LINEAR_PROBES),
         ),
-        learning_rate=Field(0.1, "for a batch of 256, not of lbfgs", ABOVE_0),
-        epochs=Field(90, "not of lbfgs", at_least(1)),
-        batch_size=Field(256, "features a batch, not of lbfgs", at_least(1)),
+        **acting(
+            dict(
+                learning_rate=Field(0.1, "for a batch of 256, not of lbfgs", ABOVE_0),
+                epochs=Field(90, "not of lbfgs", at_least(1)),
+                batch_size=Field(256, "features a batch, not of lbfgs", at_least(1)),
+            ),
+            *("linear.optimiser", "sgd", "lars"),
+        ),
     ),
 )
 
@@ -199,9 +229,13 @@ def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         config.dataset.category = category  # all of which are the classes
     config.dataset.update(image_size=(32, 32), resize="resize", resize_to=0)
     config.backbone.name = "resnet18"
-    widths = (32,) * len(config.method.projector)
-    config.method.update(projector=widths, bottleneck=8, view_size=(0, 0))
-    config.method.update(batch_size=8, epochs=2, queue=16, collapsed=0.0)
+    config.method.update(batch_size=8, epochs=2, view_size=(0, 0), collapsed=0.0)
+    if config.method.base != "supervised":
+        config.method.projector = (32,) * len(config.method.projector)
+    if config.method.base == "simsiam":
+        config.method.bottleneck = 8
+    if config.method.base == "moco":
+        config.method.queue = 16
     config.method.groups = min(config.method.groups, 4)
     return config
 

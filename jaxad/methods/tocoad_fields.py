@@ -4,6 +4,8 @@
 leave open.
 """
 
+import dataclasses
+
 import ml_collections
 
 from jaxad import config as config_lib
@@ -17,6 +19,7 @@ from jaxad.fields import (
     TEXTS,
     Bound,
     Field,
+    acting,
     at_least,
     defaults,
     get,
@@ -66,6 +69,17 @@ def _training(batch_size, epochs, min_steps, weight_decay, **others):
     )
 
 
+_IN_DNP, _IN_NCL = ("stages", "dnp"), ("stages", "ncl")
+
+
+def _in_dnp(**table):
+    return acting(table, *_IN_DNP)
+
+
+def _in_ncl(**table):
+    return acting(table, *_IN_NCL)
+
+
 FIELDS = dict(
     name=Field("tocoad", "this method"),
     stages=Field(
@@ -73,51 +87,73 @@ FIELDS = dict(
     ),
     # Anomaly generator G
     generator=Field(
-        "perlin", "the paper's best; constants (ours) as in each one's code", GENERATORS
+        "perlin",
+        "the paper's best; constants (ours) as in each one's code",
+        GENERATORS,
+        under=_IN_DNP,
     ),
     texture=Field(
         "auto",
         'what "perlin" pastes: pictures of config.dataset.textures (DRAEM\'s "dtd"), '
         'other training "images", its "noise"; "auto" is the first that is there',
         one_of("auto", "dtd", "images", "noise"),
+        under=("generator", "perlin"),
     ),
-    perlin=augment.PERLIN,
-    cutpaste=augment.CUTPASTE,
-    nsa=augment.NSA,
+    perlin=acting(augment.PERLIN, "generator", "perlin"),
+    cutpaste=dict(
+        jitter=dataclasses.replace(
+            augment.CUTPASTE["jitter"],
+            under=("generator", "cutpaste", "cutpaste_patch", "cutpaste_scar"),
+        ),
+        patch=acting(
+            augment.CUTPASTE["patch"], "generator", "cutpaste", "cutpaste_patch"
+        ),
+        scar=acting(augment.CUTPASTE["scar"], "generator", "cutpaste", "cutpaste_scar"),
+    ),
+    nsa=acting(augment.NSA, "generator", "nsa"),
     by_category=Field(
         (),
         "what categories have otherwise: (category, field of config.method that a "
-        'stage reads, value), as ("bottle", "nsa.background", (200, 60))',
+        'stage reads, value), as ("bottle", "nsa.background", (200, 60)); those of a '
+        "generator that is not chosen wait for it",
         BY_CATEGORY,
     ),
     # Discriminative network D and its loss
-    decoder=dict(
+    decoder=_in_dnp(
         depths=Field((3, 4, 6), "residual blocks a stage of D (ours)", DEPTHS),
         skip=Field("none", "connections from F to D (ours)", one_of(*names.SKIPS)),
         head_width=Field(64, "channels of D's head (ours)", at_least(1)),
     ),
-    focal=dict(
+    focal=_in_dnp(
         alpha=Field(0.5, "weight of anomalous pixels; the paper's best", SHARE),
         gamma=Field(2.0, "the paper's best; 0 is half the cross-entropy", NOT_NEGATIVE),
     ),
     guide_focal=dict(
-        alpha=Field(0.5, "of the loss by which a gradient guides (ours)", SHARE),
+        alpha=Field(
+            0.5,
+            "of the loss by which a gradient guides (ours)",
+            SHARE,
+            under=("guide", "gradient"),
+        ),
         gamma=Field(
             2.0,
             "of the same (ours): apart from method.focal.gamma, which would make the "
             "guide weaker as it makes D's loss smaller",
             NOT_NEGATIVE,
+            under=("guide", "gradient"),
         ),
     ),
     # Stage I
-    dnp=_training(
-        batch_size=16,
-        epochs=100,
-        min_steps=2000,
-        weight_decay=0.0,
-        learning_rate=Field(1e-4, "of D (ours)", NOT_NEGATIVE),
-        drop=Field(0.2, "factor of the rate at each of drop_at, as DRAEM's (ours)"),
-        drop_at=Field((0.8, 0.9), "when the rate drops, as DRAEM's (ours)", DROPS),
+    dnp=_in_dnp(
+        **_training(
+            batch_size=16,
+            epochs=100,
+            min_steps=2000,
+            weight_decay=0.0,
+            learning_rate=Field(1e-4, "of D (ours)", NOT_NEGATIVE),
+            drop=Field(0.2, "factor of the rate at each of drop_at, as DRAEM's (ours)"),
+            drop_at=Field((0.8, 0.9), "when the rate drops, as DRAEM's (ours)", DROPS),
+        )
     ),
     # Stage II
     levels=Field(
@@ -125,19 +161,24 @@ FIELDS = dict(
         'of the contrastive loss; the paper\'s best is "3 and 4", read as these two '
         "(ours); the other reading is layer2 and layer3",
         TEXTS,
+        under=_IN_NCL,
     ),
     contrastive=Field(
         "simsiam",
         'the paper\'s; "ntxent" contrasts with the images of the batch',
         one_of("simsiam", "ntxent"),
+        under=_IN_NCL,
     ),
-    temperature=Field(0.5, 'of "ntxent" (ours)', ABOVE_0),
+    temperature=Field(
+        0.5, 'of "ntxent" (ours)', ABOVE_0, under=("contrastive", "ntxent")
+    ),
     guide=Field(
         "gradient",
         "how the frozen D guides (ours): its loss on synthetic anomalies flows into F; "
         '"feature": views are pushed from what it shows where the mask is; "none" is '
         "stage II without one",
         one_of("gradient", "feature", "none"),
+        under=_IN_NCL,
     ),
     lambda_neg=dict(
         gradient=Field(
@@ -145,29 +186,38 @@ FIELDS = dict(
             "weight of that guide (ours): a focal loss, which is small; at 1 it hardly "
             "guides (docs/tocoad.md has the measurements)",
             NOT_NEGATIVE,
+            under=("guide", "gradient"),
         ),
         feature=Field(
             1.0,
             "weight of that guide (ours): a cosine, like the contrastive loss",
             NOT_NEGATIVE,
+            under=("guide", "feature"),
         ),
     ),
-    heads=dict(
+    heads=_in_ncl(
         width=Field(2048, "of a projection; SimSiam's", at_least(1)),
-        bottleneck=Field(512, "of a predictor; SimSiam's", at_least(1)),
+        bottleneck=Field(
+            512,
+            "of a predictor; SimSiam's",
+            at_least(1),
+            under=("contrastive", "simsiam"),
+        ),
         norm=Field("batch", "their normalisation (ours)", one_of(*names.NORMS)),
     ),
-    views=augment.WEAK_VIEW,
-    ncl=_training(
-        batch_size=32,
-        epochs=20,
-        min_steps=500,
-        weight_decay=1e-5,
-        backbone_learning_rate=Field(1e-5, "of F (ours)", NOT_NEGATIVE),
-        heads_learning_rate=Field(1e-4, "of the heads (ours)", NOT_NEGATIVE),
-        schedule=Field(
-            "cosine", "of both rates, to 0 (ours)", one_of("cosine", "constant")
-        ),
+    views=_in_ncl(**augment.WEAK_VIEW),
+    ncl=_in_ncl(
+        **_training(
+            batch_size=32,
+            epochs=20,
+            min_steps=500,
+            weight_decay=1e-5,
+            backbone_learning_rate=Field(1e-5, "of F (ours)", NOT_NEGATIVE),
+            heads_learning_rate=Field(1e-4, "of the heads (ours)", NOT_NEGATIVE),
+            schedule=Field(
+                "cosine", "of both rates, to 0 (ours)", one_of("cosine", "constant")
+            ),
+        )
     ),
 )
 

@@ -23,10 +23,15 @@ FIELDS = dict(
     name=Field("two_class", "this method"),
     task=Field("classification", "of images, or of pixels", one_of(*TASKS)),
     level=Field(
-        "layer4", 'only "classification": the feature map that is pooled and classified'
+        "layer4",
+        'only "classification": the feature map that is pooled and classified',
+        under=("task", "classification"),
     ),
     widths=Field(
-        (256, 128, 64, 32, 16), 'only "segmentation": of the decoder\'s blocks', WIDTHS
+        (256, 128, 64, 32, 16),
+        'only "segmentation": of the decoder\'s blocks',
+        WIDTHS,
+        under=("task", "segmentation"),
     ),
     gamma=Field(
         0.0,

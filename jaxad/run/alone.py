@@ -57,6 +57,7 @@ def fit(images: Any, config: ml_collections.ConfigDict | None = None) -> Predict
         config.bank_starts,
         "1 for a detector without a run, which has no test images to average over",
     )
+    pipeline_lib.tell_idle(config)
     compilation.use_cache(config.compilation_cache)
     members = pipeline_lib.members(config)
     split = data.good(members[0].dataset, images)

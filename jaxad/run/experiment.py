@@ -150,6 +150,7 @@ def run_together(runs: Sequence[tuple[ml_collections.ConfigDict, str]]) -> list[
 def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     """Everything that can be wrong is found here, before anything is trained."""
     config_lib.validate(config)
+    pipeline_lib.tell_idle(config)
     folder = pathlib.Path(workdir)
     identity.require_alike(config, folder)
     members = pipeline_lib.members(config)

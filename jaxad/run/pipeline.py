@@ -2,17 +2,20 @@
 
 import dataclasses
 import functools
+import logging
 
 import jax
 import numpy as np
 
 from jaxad import config as config_lib
-from jaxad import data, methods, models
+from jaxad import data, fields, methods, models
 from jaxad.detectors.base import Scorer
 from jaxad.devices import processes, sharding
 from jaxad.errors import InputError
 from jaxad.inference import folder
 from jaxad.methods.base import Backbone, Method, Stage
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +104,17 @@ def members(config) -> list:
         config_lib.validate(member)
         completed.append(member)
     return completed
+
+
+def tell_idle(config) -> None:
+    """Names in one line the fields that have no effect, and why."""
+    by_cause: dict[str, list[str]] = {}
+    for one in methods.idle(config):
+        cause = f"config.{one.other}={fields.shown(one.found)}"
+        by_cause.setdefault(cause, []).append(f"config.{one.name}")
+    if by_cause:
+        causes = (f"{', '.join(names)} with {x}" for x, names in by_cause.items())
+        _LOG.info("without effect: %s", "; ".join(causes))
 
 
 def load(config) -> Pipeline:

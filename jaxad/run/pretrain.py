@@ -62,6 +62,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     start, folder = time.perf_counter(), pathlib.Path(workdir)
     config_lib.validate(config)
     _require_no_effect(config)
+    pipeline_lib.tell_idle(config)
     identity.require_alike(config, folder)
     (member,) = pipeline_lib.members(config)
     with processes.one_after_first():

@@ -43,3 +43,20 @@ def test_a_crop_is_checked_against_the_backbone_s_size():
     fields = {"dataset.resize": "resize_crop", "dataset.resize_to": 128}
     with pytest.raises(InputError, match="dataset.resize_to=128 must be at least"):
         pipeline_lib.members(config(**fields))
+
+
+def test_a_run_names_in_one_line_what_has_no_effect(caplog):
+    used = config(**{"coreset.ratio": 0.1, "patches.descriptor": "pooled"})
+    with caplog.at_level("INFO"):
+        pipeline_lib.tell_idle(used)
+        assert not caplog.records
+        used.detector.name = "padim"
+        used.coreset.projection_dim = 64
+        used.threshold.folds = 3
+        used.threshold.calibration = "none"
+        pipeline_lib.tell_idle(used)
+    assert caplog.messages == [
+        "without effect: config.coreset.ratio, config.coreset.projection_dim with "
+        "config.detector.name=padim; config.threshold.folds with "
+        "config.threshold.calibration=none"
+    ]
