@@ -6,6 +6,7 @@ Example:
 """
 
 import importlib
+import sys
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,14 @@ _MODULES = {
     "threshold": "jaxad.detectors.threshold",
 }
 __all__ = (*_HOMES, *_MODULES)
+
+
+if sys.argv[:1] == ["-m"] and any(
+    word.removeprefix("-m").partition(".")[0] == "jaxad" for word in sys.orig_argv
+):
+    # `python -m jaxad.main` imports this first: what it imports then takes a while, and
+    # may be interrupted.
+    importlib.import_module("jaxad.signals").catch()
 
 
 def __getattr__(name: str):

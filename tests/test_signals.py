@@ -1,5 +1,6 @@
 """No signal is lost: at imports, in callbacks, where a run can stop, and twice."""
 
+import os
 import pathlib
 import signal
 import subprocess
@@ -154,6 +155,23 @@ def test_while_something_is_imported_the_process_ends_at_once(number, tmp_path):
         "except BaseException:\n    print('lost')\n"
     )
     assert run("import swallows", number, tmp_path) == STATUS[number]
+
+
+@BOTH
+def test_a_command_that_has_only_begun_ends_in_a_sentence(number, tmp_path):
+    (tmp_path / "absl.py").write_text(
+        f"import os\nos.kill(os.getpid(), {int(number)})\nprint('lost')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxad.main", "--help"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == STATUS[number] and not done.stdout
+    assert done.stderr.endswith("the same command goes on from here\n")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @BOTH
