@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxad import arrays, metrics
+from jaxad import arrays, histogram, metrics
 
 _BITS = 13  # of a float32's 23 behind its point that are left out: steps of 0.1 %
 _ROWS = 256  # sets at a time
@@ -69,7 +69,7 @@ class PixelCounts:
           mask: [H, W], not zero where there is a defect.
         """
         mask = np.asarray(mask) != 0
-        steps = metrics.sortable(np.asarray(anomaly_map, np.float32)) >> _BITS
+        steps = histogram.sortable(np.asarray(anomaly_map, np.float32)) >> _BITS
         found, place = np.unique(steps, return_inverse=True)
         place, marked = place.reshape(mask.shape), mask.ravel()
         anomalous = np.bincount(place[mask], minlength=len(found))

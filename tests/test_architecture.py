@@ -21,7 +21,16 @@ EVERYWHERE = {"errors", "config", "fields", "names", "rng", "arrays", "signals"}
 EVERYWHERE |= {"progress"}
 # What the commands share, and what calls them by name.
 AROUND = {"command_line", "arguments", "__main__"}
-PURE = {"curves", "losses", "metrics", "optim", "patches", "probes", "protocols"}
+PURE = {
+    "curves",
+    "histogram",
+    "losses",
+    "metrics",
+    "optim",
+    "patches",
+    "probes",
+    "protocols",
+}
 PURE |= {"resampled", "scores", "statistics"}
 ARROWS = {
     "commands": {"run", "inference", "reporting", "serving", "data", "methods"}

@@ -11,6 +11,7 @@ import sklearn.metrics
 
 from jaxad import metrics
 from jaxad.errors import InputError
+from jaxad.histogram import Histogram
 
 RANKED = (metrics.auroc, metrics.average_precision, metrics.aupr_trapezoid)
 
@@ -350,7 +351,7 @@ class TestPixelMetrics:
     @pytest.mark.parametrize("batch", [1, 3, 100])
     @pytest.mark.parametrize("gather", [1, 1000, 1 << 22])
     def test_equals_the_functions(self, data, batch, gather, monkeypatch):
-        monkeypatch.setattr(metrics._Histogram, "_GATHER", gather)
+        monkeypatch.setattr(Histogram, "_GATHER", gather)
         maps, masks = data(11)
         maps = maps.astype(np.float32)
         assert state_of(maps, masks, batch).compute() == at_once(maps, masks)
@@ -365,7 +366,7 @@ class TestPixelMetrics:
 
     @pytest.mark.parametrize("gather", [1000, 1 << 22])
     def test_any_shares_in_any_order(self, gather, monkeypatch):
-        monkeypatch.setattr(metrics._Histogram, "_GATHER", gather)
+        monkeypatch.setattr(Histogram, "_GATHER", gather)
         maps, masks = crowded(13, n=8)
         expected = state_of(maps, masks).compute()
         rng = np.random.default_rng(0)
@@ -443,7 +444,7 @@ class TestPixelMetrics:
             assert 4 * 65536 <= state.nbytes <= 2 * 4 * 65536 + 8 * repeats
 
     def test_counters_do_not_overflow(self):
-        histogram = metrics._Histogram()
+        histogram = Histogram()
         keys = np.full(200_000, 7 << 16, np.uint32)
         histogram.add(keys)
         histogram.below(keys[:1])
@@ -451,7 +452,7 @@ class TestPixelMetrics:
         histogram._counters[page][0] = 2**32 - 1
         histogram.size = 2**32 - 1
         histogram.add(keys)
-        other = metrics._Histogram()
+        other = Histogram()
         other.merge(histogram)
         other.merge(histogram)
         for one, total in (
