@@ -80,7 +80,7 @@ class Service:
         return [
             {
                 "name": name,
-                "detector": folder.key(one.card)[:16],
+                "detector": _key(one),
                 "image_size": one.size,
                 "threshold": one.threshold and one.threshold.value,
                 "pixel_threshold": one.pixel_threshold,
@@ -188,8 +188,13 @@ class Service:
         threshold = predictor.threshold
         return {
             "category": name,
-            "detector": folder.key(predictor.card)[:16],
+            "detector": _key(predictor),
             "threshold": threshold and threshold.value,
             "pixel_threshold": predictor.pixel_threshold,
             "results": found,
         }
+
+
+def _key(predictor: Predictor) -> str:
+    """By which an answer says which detector has given it."""
+    return folder.key(predictor.card)[:16]
