@@ -2,8 +2,8 @@
 
   python -m jaxad.main --config configs/reconpatch_btad.py --workdir runs/btad
 
-WideResNet-101 at 480. Arguments: `category` (01, 02, 03 or all) and `runlocal`, a short
-run. docs/data.md says how to get the images.
+WideResNet-101 at 480. Arguments: `category` (01, 02, 03 or all) and `runlocal`,
+minutes on a CPU. docs/data.md says how to get the images.
 
 An image scores its highest patch; the paper's re-weighting of it, eq. 10, is
 `--config.detector.image_score=reweighted`.

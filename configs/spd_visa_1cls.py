@@ -9,8 +9,8 @@ has left is `weights=runs/spd/backbone.safetensors`, with `backbone` where it is
 network. Images are squares of 224 pixels, cut from 256 (ours).
 
 Arguments: `detector` (padim or patchcore), `weights` (default, or a file), `backbone`
-("" is the detector's), `category` (a name, or all) and `runlocal`, a short run. The
-columns of the benchmark are image_aupr, pixel_aupr (exact) and visa_pixel_aupr.
+("" is the detector's), `category` (a name, or all) and `runlocal`, a minute or two.
+The columns of the benchmark are image_aupr, pixel_aupr (exact) and visa_pixel_aupr.
 
 The paper, AU-PR: PaDiM of images 80.2 with SimSiam and 82.8 with SPD, of pixels 11.4
 and 12.0 supervised; PatchCore of pixels 38.4 and 39.3 supervised.

@@ -13,7 +13,7 @@ over five draws, in one table:
 Not an experiment of a paper, though the protocol is SPot-the-Difference's. Arguments:
 `category` (mono, poly, or all), `shots` (0 is 2cls_highshot) and `draw` (0 to 4),
 `epochs` (0 is the method's), `backbone` and `weights` (default, or a file), `size`, and
-`runlocal`, a short run.
+`runlocal`, a minute.
 """
 
 from jaxad import config as config_lib

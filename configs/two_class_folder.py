@@ -11,7 +11,7 @@ held out of the training for the threshold.
 
 Further arguments: `shots` (of each class, and no more; no threshold then) and `draw`
 (0 to 4), `epochs` (0 is the method's), `backbone` and `weights` (default, or a file),
-`size` (pixels) and `runlocal`, a short run.
+`size` (pixels) and `runlocal`, a minute.
 """
 
 from jaxad import config as config_lib

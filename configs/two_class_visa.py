@@ -15,7 +15,7 @@ is what its authors recommend; optimiser and epochs are ours, docs/spd.md says w
 
 Arguments: `task` (classification or segmentation), `category` (a name, or all),
 `shots`, `draw`, `epochs` (0 is the method's), `backbone` and `weights` (default, or a
-file), `size` (pixels), and `runlocal`, a short run.
+file), `size` (pixels), and `runlocal`, a minute.
 
 The paper, high-shot AU-PR: segmentation 65.1 with supervised weights and 71.9 with SPD
 on top, classification 97.5 and 98.3.

@@ -223,6 +223,15 @@ def require_there(**paths: str) -> None:
             raise InputError(f"--{name}={path} does not exist")
 
 
+def require_weights(source: str) -> None:
+    """Raises InputError for a weights file that does not exist, as loading it would:
+    that comes after all images have been looked at."""
+    named = source in ("default", "random") or source.startswith(("hf:", "package:"))
+    path = pathlib.Path(source).expanduser()
+    if not named and not path.is_file():
+        raise InputError(f"weights file {path} does not exist")
+
+
 def _help(about: str) -> str:
     """What a command is for, its own flags, and the fields of its config."""
     lines = [about.strip(), "", "Flags:"]

@@ -58,6 +58,7 @@ def main() -> None:
         raise InputError(f"--slice={_SLICE.value} has no effect without --dry_run")
     if not finished:  # before JAX is imported
         data.require_named(config.dataset)
+        command_line.require_weights(config.backbone.weights)
         if not _DRY_RUN.value:
             command_line.look_for_data(config)
     command_line.use_compilation_cache(config)

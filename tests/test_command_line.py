@@ -80,6 +80,8 @@ MISTAKES = {
     "'mvtec' is not known (did you mean 'mvtec_ad'?)",
     "main --config patchcore_elpv --config.dataset.category=duo": "config.dataset."
     "category='duo' is not in elpv; choose all or some of ",
+    "main --config patchcore_elpv --config.backbone.weights=none.npz": "weights file "
+    "none.npz does not exist",
     # Files
     "main --config README.md": "the config file README.md is not a Python file, ",
     "main --config .": "the config file . is a folder; name a file in it",

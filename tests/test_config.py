@@ -1,5 +1,6 @@
 import importlib.util
 import pathlib
+import re
 
 import pytest
 
@@ -184,4 +185,6 @@ def test_every_config_takes_runlocal(path):
     assert methods.idle(local) == []
     assert full.dataset.limit == 0
     assert 0 < local.dataset.limit <= 32
+    if path.parent.name == "configs":
+        assert re.search("second|minute", load(path).__doc__.partition("`runlocal`")[2])
     assert local.dataset.name == "folder" or "," not in local.dataset.category != "all"
