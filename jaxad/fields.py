@@ -259,23 +259,29 @@ def idle(table: Table, config: Mapping, group: str = "") -> list[Idle]:
     """The fields that another one's value leaves without effect.
 
     Args:
-      table, config, group: as in `check`, which it goes through first.
+      table, config, group: as in `check`, which tells of fields that are missing.
     """
-    check(table, config, group)
     known, dots = dict(flat(table)), f"{group}." if group else ""
     found = []
     for name, field in known.items():
-        value = get(config, name)
+        value = _there(config, name, field.default)
         # JSON, in which a run keeps its config, has no tuples.
         if field.default == (tuple(value) if isinstance(value, list) else value):
             continue
         for other, *values in _conditions(known, name):
-            there = get(config, other)
+            there = _there(config, other, values[0])
             if not _is_one_of(there, values):
                 names = dots + name, value, dots + other, there
                 found.append(Idle(*names, tuple(values), field.default))
                 break
     return found
+
+
+def _there(config: Mapping, name: str, default: Any) -> Any:
+    try:
+        return get(config, name)
+    except (KeyError, TypeError):
+        return default
 
 
 def _conditions(known: Mapping[str, Field], name: str) -> Iterator[tuple[Any, ...]]:

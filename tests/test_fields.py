@@ -163,6 +163,13 @@ def test_fields_without_effect_are_found_with_what_is_in_their_way(changes, foun
     assert in_group == [f"method.{name}" for name in found]
 
 
+def test_what_is_missing_is_no_field_without_effect():
+    assert idle(UNDER, {"b": {"one": 3}}) == []
+    assert [one.name for one in idle(UNDER, {"kind": "a", "b": {"one": 3}})] == [
+        "b.one"
+    ]
+
+
 def test_a_sentence_on_a_field_without_effect():
     config = defaults(UNDER)
     config.b.one = 3
