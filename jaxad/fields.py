@@ -233,8 +233,10 @@ class Idle:
     """A field that has not its default, and no effect.
 
     Attributes:
-      name, value: of the field, the name whole.
-      other, found: the field that it acts under, and what that one is.
+      name: the whole one, in dots.
+      value: of the field.
+      other: the field that it acts under, whole as well.
+      found: what that one is.
       values: what that one has to be.
       default: of the field.
     """
