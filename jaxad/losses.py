@@ -229,6 +229,28 @@ def ntxent_loss(z1: jax.Array, z2: jax.Array, *, temperature: float = 0.5) -> ja
     return cross_entropy(cosine, (jnp.arange(n) + n // 2) % n)
 
 
+def ranking_loss(
+    normal: jax.Array, anomalous: jax.Array, weight: jax.Array, *, temperature: float
+) -> jax.Array:
+    """Every anomalous patch shall score higher than every normal one (ours).
+
+    L = mean over pairs of softplus((normal_i - anomalous_j) / t), the mean over j
+    weighted: a smooth count of the pairs that AUROC counts against a detector.
+
+    Args:
+      normal: scores, [n].
+      anomalous: scores, [m].
+      weight: how far each of those lies in a defect, 0 or more, [m].
+      temperature: t, in units of a score.
+
+    Returns:
+      Scalar; 0 where nothing lies in a defect.
+    """
+    pairs = jax.nn.softplus((normal[:, None] - anomalous[None]) / temperature)
+    total = jnp.maximum(weight.sum(), jnp.finfo(weight.dtype).tiny)
+    return (pairs.mean(0) * weight).sum() / total
+
+
 # ---- SPot-the-Difference (Zou et al., ECCV 2022, arXiv:2207.14315) and its bases
 
 

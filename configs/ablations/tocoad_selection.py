@@ -1,10 +1,11 @@
-r"""ToCoAD: the guide's weight and D's skips, chosen on ELPV poly (not in the paper).
+r"""ToCoAD: guide, skips and map, chosen on ELPV poly (not in the paper).
 
   python -m jaxad.sweep --config configs/ablations/tocoad_selection.py \
       --workdir runs/tocoad_selection --seeds 0,1,2
 
-What is chosen here is reported on other images, mono's, once; so the category is poly
-unless `category` says otherwise. Ten banks a run, since one decides half a point.
+The guide's weight, D's skips, and what the map on descriptors is learnt by. What is
+chosen here is reported on other images, mono's, once; so the category is poly unless
+`category` says otherwise. Ten banks a run, since one decides half a point.
 
 Arguments: `data` (elpv by default), and those of configs/tocoad_<data>.py.
 """
@@ -23,7 +24,7 @@ def get_config(arg=None):
     return config
 
 
-def sweep(add):
+def sweep(add, arg):
     add("no training", {"method.stages": ()})
     add("no guide", {"method.stages": ("ncl",), "method.guide": "none"})
     for skip in ("unet", "none"):
@@ -38,3 +39,13 @@ def sweep(add):
             f"feature {weight:g}",
             {"method.guide": "feature", "method.lambda_neg.feature": weight},
         )
+    grey = "data=" not in (arg or "") or "data=elpv" in arg
+    mapped = {"method.grey": grey, "method.stages": ("whitening",)}
+    for shrinkage in (0.001, 0.01, 0.1):
+        field = {"method.whitening.shrinkage": shrinkage}
+        add(f"whitening {shrinkage:g}", mapped | field)
+    add("ranking", mapped | {"method.stages": ("ranking",)})
+    mapped["method.stages"] = ("whitening", "ranking")
+    for rate in (1e-3, 3e-3, 1e-2):
+        field = {"method.ranking.learning_rate": rate}
+        add(f"whitening and ranking, rate {rate:g}", mapped | field)

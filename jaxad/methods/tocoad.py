@@ -3,7 +3,8 @@
 Stage I (DNP) teaches a discriminative network D to find synthetic anomalies in the
 features of a frozen backbone F. Stage II (NCL) fine-tunes F by contrastive learning on
 normal images, while the frozen D keeps watch that anomalies stay visible. The memory
-bank is then built on the fine-tuned F.
+bank is then built on the fine-tuned F. Two stages that are not the paper's, whitening
+and ranking, are in `tocoad_map`.
 
 The paper's modules, losses and best settings are known; its layouts, optimisers and
 schedules are a reconstruction. `tocoad_fields.FIELDS` says which is which.
@@ -21,7 +22,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxad import losses, models, optim, patches, rng
-from jaxad.augment import anomalies, views
+from jaxad.augment import anomalies, colour, views
+from jaxad.methods import tocoad_map
 from jaxad.methods.base import Backbone, Method, Stage, identity
 from jaxad.methods.tocoad_fields import FIELDS as FIELDS
 from jaxad.methods.tocoad_fields import LEVELS, STAGES, check, weight_of_guide
@@ -57,7 +59,7 @@ def pasted(options) -> str | None:
 
     None where no stage draws from it.
     """
-    if "dnp" not in options.stages:
+    if not {"dnp", "ranking"} & set(options.stages):
         return None
     if options.generator == "perlin":
         return options.texture
@@ -73,20 +75,30 @@ def build(config, backbone: Backbone) -> Method:
     """
     options = config.method
     check(options)
-    make = {"dnp": _discriminative_pretraining, "ncl": _negative_guided_contrast}
     describe = patches.descriptor(config.patches)
 
     def features(params, images):
         return describe(backbone.levels(params["backbone"], images))
 
-    def stages():
-        return tuple(
-            make[name](options, backbone, config.dataset.image_size)
-            for name in STAGES
-            if name in options.stages
-        )
+    size = config.dataset.image_size
+    make = {
+        "dnp": lambda: _discriminative_pretraining(options, backbone, size),
+        "ncl": lambda: _negative_guided_contrast(options, backbone, size),
+        "whitening": lambda: tocoad_map.whitening(options),
+        "ranking": lambda: tocoad_map.ranking(
+            options,
+            features,
+            backbone.normalise,
+            _generator(options),
+            textures=_pastes_textures(options),
+        ),
+    }
 
-    return Method(features, identity, stages)
+    def stages():
+        return tuple(make[name]() for name in STAGES if name in options.stages)
+
+    maps = {"whitening", "ranking"} & set(options.stages)
+    return Method(features, tocoad_map.project if maps else identity, stages)
 
 
 # -----------------------------------------------------------------------------
@@ -155,7 +167,7 @@ def _discriminative_pretraining(options, backbone: Backbone, image_size) -> Stag
         step,
         finish,
         textures=_pastes_textures(options),
-        fields=("generator", "texture", "perlin", "cutpaste", "nsa")
+        fields=("generator", "texture", "grey", "perlin", "cutpaste", "nsa")
         + ("decoder", "focal", "dnp"),
     )
 
@@ -367,7 +379,7 @@ def _generator(options) -> Callable:
         constants = {"jitter": constants["jitter"], **constants[kind]}
     generate = functools.partial(getattr(anomalies, name), **constants)
 
-    def apply(key, batch):
+    def draw(key, batch):
         keys = rng.per_example(rng.at(key, 0), batch["index"])
         images = batch["image"]
         if name not in ("perlin", "nsa"):
@@ -377,7 +389,11 @@ def _generator(options) -> Callable:
         others = batch["texture"] if source == "dtd" else jnp.roll(images, 1, axis=0)
         return jax.vmap(generate)(keys, images, others)
 
-    return apply
+    def without_colours(key, batch):
+        defects, mask = draw(key, batch)
+        return jnp.where(mask[..., None] > 0, colour.luma(defects), defects), mask
+
+    return without_colours if options.grey else draw
 
 
 def _pastes_textures(options) -> bool:

@@ -29,7 +29,7 @@ from jaxad.fields import (
     some_of,
 )
 
-STAGES = ("dnp", "ncl")
+STAGES = ("dnp", "ncl", "whitening", "ranking")  # the last two are `tocoad_map`'s
 # F's feature maps, shallowest first, under the names that every backbone knows.
 LEVELS = ("layer1", "layer2", "layer3", "layer4")
 
@@ -70,6 +70,7 @@ def _training(batch_size, epochs, min_steps, weight_decay, **others):
 
 
 _IN_DNP, _IN_NCL = ("stages", "dnp"), ("stages", "ncl")
+_DRAWS = ("stages", "dnp", "ranking")
 
 
 def _in_dnp(**table):
@@ -83,14 +84,17 @@ def _in_ncl(**table):
 FIELDS = dict(
     name=Field("tocoad", "this method"),
     stages=Field(
-        STAGES, '"ncl" alone needs guide="none"; () is PatchCore', some_of(*STAGES)
+        ("dnp", "ncl"),
+        'the paper\'s two; "ncl" alone needs guide="none"; () is PatchCore; '
+        '"whitening" and "ranking" learn a linear map on descriptors (ours)',
+        some_of(*STAGES),
     ),
     # Anomaly generator G
     generator=Field(
         "perlin",
         "the paper's best; constants (ours) as in each one's code",
         GENERATORS,
-        under=_IN_DNP,
+        under=_DRAWS,
     ),
     texture=Field(
         "auto",
@@ -98,6 +102,11 @@ FIELDS = dict(
         'other training "images", its "noise"; "auto" is the first that is there',
         one_of("auto", "dtd", "images", "noise"),
         under=("generator", "perlin"),
+    ),
+    grey=Field(
+        False,
+        "generated defects have no colours (ours): for grey images",
+        under=_DRAWS,
     ),
     perlin=acting(augment.PERLIN, "generator", "perlin"),
     cutpaste=dict(
@@ -219,6 +228,36 @@ FIELDS = dict(
             ),
         )
     ),
+    # The map on descriptors
+    whitening=acting(
+        dict(
+            batch_size=Field(4096, "patches a batch (ours)", at_least(1)),
+            shrinkage=Field(
+                0.01,
+                "added to all variances, in units of their mean (ours)",
+                NOT_NEGATIVE,
+            ),
+        ),
+        "stages",
+        "whitening",
+    ),
+    ranking=acting(
+        dict(
+            batch_size=Field(
+                8, "images a batch (ours): the others are an image's bank", at_least(2)
+            ),
+            steps=Field(150, "of the training (ours)", at_least(1)),
+            learning_rate=Field(
+                3e-3, "of the map, by Adam and a cosine (ours)", ABOVE_0
+            ),
+            temperature=Field(0.1, "of differences of log distances (ours)", ABOVE_0),
+            patches=Field(
+                128, "drawn of an image, and as many for the banks (ours)", at_least(1)
+            ),
+        ),
+        "stages",
+        "ranking",
+    ),
 )
 
 
@@ -235,6 +274,8 @@ def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.backbone.taps = ()
     config.method.decoder.depths = (1, 1, 1)
     config.method.heads.update(width=32, bottleneck=8)
+    config.method.whitening.batch_size = 64
+    config.method.ranking.update(batch_size=4, steps=3, patches=32)
     for stage in (config.method.dnp, config.method.ncl):
         stage.update(batch_size=4, epochs=0, min_steps=3)
     return config
@@ -250,7 +291,7 @@ def check(options) -> None:
     def need(field, holds, must_be):
         require(holds, f"method.{field}", get(options, field), must_be)
 
-    for stage in options.stages:
+    for stage in [name for name in options.stages if name in ("dnp", "ncl")]:
         need(
             f"{stage}.batch_size",
             options[stage].batch_size > 1 or not pastes_images,

@@ -347,6 +347,7 @@ def test_a_pipeline_trains_a_category_with_its_own_constants():
             perlin__rotate_image=0.3,
         ),
         dict(stages=("ncl",), guide="none"),
+        dict(stages=("dnp", "ncl", "ranking"), grey=True),
         dict(
             texture="noise",
             dnp__optimiser="sgd",
@@ -397,6 +398,21 @@ def test_what_perlin_pastes():
     assert (image != batch["image"]).any() and mask.sum() > 0
 
 
+def test_grey_defects_have_no_colours():
+    batch, key = make_batch(), jax.random.key(0)
+    drawn = {}
+    for grey in (False, True):
+        config = make_config(generator="cutpaste_patch", grey=grey)
+        drawn[grey] = jax.jit(tocoad._generator(config.method))(key, batch)
+    (coloured, mask), (image, same) = drawn[False], drawn[True]
+    inside = np.asarray(mask) > 0
+    assert inside.any() and (np.asarray(same) == mask).all()
+    np.testing.assert_array_equal(image[~inside], coloured[~inside])
+    want = np.asarray(coloured)[inside] @ np.array([0.299, 0.587, 0.114])
+    for channel in range(3):
+        np.testing.assert_allclose(image[inside][:, channel], want, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("there", "changes", "settled"),
     [
@@ -431,6 +447,8 @@ def test_the_texture_source_is_the_first_that_is_there(there, changes, settled):
         (dict(by_category=(("nut", "ncl.epochs", 1),)), "ncl.epochs, which nut has"),
         (dict(by_category=("nut",)), "method.by_category.* a tuple of .category"),
         (dict(stages=("ncl",)), "nothing has taught the guide"),
+        (dict(ranking__batch_size=1), "method.ranking.batch_size"),
+        (dict(whitening__shrinkage=-0.1), "method.whitening.shrinkage"),
         (dict(lambda_neg__feature=-1.0), "method.lambda_neg.feature"),
         (dict(dnp__batch_size=1), "another image of the batch"),
         (
@@ -482,6 +500,8 @@ def test_mistakes_are_named(changes, message):
         (dict(generator="nsa"), "images"),
         (dict(generator="cutpaste"), "itself"),
         (dict(stages=("ncl",), guide="none"), None),
+        (dict(stages=("whitening", "ranking"), texture="noise"), "noise"),
+        (dict(stages=("whitening",)), None),
         (dict(stages=()), None),
     ],
     ids=str,

@@ -9,7 +9,10 @@ import pytest
 from PIL import Image
 
 from configs import tocoad_elpv
+from jaxad.detectors import base
 from jaxad.errors import InputError, Preempted
+from jaxad.inference import folder as detector_folder
+from jaxad.inference.places import find
 from jaxad.run import experiment
 from jaxad.training.loop import _Folder
 
@@ -77,6 +80,28 @@ def test_stage_one_is_shared_by_what_differs_in_stage_two(whole, places, tmp_pat
         (run / "things/scores.csv").read_bytes() for run in (whole[0], tmp_path / "run")
     ]
     assert scores[0] != scores[1]  # the weight of the guide counts
+
+
+def test_a_map_is_learnt_kept_and_applied(places, tmp_path):
+    """Distances of its bank are those of the untrained one's patches through it."""
+    changes = {"method.whitening.batch_size": 128, "method.grey": True}
+    runs = {}
+    for stages in ((), ("whitening", "ranking")):
+        config = make_config(places, **changes | {"method.stages": stages})
+        outcome = experiment.run(config, str(tmp_path / str(len(stages))))
+        assert outcome["texture"] == ("images" if stages else None)
+        place = find(tmp_path / str(len(stages)) / "things")
+        (runs[stages],) = detector_folder.load(place).members
+    plain, mapped = runs.values()
+    kernel = np.asarray(mapped.params["map"])
+    assert kernel.shape == (12, 12) and np.abs(kernel - np.eye(12)).max() > 0.1
+    for name, member in (("plain", plain), ("mapped", mapped)):
+        assert ("map" in member.params) == (name == "mapped")
+    images = np.random.default_rng(1).random((2, 32, 32, 3), np.float32)
+    patches = np.asarray(base.describe_with(plain, images))
+    np.testing.assert_allclose(
+        base.describe_with(mapped, images), patches @ kernel, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_a_run_stopped_in_stage_two_ends_in_the_same_bytes(
