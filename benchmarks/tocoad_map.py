@@ -151,11 +151,12 @@ def table(arguments) -> None:
             kernel = learn(arguments, frozen.train, stages, seed)
             for i, start in enumerate(starts):
                 path = arguments.workdir / f"{len(stages)}-{seed}-{i}.json"
-                if not path.exists():
-                    pixels = i < arguments.pixel_banks
-                    values = measured(frozen, kernel, int(start), pixels)
-                    path.write_text(json.dumps(values))
-                found.setdefault(row, {})[seed, i] = json.loads(path.read_text())
+                pixels = i < arguments.pixel_banks
+                cell = json.loads(path.read_text()) if path.exists() else {}
+                if not cell or pixels and len(cell) == 1:
+                    cell = measured(frozen, kernel, int(start), pixels)
+                    path.write_text(json.dumps(cell))
+                found.setdefault(row, {})[seed, i] = cell
             tell(found, row, seed)
     compare(found)
 
@@ -165,7 +166,8 @@ def tell(found, row: str, seed: int) -> None:
     numbers = []
     for metric in cells[0]:
         values = [cell[metric] for cell in cells if metric in cell]
-        numbers.append(f"{metric} {np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}")
+        spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+        numbers.append(f"{metric} {np.mean(values):.4f}{spread}")
     print(f"{row}, seed {seed}: {', '.join(numbers)} (over banks)", flush=True)
 
 
@@ -189,7 +191,10 @@ def compare(found) -> None:
                 ]
                 sample = by_seed if len(seeds) > 1 else list(gains.values())
                 mean = statistics.mean(sample)
-                text += f" ({mean.value:+.4f}, {mean.low:+.4f} to {mean.high:+.4f})"
+                within = ""
+                if mean.low is not None:
+                    within = f", {mean.low:+.4f} to {mean.high:+.4f}"
+                text += f" ({mean.value:+.4f}{within})"
             line.append(text)
         print(f"| {row} | {' | '.join(line)} |")
 
