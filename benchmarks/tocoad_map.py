@@ -172,31 +172,36 @@ def tell(found, row: str, seed: int) -> None:
 
 
 def compare(found) -> None:
-    """The table: means, and differences to the first row."""
-    baseline = next(iter(ROWS))
-    (seed,) = {seed for seed, _ in found[baseline]}
-    metrics = found[baseline][seed, 0]
+    """The table: means, and differences to the first row and to whitening alone."""
+    baseline, learnt, whitened = ROWS
+    metrics = next(iter(found[baseline].values()))
     print("| | " + " | ".join(metrics) + " |\n|" + "---|" * (len(metrics) + 1))
     for row, cells in found.items():
-        seeds, line = sorted({one for one, _ in cells}), []
+        line = []
         for metric in metrics:
-            values = {at: cell[metric] for at, cell in cells.items() if metric in cell}
-            text = f"{np.mean(list(values.values())):.4f}"
-            if row != baseline:
-                gains = {at: x - found[baseline][seed, at[1]][metric]
-                         for at, x in values.items()}  # fmt: skip
-                by_seed = [
-                    np.mean([x for (one, _), x in gains.items() if one == s])
-                    for s in seeds
-                ]
-                sample = by_seed if len(seeds) > 1 else list(gains.values())
-                mean = statistics.mean(sample)
-                within = ""
-                if mean.low is not None:
-                    within = f", {mean.low:+.4f} to {mean.high:+.4f}"
-                text += f" ({mean.value:+.4f}{within})"
-            line.append(text)
+            values = [cell[metric] for cell in cells.values() if metric in cell]
+            gain = (
+                "" if row == baseline else f" ({gained(found, row, baseline, metric)})"
+            )
+            line.append(f"{np.mean(values):.4f}{gain}")
         print(f"| {row} | {' | '.join(line)} |")
+    line = [gained(found, learnt, whitened, metric) for metric in metrics]
+    print(f"| the second less the third | {' | '.join(line)} |")
+
+
+def gained(found, row: str, other: str, metric: str) -> str:
+    """The paired difference to a row that has one seed, and its interval."""
+    ((seed, _), *_) = found[other]
+    gains: dict[int, list[float]] = {}
+    for (one, bank), cell in found[row].items():
+        if metric in cell:
+            gain = cell[metric] - found[other][seed, bank][metric]
+            gains.setdefault(one, []).append(gain)
+    by_seed = [np.mean(values) for values in gains.values()]
+    mean = statistics.mean(by_seed if len(by_seed) > 1 else gains[seed])
+    if mean.low is None:
+        return f"{mean.value:+.4f}"
+    return f"{mean.value:+.4f}, {mean.low:+.4f} to {mean.high:+.4f}"
 
 
 def main() -> None:
