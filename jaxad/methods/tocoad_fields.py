@@ -231,7 +231,7 @@ FIELDS = dict(
     # The map on descriptors
     whitening=acting(
         dict(
-            batch_size=Field(4096, "patches a batch (ours)", at_least(1)),
+            batch_size=Field(1024, "patches a batch (ours)", at_least(1)),
             shrinkage=Field(
                 0.01,
                 "added to all variances, in units of their mean (ours)",
@@ -272,12 +272,14 @@ def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.dataset.image_size = (64, 64)
     config.backbone.name = "efficientnet_lite0"
     config.backbone.taps = ()
-    config.method.decoder.depths = (1, 1, 1)
-    config.method.heads.update(width=32, bottleneck=8)
-    config.method.whitening.batch_size = 64
-    config.method.ranking.update(batch_size=4, steps=3, patches=32)
-    for stage in (config.method.dnp, config.method.ncl):
-        stage.update(batch_size=4, epochs=0, min_steps=3)
+    few = dict(batch_size=4, epochs=0, min_steps=3)
+    small = dict(
+        dnp=dict(dnp=few, decoder=dict(depths=(1, 1, 1))),
+        ncl=dict(ncl=few, heads=dict(width=32, bottleneck=8)),
+        ranking=dict(ranking=dict(batch_size=4, steps=3, patches=32)),
+    )
+    for stage in config.method.stages:
+        config.method.update(small.get(stage, {}))
     return config
 
 
