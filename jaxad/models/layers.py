@@ -122,19 +122,89 @@ def _sum_shifts_forward(x, kernel, strides, padding):
 
 
 def _sum_shifts_backward(strides, padding, saved, dy):
+    # Loops, for as their input dy is computed once, and not again for every kernel
+    # entry that meets it.
     x, kernel = saved
-    dx = jax.vjp(lambda x: _sum_shifts(x, kernel, strides, padding), x)[1](dy)[0]
+    dx = _spread(dy, kernel, x.shape[1:3], strides, padding)
+    return dx, _kernel_gradient(x, dy, len(kernel), strides, padding)
 
-    # An image at a time: sums over a whole batch take a CPU four times as long.
-    def add(total, image):
-        x, dy = image
-        windows = _windows(x[None], kernel.shape[0], strides, padding)
-        products = [(window[0] * dy).sum(0) for _, _, window in windows]
-        return total + jnp.stack(products), None
 
-    start = jnp.zeros((kernel.shape[0] ** 2, *dy.shape[2:]), dy.dtype)
-    total, _ = lax.scan(add, start, (x, dy))
-    return dx, total.sum(1).reshape(kernel.shape)
+def _kernel_gradient(x, dy, size, strides, padding):
+    """The gradient of a depthwise kernel, [size, size, 1, c].
+
+    A row of the result at a time: it and the rows of `x` that made it stay in a CPU's
+    cache, and a column of kernel entries is one loop over whole vectors. Sums over a
+    whole image take it two to five times as long.
+    """
+    batch, height, width, depth = dy.shape
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    spans = [slice(j, j + (width - 1) * strides + 1, strides) for j in range(size)]
+
+    def add(n, totals):
+        image, row = n // height, n % height
+        seen = lax.dynamic_slice(
+            x, (image, row * strides, 0, 0), (1, size, *x.shape[2:])
+        )[0]
+        given = lax.dynamic_slice(dy, (image, row, 0, 0), (1, 1, width, depth))[0]
+        return [
+            total + seen[:, span] * given
+            for total, span in zip(totals, spans, strict=True)
+        ]
+
+    start = [jnp.zeros((size, width, depth), dy.dtype) for _ in spans]
+    totals = lax.fori_loop(0, batch * height, add, start)
+    return jnp.stack([total.sum(1) for total in totals], axis=1)[:, :, None]
+
+
+def _spread(dy, kernel, shape, strides, padding):
+    """The gradient of images [b, h, w, c], (h, w) being `shape`, from `dy`.
+
+    Pixels of one remainder by the stride have the same kernel entries in their sums,
+    each times a window of `dy`; so no zeros are put between its rows to be multiplied.
+    As many rows as the stride at a time, of all images: devices share those out.
+    """
+    phases, pads, counts = [], [], []
+    for n, given, (before, _) in zip(shape, dy.shape[1:3], padding, strict=True):
+        counts.append(-(-n // strides))
+        starts = [
+            [
+                (i, (phase + before - i) // strides)
+                for i in range((phase + before) % strides, len(kernel), strides)
+            ]
+            for phase in range(strides)
+        ]
+        low = max(-start for one in starts for _, start in one)
+        high = max(start for one in starts for _, start in one) + counts[-1] - given
+        low, high = max(low, 0), max(high, 0)
+        pads.append((low, high))
+        phases.append([[(i, start + low) for i, start in one] for one in starts])
+    dy = jnp.pad(dy, ((0, 0), *pads, (0, 0)))
+    (batch, _, across, depth), (height, width) = dy.shape, counts
+    reach = 1 + max(start for one in phases[0] for _, start in one)
+    nothing = jnp.zeros((batch, width, depth), dy.dtype)
+
+    def of_phase(seen, rows, columns):
+        terms = [
+            seen[:, top, left : left + width] * kernel[i, j, 0][None, None]
+            for i, top in rows
+            for j, left in columns
+        ]
+        return sum(terms, start=nothing)
+
+    def add(row, dx):
+        seen = lax.dynamic_slice(dy, (0, row, 0, 0), (batch, reach, across, depth))
+        found = jnp.stack(
+            [
+                jnp.stack([of_phase(seen, rows, one) for one in phases[1]], axis=2)
+                for rows in phases[0]
+            ],
+            axis=1,
+        ).reshape(batch, strides, width * strides, depth)
+        return lax.dynamic_update_slice(dx, found, (0, row * strides, 0, 0))
+
+    start = jnp.zeros((batch, height * strides, width * strides, depth), dy.dtype)
+    dx = lax.fori_loop(0, height, add, start)
+    return dx[:, : shape[0], : shape[1]]
 
 
 _shifted = jax.custom_vjp(_sum_shifts, nondiff_argnums=(2, 3))

@@ -48,11 +48,22 @@ def test_taps_have_the_stated_shapes_on_an_odd_size(network):
     assert set(models.spec("efficientnet_lite0").taps) <= set(taps)
 
 
-@pytest.mark.parametrize("size", (3, 5))
-@pytest.mark.parametrize("strides", (1, 2))
-def test_depthwise_forms_agree(size, strides):
+@pytest.mark.parametrize(
+    "shape, size, strides",
+    (
+        ((9, 12), 3, 1),
+        ((9, 12), 3, 2),
+        ((9, 12), 5, 1),
+        ((8, 11), 5, 2),
+        ((2, 2), 5, 1),  # most of the kernel sees padding alone
+        ((5, 7), 1, 2),  # and three pixels of four nothing
+        ((7, 8), 2, 3),
+    ),
+)
+def test_depthwise_forms_agree(shape, size, strides):
+    """With the gradients that training needs."""
     random = np.random.RandomState(0)
-    x = random.randn(2, 9, 12, 6).astype(np.float32)
+    x = random.randn(2, *shape, 6).astype(np.float32)
     kernel = random.randn(size, size, 1, 6).astype(np.float32)
     options = dict(strides=strides, padding=((1, 2), (2, 2)))
 
@@ -107,6 +118,20 @@ def test_maps_smaller_than_the_kernel_are_one_product(side, strides):
             one,
             theirs,
         )
+
+
+def test_depthwise_gradients_by_hand():
+    x = np.arange(1, 5, dtype=np.float32).reshape(1, 2, 2, 1)
+    kernel = np.arange(1, 10, dtype=np.float32).reshape(3, 3, 1, 1)
+    options = dict(strides=1, padding=((1, 1), (1, 1)))
+    form = functools.partial(layers.depthwise_shifted, **options)
+    dy = np.zeros((1, 2, 2, 1), np.float32)
+    dy[0, 0, 1] = 10.0  # of the pixel above on the right
+    dx, dk = jax.jit(lambda *given: jax.vjp(form, *given[:2])[1](given[2]))(
+        x, kernel, dy
+    )
+    np.testing.assert_array_equal(dx[0, :, :, 0], [[40, 50], [70, 80]])
+    np.testing.assert_array_equal(dk[:, :, 0, 0], [[0, 0, 0], [10, 20, 0], [30, 40, 0]])
 
 
 def test_depthwise_by_hand():
