@@ -272,14 +272,11 @@ def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.dataset.image_size = (64, 64)
     config.backbone.name = "efficientnet_lite0"
     config.backbone.taps = ()
-    few = dict(batch_size=4, epochs=0, min_steps=3)
-    small = dict(
-        dnp=dict(dnp=few, decoder=dict(depths=(1, 1, 1))),
-        ncl=dict(ncl=few, heads=dict(width=32, bottleneck=8)),
-        ranking=dict(ranking=dict(batch_size=4, steps=3, patches=32)),
-    )
-    for stage in config.method.stages:
-        config.method.update(small.get(stage, {}))
+    config.method.decoder.depths = (1, 1, 1)
+    config.method.heads.update(width=32, bottleneck=8)
+    for stage in (config.method.dnp, config.method.ncl):
+        stage.update(batch_size=4, epochs=0, min_steps=3)
+    config.method.ranking.update(batch_size=4, steps=3, patches=32)
     return config
 
 

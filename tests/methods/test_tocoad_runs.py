@@ -85,7 +85,6 @@ def test_stage_one_is_shared_by_what_differs_in_stage_two(whole, places, tmp_pat
 def test_a_map_is_learnt_kept_and_applied(places, tmp_path):
     """Distances of its bank are those of the untrained one's patches through it."""
     changes = {"method.whitening.batch_size": 128, "method.grey": True}
-    changes |= {"method.ranking.batch_size": 4, "method.ranking.steps": 3}
     runs = {}
     for stages in ((), ("whitening", "ranking")):
         config = make_config(places, **changes | {"method.stages": stages})
