@@ -133,19 +133,18 @@ class Jaxad:
     def __init__(self, stage, state, table, order, total):
         source = feed.Table(stage, table, 0, None)
         self._run = steps.alone(stage, source)
-        self._states, self._order, self._table = [state], order, source.table
+        self._states, self._order, self._source = [state], order, source
         self._key, self._done = rng.stream(0, stage.name), 0
         self._total = np.int32(total)
 
     def __call__(self, count):
-        rows = np.zeros((feed.STEPS_A_CALL, self._order.shape[1]), np.int32)
+        rows = np.zeros((self._source.steps_a_call, self._order.shape[1]), np.int32)
         steps = np.arange(self._done, self._done + count)
         rows[:count] = self._order[steps % len(self._order)]
         begin = time.perf_counter()
         self._states, (metrics,), _ = self._run(
             self._states,
-            self._table,
-            rows,
+            self._source.batches(rows),
             np.int32(0),
             self._done,
             self._done + count,
@@ -249,14 +248,12 @@ def together(width, heads, args):
         for i, (table, k) in enumerate(zip(tables.tables, keys, strict=True)):
             drawn = table.draw(start, end)
             (apart[i],), _, _ = one(
-                [apart[i]], table.table, drawn, zero, start, end, key=k, total=total
+                [apart[i]], drawn, zero, start, end, key=k, total=total
             )
         jax.block_until_ready(apart)
         middle = time.perf_counter()
         drawn = tables.draw(start, end)
-        joint, _, _ = all_(
-            joint, tables.table, drawn, zero, start, end, key=key, total=spans
-        )
+        joint, _, _ = all_(joint, drawn, zero, start, end, key=key, total=spans)
         jax.block_until_ready(joint)
         spent = middle - begin, time.perf_counter() - middle
         if round_:  # the first compiles

@@ -82,8 +82,8 @@ class Sharded:
         for at in range(0, len(index), _TAKE):
             places = np.asarray(index[at : at + _TAKE], np.int32)
             padded = np.pad(places, (0, _TAKE - len(places)))
-            taken = np.asarray(_take(self.array, padded, mesh=self.mesh))
-            out[at : at + len(places)] = taken[: len(places)]
+            found = np.asarray(_take(self.array, padded, mesh=self.mesh))
+            out[at : at + len(places)] = found[: len(places)]
         return out
 
     def map(self, function: Callable, operand) -> "Sharded":
@@ -208,7 +208,7 @@ class Placed:
     def __init__(self, matrix: Stack, mesh: Mesh, length: int | None = None):
         self.mesh, self._matrix, self._resident = mesh, matrix, None
         if length is None:
-            self._resident = [_placed(part, mesh) for part in matrix.parts]
+            self._resident = [placed(part, mesh) for part in matrix.parts]
             counts = [len(part) for part in matrix.parts]
             sizes = [len(rows) for rows in self._resident]
         else:
@@ -250,13 +250,21 @@ class Placed:
         return self._matrix.take(index)
 
 
-def _placed(part: Part, mesh: Mesh) -> jax.Array:
-    """A part on the devices of the mesh, its rows in order."""
+def placed(part: Part, mesh: Mesh | None) -> jax.Array:
+    """A part on the devices of the mesh, or on one, its rows in order; more behind the
+    last one count for nothing."""
     if isinstance(part, Sharded):
         if part.mesh == mesh:
             return part.array
         part = _on_host(part) if part.mesh else part.array
-    return sharding.split_rows(part, mesh)
+    return sharding.split_rows(part, mesh) if mesh else jnp.asarray(part)
+
+
+def placed_shape(part: jax.ShapeDtypeStruct, mesh: Mesh | None):
+    """What `placed` gives, as a shape."""
+    n = len(part) + (-len(part) % mesh.size if mesh else 0)
+    shape = jax.ShapeDtypeStruct((n, *part.shape[1:]), part.dtype)
+    return sharding.spread_shapes(shape, mesh)
 
 
 def _pieces(parts: Sequence[np.ndarray], length: int) -> Iterator[list[np.ndarray]]:
@@ -298,8 +306,13 @@ def _put(array, rows, places, *, mesh: Mesh | None):
     return _program(local, mesh, (ROWS, SAME, SAME), ROWS)(array, rows, places)
 
 
-@functools.partial(jax.jit, static_argnames="mesh")
-def _take(array, places, *, mesh: Mesh | None):
+def taken(array, places, *, mesh: Mesh | None, axis: int | None = None) -> jax.Array:
+    """Inside `jit`: rows of an array that `placed` gives, by their places [...].
+
+    Returns:
+      [..., d], whole on every device, or spread over them along an axis of `places`.
+    """
+
     def local(array, places):
         at = _here(places, len(array), mesh)
         rows = array.at[at].get(mode="fill", fill_value=0)
@@ -307,10 +320,14 @@ def _take(array, places, *, mesh: Mesh | None):
             return rows
         # As integers, whose sum with zeros keeps every bit.
         bits = jax.lax.bitcast_convert_type(rows, jnp.int32)
-        bits = jax.lax.psum(bits, sharding.AXIS)
+        bits = sharding.summed(bits, axis)
         return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
-    return _program(local, mesh, (ROWS, SAME), SAME)(array, places)
+    out = SAME if axis is None else sharding.along(axis)
+    return _program(local, mesh, (ROWS, SAME), out)(array, places)
+
+
+_take = jax.jit(taken, static_argnames="mesh")
 
 
 def _here(places, height: int, mesh: Mesh | None):

@@ -58,7 +58,7 @@ def spread_shapes(shapes, mesh: Mesh | None, axis: int = 0):
     """The same of arrays that are spread over the devices along an axis."""
     if mesh is None:
         return shapes_on(shapes, mesh)
-    return _shapes_at(shapes, NamedSharding(mesh, _along(axis)))
+    return _shapes_at(shapes, NamedSharding(mesh, along(axis)))
 
 
 def _shapes_at(shapes, place):
@@ -74,7 +74,7 @@ def divides(mesh: Mesh | None, count: int) -> bool:
 
 def spread(x: np.ndarray, mesh: Mesh, axis: int = 0) -> jax.Array:
     """The whole of an array of which each process gives its share along the axis."""
-    sharding = NamedSharding(mesh, _along(axis))
+    sharding = NamedSharding(mesh, along(axis))
     return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
 
@@ -86,10 +86,11 @@ def share_of(x: np.ndarray) -> np.ndarray:
 
 def keep_spread(x: jax.Array, mesh: Mesh, axis: int = 0) -> jax.Array:
     """Inside `jit`: x, computed where its part along the axis belongs."""
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, _along(axis)))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, along(axis)))
 
 
-def _along(axis: int) -> PartitionSpec:
+def along(axis: int) -> PartitionSpec:
+    """Of what is spread over the devices along an axis."""
     return PartitionSpec(*(None,) * axis, AXIS)
 
 
@@ -119,8 +120,10 @@ def _spread(x: jax.Array, mesh: Mesh) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, ROWS))
 
 
-def replicate(x, mesh: Mesh) -> jax.Array:
-    """x on every device; each process gives the whole of it."""
+def replicate(x, mesh: Mesh | None) -> jax.Array:
+    """x on every device, or on the default one; each process gives the whole of it."""
+    if mesh is None:
+        return jnp.asarray(x)
     if isinstance(x, jax.Array):
         return jax.device_put(x, NamedSharding(mesh, REPLICATED))
     x = np.asarray(x)
@@ -163,6 +166,14 @@ def per_device(function: Callable, mesh: Mesh, in_specs, out_specs) -> Callable:
 def gather(x: jax.Array, axis: int = 0) -> jax.Array:
     """Inside `per_device`: every device's x, side by side along the axis."""
     return jax.lax.all_gather(x, AXIS, axis=axis, tiled=True)
+
+
+def summed(x: jax.Array, axis: int | None = None) -> jax.Array:
+    """Inside `per_device`: the sum of every device's x; with an axis a device's part of
+    it along that."""
+    if axis is None:
+        return jax.lax.psum(x, AXIS)
+    return jax.lax.psum_scatter(x, AXIS, scatter_dimension=axis, tiled=True)
 
 
 def fast_bfloat16(mesh: Mesh | None = None) -> bool:

@@ -1,9 +1,8 @@
-"""Where the training loop's batches come from: a table on the device, or an iterator.
+"""Where the training loop's batches come from: a table on the devices, or an iterator.
 
-Each has the same few parts: `item`, the shape of one of the `count` items; `table`,
-what lies on the device; `draw`, on the host, what the steps of one call need, and
-`drawn`, its shapes; `batch`, inside `jit`, a step's batch from both, which knows no
-data, and is equal where it does the same. Of items that are shapes alone there is all
+Each has the same few parts: `item`, the shape of one of the `count` items; `draw`, the
+batches of the steps of one call, one above the other, and `drawn`, their shapes, which
+do not depend on how many items there are. Of items that are shapes alone there is all
 but `draw`.
 """
 
@@ -11,6 +10,7 @@ import copy
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxad.devices import rows as rows_lib
 from jaxad.devices import sharding
+from jaxad.devices.programs import Program
 from jaxad.devices.rows import Sharded
 from jaxad.errors import InputError
 from jaxad.methods.base import Stage
@@ -27,8 +29,10 @@ _LOG = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 
-# Steps a call, at most, where batches are drawn from a table on the device.
+# Steps a call, at most, where batches are drawn from a table on the devices, and bytes
+# of their batches.
 STEPS_A_CALL = 128
+_CALL_BYTES = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,33 +52,12 @@ class Images:
     shape: tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """Rows of a table, or of several."""
-
-    mesh: sharding.Mesh | None
-    shared: bool
-
-    def __call__(self, table: jax.Array | list[jax.Array], rows: jax.Array) -> Batch:
-        several = isinstance(table, list)
-        if self.shared:
-            rows = sharding.keep_spread(rows, self.mesh, axis=int(several))
-        if not several:
-            return {"patches": table[rows], "index": rows}
-        patches = jnp.stack([t[r] for t, r in zip(table, rows, strict=True)])
-        return {"patches": patches, "index": rows}
-
-
-def _whole(table: None, drawn: Batch) -> Batch:
-    """What an iterator has given."""
-    del table
-    return drawn
-
-
 class Table:
-    """Rows of one array that lies whole on every device, shuffled anew each epoch."""
+    """Rows of one array, shuffled anew each epoch; the devices have a part of it each.
 
-    steps_a_call = STEPS_A_CALL
+    Attributes:
+      array: what lies on them, rows behind the last one included.
+    """
 
     def __init__(
         self,
@@ -82,24 +65,22 @@ class Table:
         items: np.ndarray | Sharded | jax.ShapeDtypeStruct,
         seed: int,
         mesh: sharding.Mesh | None,
+        together: int = 1,
     ):
         abstract = isinstance(items, jax.ShapeDtypeStruct)
-        if abstract:
-            self.count, rows = len(items), items
-        elif isinstance(items, Sharded):
-            self.count, rows = len(items), items.array  # and some behind the last
-        else:
-            rows = items.reshape(-1, items.shape[-1])
-            self.count = len(rows)
-        self.item = rows.shape[1:]
+        if not abstract and not isinstance(items, Sharded):
+            items = items.reshape(-1, items.shape[-1])
+        self.count, self.item = len(items), items.shape[1:]
         self._batch_size, self._seed = stage.batch_size, seed
         require_enough(stage, self.count)
-        self.mesh, self.batch = mesh, _Rows(mesh, _is_shared(stage, mesh))
+        self.mesh, self._shared = mesh, _is_shared(stage, mesh)
+        numbers = together * self._batch_size * math.prod(self.item)
+        self.steps_a_call = max(1, min(STEPS_A_CALL, _CALL_BYTES // (4 * numbers)))
         if abstract:
-            self.table = sharding.shapes_on(rows, mesh)
+            self.array = rows_lib.placed_shape(items, mesh)
             return
-        self.table = sharding.replicate(rows, mesh) if mesh else jnp.asarray(rows)
-        if not _are_finite(self.table):
+        self.array = rows_lib.placed(items, mesh)
+        if not _are_finite(self.array):
             raise InputError(
                 f"stage {stage.name!r} is given features that are not finite; check "
                 "config.backbone.weights and the training images"
@@ -111,7 +92,7 @@ class Table:
         other._seed = seed
         return other
 
-    def draw(self, start: int, end: int) -> np.ndarray:
+    def rows(self, start: int, end: int) -> np.ndarray:
         """Row numbers of steps start to end, int32 [steps_a_call, b], padded."""
         rows = np.zeros((self.steps_a_call, self._batch_size), np.int32)
         steps_an_epoch = self.count // self._batch_size
@@ -122,14 +103,33 @@ class Table:
             rows[i] = order[first : first + self._batch_size]
         return rows
 
-    def drawn(self) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((self.steps_a_call, self._batch_size), np.int32)
+    def draw(self, start: int, end: int) -> Batch:
+        """`patches` [steps_a_call, b, c] and `index` [steps_a_call, b]."""
+        return self.batches(self.rows(start, end))
+
+    def batches(self, rows: np.ndarray) -> Batch:
+        """The same of these row numbers."""
+        return _batches(self.array, rows, self.mesh, self._shared)
+
+    def drawn(self) -> Batch:
+        rows = self.steps_a_call, self._batch_size
+        shapes = {
+            "patches": jax.ShapeDtypeStruct((*rows, *self.item), np.float32),
+            "index": jax.ShapeDtypeStruct(rows, np.int32),
+        }
+        if not self._shared:
+            return sharding.shapes_on(shapes, self.mesh)
+        return sharding.spread_shapes(shapes, self.mesh, axis=1)
+
+    def programs(self, name: str) -> list[Program]:
+        """What `draw` compiles: a program that is this table's own."""
+        rows = jax.ShapeDtypeStruct((self.steps_a_call, self._batch_size), np.int32)
+        arguments = self.array, rows, self.mesh, self._shared
+        return [Program(f"{name}: batches", _batches, arguments)]
 
 
 class Tables:
     """Several tables, a batch of each; runs that share their items share a table."""
-
-    steps_a_call = STEPS_A_CALL
 
     def __init__(
         self,
@@ -141,29 +141,38 @@ class Tables:
         tables: dict[int, Table] = {}
         for rows, seed in zip(items, seeds, strict=True):
             if id(rows) not in tables:
-                tables[id(rows)] = Table(stage, rows, seed, mesh)
-        self.mesh, self.batch = mesh, _Rows(mesh, _is_shared(stage, mesh))
+                tables[id(rows)] = Table(stage, rows, seed, mesh, len(items))
+        self.mesh = mesh
         self.tables = [
             tables[id(rows)].shuffled(seed)
             for rows, seed in zip(items, seeds, strict=True)
         ]
-        self.table = [table.table for table in self.tables]
+        self.steps_a_call = self.tables[0].steps_a_call
 
-    def draw(self, start: int, end: int) -> np.ndarray:
-        """Row numbers, int32 [steps_a_call, tables, b]."""
-        return np.stack([table.draw(start, end) for table in self.tables], axis=1)
+    def draw(self, start: int, end: int) -> list[Batch]:
+        """Of each."""
+        return [table.draw(start, end) for table in self.tables]
 
-    def drawn(self) -> jax.ShapeDtypeStruct:
-        steps, rows = self.tables[0].drawn().shape
-        return jax.ShapeDtypeStruct((steps, len(self.tables), rows), np.int32)
+    def drawn(self) -> list[Batch]:
+        return [table.drawn() for table in self.tables]
+
+    def programs(self, name: str) -> list[Program]:
+        return self.tables[0].programs(name)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _batches(table, rows: jax.Array, mesh: sharding.Mesh | None, shared: bool) -> Batch:
+    axis = 1 if shared else None
+    patches = rows_lib.taken(table, rows, mesh=mesh, axis=axis)
+    if shared:
+        rows = sharding.keep_spread(rows, mesh, axis=1)
+    return {"patches": patches, "index": rows}
 
 
 class Stream:
     """Batches of images as an iterator gives them, one a call."""
 
     steps_a_call = 1
-    table = None
-    batch = staticmethod(_whole)
 
     def __init__(
         self, stage: Stage, items: Images, seed: int, mesh: sharding.Mesh | None
@@ -185,6 +194,11 @@ class Stream:
         if self._shared:
             return sharding.spread(x, self.mesh, axis=1)
         return sharding.replicate(x, self.mesh) if self.mesh else x
+
+    def programs(self, name: str) -> list[Program]:
+        """None: the host makes the batches."""
+        del name
+        return []
 
     def drawn(self) -> Batch:
         """As `data.train_batches` gives them."""

@@ -207,7 +207,8 @@ def _loop(stage, source, init, program, totals, workdirs, options: Options):
         bar = stack.enter_context(
             processes.progress(total=total, initial=step, desc=name, unit="step")
         )
-        stop, broken = False, jnp.int32(0)
+        # On all devices, as the program leaves it: it would be compiled for either.
+        stop, broken = False, sharding.replicate(np.int32(0), source.mesh)
         while True:
             for folder, state in zip(folders, states, strict=True):
                 if folder.saves(step, stop):
@@ -225,9 +226,7 @@ def _loop(stage, source, init, program, totals, workdirs, options: Options):
             )
             drawn = source.draw(step, end)
             jax.block_until_ready(broken)  # one call ahead of the device, no more
-            states, metrics, broken = run(
-                states, source.table, drawn, broken, step, end
-            )
+            states, metrics, broken = run(states, drawn, broken, step, end)
             bar.update(end - step)
             step = end
 

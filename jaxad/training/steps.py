@@ -37,12 +37,12 @@ def starts(stage: Stage, inits, items, mesh: sharding.Mesh | None):
 
 def alone(stage: Stage, source: feed.Table | feed.Stream):
     """The steps of one run, as `_compile` gives them for a list of one state."""
-    return _stepping(stage, 1, source.batch, source.mesh, source.steps_a_call)
+    return _stepping(stage, 1, source.mesh, source.steps_a_call)
 
 
 def together(stage: Stage, runs: int, source: feed.Tables):
     """The steps of several runs, for the list of their states."""
-    return _stepping(stage, runs, source.batch, source.mesh, source.steps_a_call)
+    return _stepping(stage, runs, source.mesh, source.steps_a_call)
 
 
 # One for all categories of a run: what is made anew would be compiled anew.
@@ -60,10 +60,10 @@ def _starting(stage: Stage, items, mesh: sharding.Mesh | None):
 
 
 @functools.lru_cache(maxsize=16)
-def _stepping(stage: Stage, runs: int, batch, mesh, steps_a_call: int):
+def _stepping(stage: Stage, runs: int, mesh, steps_a_call: int):
     if runs == 1:
-        return _compile(_alone(stage), batch, mesh, steps_a_call)
-    return _stacked(_compile(_together(stage, runs), batch, mesh, steps_a_call), mesh)
+        return _compile(_alone(stage), mesh, steps_a_call)
+    return _stacked(_compile(_together(stage, runs), mesh, steps_a_call), mesh)
 
 
 def programs(
@@ -99,11 +99,12 @@ def programs(
     inits = [init(stage, params, 0, item)] * runs
     start = starts(stage, inits, [item] * runs, mesh)
     states = sharding.shapes_on(jax.eval_shape(start), mesh)
-    broken = jax.ShapeDtypeStruct((), np.int32)
-    arguments = states, source.table, source.drawn(), broken, first, first
+    broken = sharding.shapes_on(jax.ShapeDtypeStruct((), np.int32), mesh)
+    arguments = states, source.drawn(), broken, first, first
     options = {"key": keys, "total": count}
     return [
         Program(f"{stage.name}: start", start.func, start.args),
+        *source.programs(stage.name),
         Program(
             f"{stage.name}: step",
             step,
@@ -140,8 +141,9 @@ def _together(stage: Stage, runs: int):
     """`_one` on stacked states, with a key, a first step and a total of each run."""
     one = jax.vmap(_one(stage), in_axes=(0, 0, 0, None, 0))
 
-    def together(state, batch, keys, step, spans):
+    def together(state, batches, keys, step, spans):
         starts, totals = spans
+        batch = jax.tree.map(lambda *each: jnp.stack(each), *batches)
         ahead, metrics = one(state, batch, keys, step, totals)
         going = (starts <= step) & (step < totals)
 
@@ -172,27 +174,26 @@ def _unstack(tree, n: int) -> list:
     return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(n)]
 
 
-def _compile(one, batch, mesh: sharding.Mesh | None, steps_a_call: int):
+def _compile(one, mesh: sharding.Mesh | None, steps_a_call: int):
     """Steps `start` to `end` as one program, which stops where a value is not finite.
 
     Returns:
-      `(state, table, drawn, broken, start, end, key, total) -> (state, metrics,
-      broken)`: the metrics of the last step that ran, and the number of the first step,
-      counted from one, with a metric that is not finite; 0 if there is none. `state` is
-      donated.
+      `(state, drawn, broken, start, end, key, total) -> (state, metrics, broken)`: the
+      metrics of the last step that ran, and the number of the first step, counted from
+      one, with a metric that is not finite; 0 if there is none. `state` is donated.
     """
 
-    def advance(state, table, drawn, key, step, total):
-        state, metrics = one(state, batch(table, drawn), key, step, total)
+    def advance(state, batch, key, step, total):
+        state, metrics = one(state, batch, key, step, total)
         return state, jax.tree.map(lambda value: value.astype(jnp.float32), metrics)
 
     everywhere = sharding.everywhere(mesh)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
-    def run_one(state, table, drawn, broken, start, end, *, key, total):
+    def run_one(state, drawn, broken, start, end, *, key, total):
         del end
         now = jax.tree.map(lambda x: x[0], drawn)
-        state, metrics = advance(state, table, now, key, start, total)
+        state, metrics = advance(state, now, key, start, total)
         finite = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all()
         now_broken = jnp.where(finite, 0, start + 1).astype(jnp.int32)
         return state, metrics, jnp.where(broken > 0, broken, now_broken)
@@ -202,11 +203,11 @@ def _compile(one, batch, mesh: sharding.Mesh | None, steps_a_call: int):
         return run_one
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
-    def run(state, table, drawn, broken, start, end, *, key, total):
+    def run(state, drawn, broken, start, end, *, key, total):
         def body(carry):
             state, _, broken, step = carry
             now = jax.tree.map(lambda x: x[step - start], drawn)
-            state, metrics = advance(state, table, now, key, step, total)
+            state, metrics = advance(state, now, key, step, total)
             finite = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all()
             step += 1
             return state, metrics, jnp.where(finite, jnp.int32(0), step), step
@@ -216,7 +217,7 @@ def _compile(one, batch, mesh: sharding.Mesh | None, steps_a_call: int):
             return (step < end) & (broken == 0)
 
         first = jax.tree.map(lambda x: x[0], drawn)
-        _, metrics = jax.eval_shape(advance, state, table, first, key, start, total)
+        _, metrics = jax.eval_shape(advance, state, first, key, start, total)
         metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
         carry = state, metrics, broken, jnp.int32(start)
         return jax.lax.while_loop(goes_on, body, carry)[:3]

@@ -108,12 +108,35 @@ def test_against_a_plain_loop(tmp_path):
 
 def test_epochs_see_every_patch_once():
     table = feed.Table(make_stage(batch_size=3), PATCHES[:9].reshape(3, 3, 3), 0, None)
-    rows = table.draw(0, 6)
+    rows = table.rows(0, 6)
     assert rows.shape == (feed.STEPS_A_CALL, 3) and rows.dtype == np.int32
     first, second = rows[:3].ravel(), rows[3:6].ravel()
     assert sorted(first) == sorted(second) == list(range(9))
     assert list(first) != list(second)
-    np.testing.assert_array_equal(table.draw(2, 5)[:3], rows[2:5])
+    np.testing.assert_array_equal(table.rows(2, 5)[:3], rows[2:5])
+    drawn = table.draw(2, 5)
+    np.testing.assert_array_equal(drawn["index"][:3], rows[2:5])
+    np.testing.assert_array_equal(drawn["patches"][:3], PATCHES[rows[2:5]])
+
+
+def test_what_is_drawn_is_the_same_bits_spread_over_devices():
+    items = np.where(PATCHES < 0, -0.0, np.float32(1e-42)).astype(np.float32)
+    for devices, batch_size in ((2, 4), (4, 4), (4, 3)):
+        stage = make_stage(batch_size=batch_size)
+        table = feed.Table(stage, items, 0, mesh_of(devices))
+        assert table.array.addressable_shards[0].data.shape[0] == -(-11 // devices)
+        want, got = feed.Table(stage, items, 0, None).draw(0, 2), table.draw(0, 2)
+        for name, shape in table.drawn().items():
+            assert got[name].sharding.is_equivalent_to(shape.sharding, shape.ndim)
+            assert (got[name].shape, got[name].dtype) == (shape.shape, shape.dtype)
+            assert np.asarray(got[name]).tobytes() == np.asarray(want[name]).tobytes()
+
+
+def test_batches_of_a_call_are_bounded(monkeypatch):
+    monkeypatch.setattr(feed, "_CALL_BYTES", 100)
+    table = feed.Table(make_stage(), PATCHES, 0, None)  # 48 bytes a batch
+    assert table.steps_a_call == len(table.draw(0, 2)["patches"]) == 2
+    assert feed.Tables(make_stage(), [PATCHES] * 3, range(3), None).steps_a_call == 1
 
 
 @pytest.mark.parametrize("options", [Options(), Options(3, 5)], ids=str)
@@ -197,6 +220,21 @@ def test_one_compilation_whatever_the_call_lengths(tmp_path):
 
     stage = dataclasses.replace(stage, step=counted)
     run(tmp_path, stage, options=Options(log_every=3, save_every=5))
+    assert len(traced) <= 2  # its shapes, and its program
+
+
+@pytest.mark.parametrize("devices", [None, 2])
+def test_one_compilation_whatever_the_number_of_items(tmp_path, devices):
+    traced, stage = [], make_stage(steps=3)
+
+    def counted(*args):
+        traced.append(1)
+        return stage.step(*args)
+
+    same = dataclasses.replace(stage, step=counted)
+    mesh = devices and mesh_of(devices)
+    for count in (4, 7, 11):
+        run(tmp_path / str(count), same, PATCHES[:count], mesh=mesh)
     assert len(traced) <= 2  # its shapes, and its program
 
 
@@ -355,13 +393,11 @@ def test_runs_together_leave_what_each_alone_would(tmp_path):
 def test_runs_together_share_the_items_that_are_the_same():
     items, seeds = (PATCHES, PATCHES[:6], PATCHES), (7, 7, 8)
     source = feed.Tables(make_stage(), items, seeds, None)
-    first, second, third = source.table
+    first, second, third = (table.array for table in source.tables)
     assert first is third and first is not second
-    rows = source.draw(0, 2)
-    assert rows.shape == (feed.STEPS_A_CALL, 3, 4)
-    for i in range(3):
+    for i, drawn in enumerate(source.draw(0, 2)):
         want = feed.Table(make_stage(), items[i], seeds[i], None).draw(0, 2)
-        np.testing.assert_array_equal(rows[:, i], want)
+        same_bytes(drawn, want)
 
 
 def test_runs_together_go_on_each_from_its_own_checkpoint(tmp_path):
