@@ -129,6 +129,11 @@ _DATASET = dict(
         "is no limit",
         NOT_NEGATIVE,
     ),
+    cache=Field(
+        "",
+        "folder of decoded images, 8 bits a channel at the run's size, which all runs "
+        'share: each is decoded once; "" keeps none; see docs/data.md',
+    ),
     check=Field(True, "look through all images before a run, and stop at errors"),
     limit=Field(
         0, "at most so many images of each label in a split; 0 takes all", NOT_NEGATIVE

@@ -31,17 +31,20 @@ from jaxad.data import builders, folder, images, protocol
 from jaxad.data import corpus as corpus_lib
 from jaxad.data import given as given_lib
 from jaxad.data.batches import (
+    THREADS,
     batches_of,
     eval_batches,
     require_enough_textures,
     train_batches,
 )
 from jaxad.data.images import Geometry
-from jaxad.data.split import Note, Split, joined
+from jaxad.data.split import Fitted, Note, Split, joined
 from jaxad.data.textures import load as load_textures
 from jaxad.errors import InputError, did_you_mean
 
 __all__ = (
+    "THREADS",
+    "Fitted",
     "Geometry",
     "Note",
     "Split",

@@ -18,7 +18,7 @@ from jaxad.errors import InputError
 Batch = dict[str, np.ndarray]
 
 # Decoding holds no lock for most of its time; more threads than this only queue.
-_THREADS = min(16, 2 * (os.cpu_count() or 1))
+THREADS = min(16, 2 * (os.cpu_count() or 1))
 # A split that takes less when decoded is decoded once, not once an epoch.
 _KEEP_BYTES = 2**31
 
@@ -213,7 +213,7 @@ def _batches(
 
     # Two batches ahead, so that decoding goes on while one is computed with.
     ahead = grain.ReadOptions(
-        num_threads=_THREADS, prefetch_buffer_size=max(_THREADS, 2 * batch_size)
+        num_threads=THREADS, prefetch_buffer_size=max(THREADS, 2 * batch_size)
     )
     items = grain.MapDataset.source(rows)[start:].map(read)
     stack = functools.partial(_stack, without=without)

@@ -52,7 +52,14 @@ class Geometry:
         if isinstance(image, np.ndarray):
             bands = [self.image(Image.fromarray(image[..., c])) for c in range(3)]
             return np.stack([band[..., c] for c, band in enumerate(bands)], axis=-1)
-        pixels = np.asarray(self._fit(image))
+        return self.finished(self.fitted(image))
+
+    def fitted(self, image: Image.Image) -> np.ndarray:
+        """[h, w] or [h, w, 3] of it, no larger than `size`, which padding will fill."""
+        return np.asarray(self._fit(image))
+
+    def finished(self, pixels: np.ndarray) -> np.ndarray:
+        """What `image` gives, of what `fitted` does."""
         if pixels.dtype == np.uint8:
             pixels = pixels.astype(np.float32) / 255
         if pixels.ndim == 2:

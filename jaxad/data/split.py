@@ -1,8 +1,9 @@
 """A split: images by index, at the config's size, decoded when asked for."""
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,20 @@ class Note(NamedTuple):
         return f"{self.kind}{self.detail and f' ({self.detail})'}: {self.file}"
 
 
+class Fitted(NamedTuple):
+    """An image of 8 bits at the config's size.
+
+    Attributes:
+      pixels: uint8 [h, w, 3], as `Geometry.fitted` gives them.
+      size: (height, width) of the image itself.
+      has_mask: whether a mask of it is to be read.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    has_mask: bool
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """The images of one category, for training or for test.
@@ -54,6 +69,7 @@ class Split:
       notes: of the files that were found and are in no split, or not as they stand.
       classes: of a corpus, what `labels` number in place of normal and anomalous; ()
         where it has none, and of every other split.
+      kept: `i -> image`, decoded before; None of one that is not kept.
     """
 
     name: str
@@ -68,6 +84,9 @@ class Split:
     mask_ids: bool = False
     notes: tuple[Note, ...] = ()
     classes: tuple[str, ...] = ()
+    kept: Callable[[int], Fitted | None] = dataclasses.field(
+        default=lambda i: None, repr=False
+    )
 
     def __len__(self) -> int:
         return len(self.filenames)
@@ -85,18 +104,17 @@ class Split:
         """
         if not 0 <= i < len(self):
             raise IndexError(f"{self.name} has {len(self)} images, not {i + 1}")
-        try:
-            encoded, encoded_mask = self.read(i)
-            image = self.decode(encoded)
-            mask = None
+        kept, encoded_mask, mask = self.kept(i), None, None
+        with self._reading(i):
+            if kept is None or kept.has_mask:
+                encoded, encoded_mask = self.read(i)
             if encoded_mask is not None:
                 mask = decode_mask(encoded_mask, ids=self.mask_ids)
-        except (OSError, images.Unreadable) as error:
-            raise InputError(
-                f"{self.filenames[i]} cannot be read ({error}); mend or remove it"
-            ) from None
-        is_array = isinstance(image, np.ndarray)
-        size = image.shape[:2] if is_array else image.size[::-1]
+            if kept is None:
+                image = self.decode(encoded)
+                size, image = _size(image), self.geometry.image(image)
+            else:
+                size, image = kept.size, self.geometry.finished(kept.pixels)
         if mask is None:
             mask = np.zeros(self.geometry.size, np.uint8)
         elif mask.shape != size:
@@ -111,9 +129,32 @@ class Split:
             "filename": self.filenames[i],
             "label": int(self.labels[i]),
             "size": size,
-            "image": self.geometry.image(image),
+            "image": image,
             "mask": mask,
         }
+
+    def fitted(self, i: int) -> Fitted | None:
+        """The image `i` for `kept`; None where it has more than 8 bits.
+
+        Raises:
+          InputError: the file cannot be read.
+        """
+        with self._reading(i):
+            encoded, mask = self.read(i)
+            image = self.decode(encoded)
+        if isinstance(image, np.ndarray) or image.mode not in ("L", "RGB"):
+            return None
+        pixels = self.geometry.fitted(image.convert("RGB"))
+        return Fitted(pixels, _size(image), mask is not None)
+
+    @contextlib.contextmanager
+    def _reading(self, i: int) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, images.Unreadable) as error:
+            raise InputError(
+                f"{self.filenames[i]} cannot be read ({error}); mend or remove it"
+            ) from None
 
     def normal(self) -> "Split":
         """The normal images only, for what learns from nothing else."""
@@ -132,7 +173,13 @@ class Split:
             defect_types=[self.defect_types[i] for i in rows],
             version=f"{self.version}/{digest}",
             read=lambda i: self.read(int(rows[i])),
+            kept=lambda i: self.kept(int(rows[i])),
         )
+
+
+def _size(image) -> tuple[int, int]:
+    """(height, width) of what `Split.decode` gives."""
+    return image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
 
 
 def decode_mask(encoded: Mask, *, ids: bool = False) -> np.ndarray:
@@ -154,9 +201,17 @@ def joined(splits: Sequence[Split]) -> Split:
     """Several splits, one after the other."""
     ends = np.cumsum([len(split) for split in splits])
 
-    def read(i: int):
+    def place(i: int) -> tuple[Split, int]:
         which = int(np.searchsorted(ends, i, "right"))
-        return splits[which].read(i - int(ends[which]) + len(splits[which]))
+        return splits[which], i - int(ends[which]) + len(splits[which])
+
+    def read(i: int):
+        split, row = place(i)
+        return split.read(row)
+
+    def kept(i: int):
+        split, row = place(i)
+        return split.kept(row)
 
     return dataclasses.replace(
         splits[0],
@@ -167,4 +222,5 @@ def joined(splits: Sequence[Split]) -> Split:
         defect_types=[kind for split in splits for kind in split.defect_types],
         version=" + ".join(split.version for split in splits),
         read=read,
+        kept=kept,
     )

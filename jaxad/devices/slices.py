@@ -98,7 +98,9 @@ def of(name: str) -> tuple[Chip, sharding.Mesh]:
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     chip, _, count = name.partition("-")
+    # A host has four chips or eight unless it is told of one.
+    bounds = {"chips_per_host_bounds": [1, 1, 1]} if count == "1" else {}
     found = topologies.get_topology_desc(
-        platform="tpu", topology_name=f"{chip}:{_GRIDS[int(count)]}"
+        platform="tpu", topology_name=f"{chip}:{_GRIDS[int(count)]}", **bounds
     )
     return CHIPS[chip], sharding.make_mesh(found.devices)

@@ -9,7 +9,7 @@ from jaxad import models
 from jaxad.detectors import base
 from jaxad.devices.rows import Sharded, Stack
 from jaxad.methods.base import Method, Params, identity
-from jaxad.run import features, results
+from jaxad.run import cache, features, results
 from jaxad.run.passes import Passes
 from jaxad.run.pipeline import Pipeline
 
@@ -45,7 +45,7 @@ def describe(
     arguments = features_of, split, pipeline.images_a_call
     options = {"label": f"{label}: features", "keep": keep}
     if _may_be_cached(pipeline, params):
-        found = features.cached(
+        found = cache.cached(
             _cache_folder(pipeline),
             _cache_key(pipeline, split),
             lambda empty: features.extract(*arguments, empty=empty, **options),

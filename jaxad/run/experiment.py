@@ -47,6 +47,7 @@ _PATHS = (
     "dataset.path",
     "dataset.anomalous_path",
     "dataset.textures",
+    "dataset.cache",
     "feature_cache",
     "train.stage_cache",
 )

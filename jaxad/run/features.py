@@ -1,12 +1,8 @@
-"""The feature pass: patch descriptors of every image of a split, and their cache."""
+"""The feature pass: patch descriptors of every image of a split."""
 
 import hashlib
 import json
-import logging
 import math
-import os
-import pathlib
-import shutil
 from collections.abc import Callable
 
 import jax
@@ -15,13 +11,10 @@ import numpy as np
 
 from jaxad import data
 from jaxad.devices import processes, sharding
-from jaxad.devices.locks import locked
 from jaxad.devices.rows import Sharded
-from jaxad.errors import InputError, writing
+from jaxad.errors import InputError
 from jaxad.run import passes
 from jaxad.run.passes import Pass
-
-_LOG = logging.getLogger(__name__)
 
 _PART_BYTES = 2**30  # bytes of descriptors that are saved at a time
 
@@ -195,105 +188,7 @@ class _OnDevices:
         return (images[:, None] * self._patches + np.arange(self._patches)).ravel()
 
 
-def cached(
-    folder: pathlib.Path,
-    key: dict,
-    compute: Callable[[Callable[[tuple[int, ...]], np.ndarray]], np.ndarray],
-    waiting: Callable[[], None] = lambda: None,
-) -> np.ndarray:
-    """Descriptors from the cache, computed into it where they are not there yet.
-
-    An entry is a folder named by the key's hash: the array, and the key with the
-    array's sha256, which every read compares. The array is mapped into memory, so what
-    does not fit is paged.
-
-    Args:
-      folder: of the cache; made if need be.
-      key: everything that the descriptors depend on, as JSON.
-      compute: fills the array that the function it is given makes, as `extract` does.
-      waiting: called again and again while another run computes the same.
-
-    Returns:
-      float32 [n, h, w, c], read-only.
-    """
-    entry = folder / digest(key)
-
-    def there() -> bool:
-        return processes.decided(processes.first() and _is_whole(entry, key))
-
-    if not there():
-        # Runs that want the same at the same time wait for the first of them.
-        with locked(entry, waiting):
-            if not there():
-                if processes.first():
-                    _compute_into(entry, key, compute)
-                else:
-                    compute(_one_row)
-                processes.wait()
-    return np.load(entry / "features.npy", mmap_mode="r")
-
-
-def _compute_into(entry: pathlib.Path, key: dict, compute) -> None:
-    temporary = entry.with_name(f".{entry.name}.tmp")
-
-    def empty(shape):
-        path = temporary / "features.npy"
-        array = np.lib.format.open_memmap(
-            path, mode="w+", dtype=np.float32, shape=shape
-        )
-        with open(path, "r+b") as file:
-            # Now: a full disk ends a process that writes to a mapped file.
-            os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
-        return array
-
-    try:
-        with writing(entry, "config.feature_cache"):
-            shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-            temporary.mkdir(parents=True)
-            array = compute(empty)
-            array.flush()
-            content = {"key": key, "sha256": _sha256(array)}
-            (temporary / "key.json").write_text(json.dumps(content, indent=2))
-            os.replace(temporary, entry)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _one_row(shape: tuple[int, ...]) -> np.ndarray:
-    """An array of that shape with room for one row, for who does not keep them."""
-    row = np.empty((1, *shape[1:]), np.float32)
-    return np.lib.stride_tricks.as_strided(row, shape, (0, *row.strides[1:]))
-
-
 def digest(key: dict) -> str:
     """A name for all that something depends on, 32 hexadecimal digits."""
     text = json.dumps(key, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _is_whole(entry: pathlib.Path, key: dict) -> bool:
-    """Whether there is an entry; one that is not what was written is removed."""
-    if not entry.exists():
-        return False
-    try:
-        content = json.loads((entry / "key.json").read_text())
-        array = np.load(entry / "features.npy", mmap_mode="r")
-        expected = {"key": json.loads(json.dumps(key)), "sha256": _sha256(array)}
-        if content == expected:
-            return True
-        reason = "its checksum is another"
-    except Exception as error:  # a damaged header makes numpy raise almost anything
-        reason = str(error)
-    _LOG.warning("%s is damaged (%s) and is computed again", entry, reason)
-    if entry.is_dir():
-        shutil.rmtree(entry)
-    else:
-        entry.unlink()
-    return False
-
-
-def _sha256(array: np.ndarray) -> str:
-    total = hashlib.sha256(repr((array.shape, array.dtype.str)).encode())
-    for rows in array:
-        total.update(np.ascontiguousarray(rows))
-    return total.hexdigest()

@@ -18,7 +18,7 @@ from jaxad.devices.rows import Sharded, Stack
 from jaxad.errors import InputError
 from jaxad.fields import require
 from jaxad.methods.base import Params
-from jaxad.run import features, programs, stages
+from jaxad.run import decoded, features, programs, stages
 from jaxad.run.descriptors import describe, grid, key_of, project
 from jaxad.run.passes import Passes
 from jaxad.run.pipeline import Pipeline
@@ -396,7 +396,7 @@ def textures_of(pipeline: Pipeline) -> data.Split | None:
     for stage in pipeline.stages:
         if stage.textures:
             data.require_enough_textures(textures, stage.batch_size)
-    return textures
+    return decoded.kept(textures, pipeline.config.dataset.cache, "textures")
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ PLACES = (
     "dataset.download",
     "dataset.data_dir",
     "dataset.manual_dir",
+    "dataset.cache",
     "dataset.check",
     "dataset.max_pixels",
     "feature_cache",
@@ -34,6 +35,7 @@ def require_alike(config: ml_collections.ConfigDict, folder: pathlib.Path) -> No
     processes.require_same(fields | results.versions())
     processes.require_shared(folder, "--workdir")
     for name, place in (
+        ("config.dataset.cache", config.dataset.cache),
         ("config.feature_cache", config.feature_cache),
         ("config.train.stage_cache", config.train.stage_cache),
     ):

@@ -20,7 +20,7 @@ from jaxad.devices import processes, sharding
 from jaxad.errors import InputError
 from jaxad.fields import flat, get
 from jaxad.models import heads, pretrained
-from jaxad.run import doctor, features, fit, identity, results, stages
+from jaxad.run import decoded, doctor, features, fit, identity, results, stages
 from jaxad.run import pipeline as pipeline_lib
 from jaxad.run.pipeline import Pipeline
 from jaxad.training import feed
@@ -80,6 +80,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     if not (folder / "config.json").exists():  # else it has been looked at
         doctor.require_sound_corpus(member.dataset, corpus)
     pipeline = pipeline_lib.load(member)
+    corpus = decoded.kept(corpus, member.dataset.cache, "corpus")
     train, held_out = _divide(corpus, pipeline)
     for stage in pipeline.stages:
         feed.require_enough(stage, len(train), "what is not held out of the corpus")

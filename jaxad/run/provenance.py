@@ -5,7 +5,7 @@ import logging
 from jaxad import data, methods, models
 from jaxad.devices import processes
 from jaxad.errors import InputError
-from jaxad.run import features, identity, results
+from jaxad.run import decoded, features, identity, results
 from jaxad.run.pipeline import Pipeline
 
 _LOG = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def _load(config, category: str, name: str):
     with processes.one_after_first():
         split = data.load(config.dataset, category, name)
     processes.require_same({f"the {name} images of {category}": split.version})
-    return split
+    return decoded.kept(split, config.dataset.cache, f"{category}: {name}")
 
 
 def made_by(pipelines: list[Pipeline]) -> dict:

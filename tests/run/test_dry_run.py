@@ -1,9 +1,12 @@
 """What a run takes, told before it begins."""
 
 import importlib.util
+import types
 
+import jax
 import pytest
 import runs
+from jax.experimental import topologies
 
 from jaxad.devices import costs, slices
 from jaxad.errors import InputError
@@ -68,6 +71,23 @@ def test_what_does_not_fit_is_told_with_its_arrays_and_what_to_lower(
 def test_a_slice_that_does_not_exist_is_told():
     with pytest.raises(InputError, match="--slice=v5e-9 is not known .did you mean"):
         slices.of("v5e-9")
+
+
+def test_the_one_chip_of_a_slice_is_all_of_its_host(monkeypatch):
+    asked = []
+
+    def found(**options):
+        asked.append(options)
+        return types.SimpleNamespace(devices=jax.devices()[:1])
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: "here")
+    monkeypatch.setattr(topologies, "get_topology_desc", found)
+    _, mesh = slices.of("v5e-1")
+    assert mesh.size == 1
+    slices.of("v6e-8")
+    one = {"topology_name": "v5e:1x1", "chips_per_host_bounds": [1, 1, 1]}
+    others = {"topology_name": "v6e:2x4"}
+    assert asked == [{"platform": "tpu"} | options for options in (one, others)]
 
 
 def test_without_the_compiler_the_sentence_says_what_to_install(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from jaxad.devices import sharding
 from jaxad.devices.rows import Sharded
 from jaxad.errors import InputError, Preempted
-from jaxad.run import features
+from jaxad.run import cache, features
 from jaxad.run.passes import Passes
 
 
@@ -143,14 +143,14 @@ ARRAY = np.arange(24, dtype=np.float32).reshape(2, 2, 2, 3)
 
 
 def test_cache_computes_once(tmp_path):
-    first = features.cached(tmp_path, {"size": 1}, compute(ARRAY))
+    first = cache.cached(tmp_path, {"size": 1}, compute(ARRAY))
     np.testing.assert_array_equal(first, ARRAY)
-    np.testing.assert_array_equal(features.cached(tmp_path, {"size": 1}, never), ARRAY)
+    np.testing.assert_array_equal(cache.cached(tmp_path, {"size": 1}, never), ARRAY)
 
 
 def test_cache_tells_keys_apart(tmp_path):
-    features.cached(tmp_path, {"size": 1}, compute(ARRAY))
-    other = features.cached(tmp_path, {"size": 2}, compute(ARRAY + 1))
+    cache.cached(tmp_path, {"size": 1}, compute(ARRAY))
+    other = cache.cached(tmp_path, {"size": 2}, compute(ARRAY + 1))
     np.testing.assert_array_equal(other, ARRAY + 1)
 
 
@@ -160,14 +160,14 @@ def test_cache_leaves_nothing_of_a_failed_computation(tmp_path):
         raise InputError("no")
 
     with pytest.raises(InputError):
-        features.cached(tmp_path, {"size": 1}, fail)
+        cache.cached(tmp_path, {"size": 1}, fail)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_run_leaves_is_replaced(tmp_path):
     (tmp_path / f".{features.digest({'size': 1})}.tmp").mkdir()
     (tmp_path / f".{features.digest({'size': 1})}.lock").touch()
-    found = features.cached(tmp_path, {"size": 1}, compute(ARRAY))
+    found = cache.cached(tmp_path, {"size": 1}, compute(ARRAY))
     np.testing.assert_array_equal(found, ARRAY)
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -178,10 +178,10 @@ def test_who_waits_for_another_run_can_be_stopped(tmp_path):
 
     def meanwhile(empty):
         with pytest.raises(Preempted):
-            features.cached(tmp_path, {"size": 1}, never, stop)
+            cache.cached(tmp_path, {"size": 1}, never, stop)
         return compute(ARRAY)(empty)
 
-    found = features.cached(tmp_path, {"size": 1}, meanwhile)
+    found = cache.cached(tmp_path, {"size": 1}, meanwhile)
     np.testing.assert_array_equal(found, ARRAY)
 
 
@@ -194,7 +194,7 @@ def test_two_runs_compute_an_entry_once(tmp_path):
         return compute(ARRAY)(empty)
 
     def run(how):
-        found.append(features.cached(tmp_path, {"size": 1}, how))
+        found.append(cache.cached(tmp_path, {"size": 1}, how))
 
     first = threading.Thread(target=run, args=(slowly,))
     first.start()
@@ -215,7 +215,7 @@ def test_two_runs_compute_an_entry_once(tmp_path):
     ["flip", "truncate", "key", "no key", "list", "shape", "type", "empty", "a file"],
 )
 def test_cache_computes_a_damaged_entry_again(tmp_path, damage, caplog):
-    features.cached(tmp_path, {"size": 1}, compute(ARRAY))
+    cache.cached(tmp_path, {"size": 1}, compute(ARRAY))
     (entry,) = tmp_path.iterdir()
     file = entry / "features.npy"
     content = file.read_bytes()
@@ -236,6 +236,6 @@ def test_cache_computes_a_damaged_entry_again(tmp_path, damage, caplog):
         key = json.loads((entry / "key.json").read_text())
         values = {"key": key | {"key": {"size": 2}}, "no key": {}, "list": []}
         (entry / "key.json").write_text(json.dumps(values[damage]))
-    again = features.cached(tmp_path, {"size": 1}, compute(ARRAY))
+    again = cache.cached(tmp_path, {"size": 1}, compute(ARRAY))
     np.testing.assert_array_equal(again, ARRAY)
     assert "damaged" in caplog.text

@@ -1,0 +1,135 @@
+"""Decoded images that runs share."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+import runs
+import trees
+from PIL import Image
+
+from jaxad import config as config_lib
+from jaxad import data
+from jaxad.errors import InputError
+from jaxad.run import decoded, experiment
+
+SIZES = {"resize": 0, "resize_crop": 24, "pad": 0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One picture of every kind that there is a rule for, and a mask."""
+    root = tmp_path_factory.mktemp("decoded") / "cap"
+    random = np.random.default_rng(0)
+    colour = random.integers(0, 256, (40, 33, 4)).astype(np.uint8)
+    deep = random.integers(0, 2**16, (40, 33)).astype(np.uint16)
+    for name, pixels in {
+        "colour": colour[..., :3],
+        "alpha": colour,
+        "grey": colour[..., 0],
+        "deep": deep,
+    }.items():
+        trees.save(root / f"train/good/{name}.png", Image.fromarray(pixels))
+    trees.save(root / "train/good/photo.jpg", Image.fromarray(colour[..., :3]))
+    for name in ("plain", "masked"):
+        trees.save(root / f"test/{name}/0.png", Image.fromarray(colour[..., :3]))
+    mask = np.zeros((40, 33), np.uint8)
+    mask[10:30, 5:20] = 255
+    trees.save(root / "ground_truth/masked/0_mask.png", Image.fromarray(mask))
+    return root
+
+
+def load(folder, name="train", policy="resize"):
+    config = config_lib.base().dataset
+    config.update(name="folder", path=str(folder), category="all", resize=policy)
+    config.update(image_size=(20, 24), resize_to=SIZES[policy])
+    (category,) = data.categories(config)
+    return data.load(config, category, name)
+
+
+def unread(split):
+    """The split, of which no image can be read any more."""
+
+    def never(i):
+        raise AssertionError(f"{split.filenames[i]} was read")
+
+    return dataclasses.replace(split, read=never)
+
+
+def assert_same(got, want):
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("policy", SIZES)
+def test_an_image_is_the_same_bits(folder, tmp_path, policy):
+    for name in ("train", "test"):
+        split = load(folder, name, policy)
+        kept = decoded.kept(split, str(tmp_path), name)
+        for i, file in enumerate(split.filenames):
+            assert (kept.kept(i) is None) == ("deep" in file)
+            assert_same(kept[i], split[i])
+        backwards = np.arange(len(split))[::-1]
+        for one in (kept.take(backwards), data.joined([split, kept]).take(backwards)):
+            assert_same(one[0] | {"index": 0}, kept[len(split) - 1] | {"index": 0})
+
+
+def test_nothing_is_decoded_or_even_read_again(folder, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    first = decoded.kept(load(folder), str(tmp_path), "cap")
+    again = decoded.kept(unread(load(folder)), str(tmp_path), "cap")
+    told = f"cap: 4 of 5 images decoded in {tmp_path}"
+    assert caplog.messages == [told, told]
+    for i in range(4):
+        if again.kept(i):
+            assert_same(again[i], first[i])
+
+
+@pytest.mark.parametrize("damage", ["flip", "half", "other", "left"])
+def test_what_is_not_whole_is_never_taken(folder, tmp_path, damage, caplog):
+    split = load(folder)
+    decoded.kept(split, str(tmp_path), "cap")
+    (entry,) = tmp_path.iterdir()
+    content = (entry / "images.npy").read_bytes()
+    if damage == "flip":
+        (entry / "images.npy").write_bytes(content[:-9] + b"\7" + content[-8:])
+    elif damage == "half":
+        (entry / "images.npy").write_bytes(content[: len(content) // 2])
+    elif damage == "other":  # the pixels of other images
+        (entry / "key.json").write_text((entry / "key.json").read_text() + " ")
+        split = dataclasses.replace(split, version=f"{split.version} ")
+    else:  # of a run that was killed
+        entry.rename(tmp_path / f".{entry.name}.tmp")
+    again = decoded.kept(split, str(tmp_path), "cap")
+    for i in range(len(split)):
+        assert_same(again[i], split[i])
+    assert ("damaged" in caplog.text) == (damage in ("flip", "half"))
+
+
+def test_an_image_that_cannot_be_read_is_named_and_nothing_is_left(folder, tmp_path):
+    def broken(i):
+        return b"", None
+
+    split = dataclasses.replace(load(folder), read=broken)
+    with pytest.raises(InputError, match="alpha.png cannot be read"):
+        decoded.kept(split, str(tmp_path), "cap")
+    assert not list(tmp_path.iterdir())
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        decoded.kept(load(folder), str(file), "cap")
+
+
+def test_a_run_scores_the_same(tmp_path, one_device):
+    images = runs.category(tmp_path / "cap", train=6, test=2)
+    fields = {"threshold.calibration": "none"}
+    scores = []
+    for name, cache in (("without", ""), ("first", "kept"), ("second", "kept")):
+        made = runs.config(images, **fields)
+        made.dataset.cache = str(tmp_path / cache) if cache else ""
+        experiment.run(made, str(tmp_path / name))
+        scores.append((tmp_path / name / "cap/scores.csv").read_bytes())
+    assert scores[0] == scores[1] == scores[2]
+    assert len(list((tmp_path / "kept").iterdir())) == 2  # train and test
