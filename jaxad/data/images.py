@@ -23,6 +23,7 @@ import contextlib
 import functools
 import io
 import os
+import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,7 @@ SUFFIXES = (
 FORMATS = (
     *("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "JPEG2000", "PPM", "AVIF"),
 )
+_ANY = sys.maxsize  # pixels
 MAX_PIXELS = config_lib.FIELDS["dataset"]["max_pixels"].default
 # Two values of a mask that are closer than this share of their range are shades.
 _CLOSE = 1 / 16
@@ -123,7 +125,8 @@ class _Lifted:
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+                # A number, since a thread that is not inside may be about to use it.
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _ANY
             self._inside += 1
 
     def __exit__(self, *_) -> None:

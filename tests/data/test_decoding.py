@@ -285,6 +285,14 @@ def test_pillows_own_limit_does_not_count(monkeypatch, kind):
             Image.open(io.BytesIO(encoded))
 
 
+def test_another_thread_may_crop_while_an_image_is_opened():
+    """Pillow looks at its limit twice in a crop; in between it must not become None."""
+    encoded = trees.encoded(Image.new("L", (2, 2)), "PNG")
+    with images._opened(encoded):
+        assert 10**9 < Image.MAX_IMAGE_PIXELS
+        assert Image.new("L", (4, 4)).crop((1, 1, 3, 3)).size == (2, 2)
+
+
 @pytest.mark.parametrize("size", [(16384, 12288), (4096, 45000)])
 def test_pictures_of_line_cameras_are_read(size):
     # Black, so that a file of some hundred kilobytes is one.
