@@ -14,6 +14,7 @@ from configs import spd_elpv, spd_folder
 from jaxad import data, models
 from jaxad.errors import InputError, Preempted
 from jaxad.inference import folder
+from jaxad.methods import two_class_fields
 from jaxad.reporting import reading
 from jaxad.run import doctor, experiment, pretrain
 from jaxad.training.loop import _Folder
@@ -113,6 +114,19 @@ def test_any_other_run_takes_its_weights(whole):
     assert models.fingerprint(taken) == outcome["backbone"]["sha256"]
     random = models.load("plugins.levels", "random")[1]
     assert models.fingerprint(random) != outcome["backbone"]["sha256"]
+
+
+def test_a_two_class_model_begins_with_its_weights(whole, things, tmp_path):
+    workdir, pretrained = whole
+    fields = {"backbone.name": "plugins.levels", "metrics": ("visa",)}
+    config = runs.config(things, **fields)
+    config.backbone.weights = str(workdir / pretrain.WEIGHTS)
+    two_class_fields.configured(config, "classification", epochs=2)
+    config.method.level = "layer2"
+    outcome = experiment.run(config, str(tmp_path / "run"))
+    (began_with,) = outcome["backbones"]
+    assert began_with["sha256"] == pretrained["backbone"]["sha256"]
+    assert 0 <= outcome["mean"]["image_aupr"] <= 1
 
 
 def test_weights_of_another_backbone_are_refused(whole):
