@@ -106,9 +106,10 @@ def test_the_loader_of_the_docs_gives_what_the_detector_gives(
     np.testing.assert_array_equal(found["anomalous"], [x.is_anomalous for x in want])
     assert found["anomalous"].any() and not found["anomalous"].all()
     assert found["map"].shape == (8, 32, 32)
-    # An image's answer does not depend on its neighbours in a batch.
+    # An image's answer has the same digits whatever its neighbours in a batch; its bits
+    # are the compiler's.
     alone = detector([detector.prepare(paths[5])])
-    np.testing.assert_array_equal(alone["map"][0], found["map"][5])
+    np.testing.assert_allclose(alone["map"][0], found["map"][5], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("shape", [(40, 48), (61, 33)])

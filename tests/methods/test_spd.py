@@ -165,15 +165,18 @@ def test_the_loss_is_its_base_and_the_weighted_term():
 
 
 def test_the_term_alone_pushes_negatives_away_and_not_positives():
-    """Twenty steps on one batch whose views stay the same."""
-    state, step = started("simsiam", eta=50.0, learning_rate=0.1)
+    """Twenty steps on one batch whose views stay the same.
+
+    At this rate the way down is smooth, and so the same whatever the compiler's sums.
+    """
+    state, step = started("simsiam", eta=50.0, learning_rate=0.03)
     batch, curves = make_batch(), []
     for _ in range(20):
         state, found = step(state, batch, jax.random.key(3))
         curves.append(found)
     far, near = "cosine_to_negative", "cosine_to_positive"
-    assert curves[-1][far] < curves[0][far] - 0.2
-    assert curves[-1][near] > curves[0][near] - 0.1
+    assert curves[-1][far] < curves[0][far] - 0.3
+    assert curves[-1][near] > curves[0][near] + 0.1
 
 
 # ---- SimSiam
