@@ -39,12 +39,12 @@ class Fitted(NamedTuple):
 
     Attributes:
       pixels: uint8 [h, w, 3], as `Geometry.fitted` gives them.
-      size: (height, width) of the image itself.
+      original_size: (height, width) of the image itself.
       has_mask: whether a mask of it is to be read.
     """
 
     pixels: np.ndarray
-    size: tuple[int, int]
+    original_size: tuple[int, int]
     has_mask: bool
 
 
@@ -114,7 +114,8 @@ class Split:
                 image = self.decode(encoded)
                 size, image = _size(image), self.geometry.image(image)
             else:
-                size, image = kept.size, self.geometry.finished(kept.pixels)
+                size = kept.original_size
+                image = self.geometry.finished(kept.pixels)
         if mask is None:
             mask = np.zeros(self.geometry.size, np.uint8)
         elif mask.shape != size:

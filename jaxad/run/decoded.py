@@ -55,7 +55,7 @@ def kept(split: data.Split, folder: str, label: str) -> data.Split:
                 if fitted is not None:
                     h, w, _ = fitted.pixels.shape
                     array["pixels"][i, :h, :w] = fitted.pixels
-                    array["shape"][i], array["size"][i] = (h, w), fitted.size
+                    array["shape"][i], array["size"][i] = (h, w), fitted.original_size
                     array["has_mask"][i] = fitted.has_mask
                 bar.update(1)
         return array
