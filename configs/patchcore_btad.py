@@ -4,7 +4,7 @@
 
 WideResNet-50, layer2 and layer3, shorter side 256 and its centre 224, a 10 % coreset
 chosen under a random projection to 128 dimensions. docs/data.md says how to get the
-images. Arguments: `category` (01, 02, 03 or all) and `runlocal`, a minute or two.
+images. Arguments: `category` (01, 02, 03 or all) and `runlocal`, minutes on a CPU.
 """
 
 from jaxad import config as config_lib

@@ -4,7 +4,7 @@
 
 WideResNet-50, layer2 and layer3, shorter side 256 and its centre 224, a 10 % coreset
 chosen under a random projection to 128 dimensions. docs/data.md says how to get the
-images. Arguments: `category` (a name, or all) and `runlocal`, a minute or two.
+images. Arguments: `category` (a name, or all) and `runlocal`, minutes on a CPU.
 
 The original's results for these settings, mean of the 15 categories: image AUROC 99.16,
 pixel AUROC 98.11. Its scores are squared distances and these are distances, which moves

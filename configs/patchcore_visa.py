@@ -5,8 +5,8 @@
 WideResNet-50, layer2 and layer3, shorter side 256 and its centre 224, a 10 % coreset
 chosen under a random projection to 128 dimensions. docs/data.md says how to get the
 images. Arguments: `category` (a name, or all), `protocol` (1cls, 2cls_highshot or
-2cls_fewshot), for the last one `shots` (5 or 10) and `draw` (0 to 4), and `runlocal`, a
-minute or two. Of the two-class protocols the memory bank takes the normal images.
+2cls_fewshot), for the last one `shots` (5 or 10) and `draw` (0 to 4), and `runlocal`,
+minutes on a CPU. Of the two-class protocols the memory bank takes the normal images.
 
 Images are not square: the crop keeps the centre, `--config.dataset.resize=resize` all.
 """

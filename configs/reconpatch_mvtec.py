@@ -4,7 +4,7 @@
 
 Arguments: `category` (a name, or all), `backbone` with `size` (wide_resnet50_2 with
 224, the paper's default, or wide_resnet101_2 with 480), `dim` (width of f) and
-`runlocal`, a minute or two. docs/data.md says how to get the images.
+`runlocal`, minutes on a CPU. docs/data.md says how to get the images.
 
 An image scores its highest patch; the paper's re-weighting of it, eq. 10, is
 `--config.detector.image_score=reweighted`.

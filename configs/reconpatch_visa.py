@@ -3,8 +3,8 @@
   python -m jaxad.main --config configs/reconpatch_visa.py --workdir runs/visa
 
 The paper has no results on VisA. Arguments: `category` (a name, or all), `dim` (width
-of f) and `runlocal`, a minute or two. docs/data.md says how to get the images. They are
-not square: the crop keeps the centre, `--config.dataset.resize=resize` all.
+of f) and `runlocal`, minutes on a CPU. docs/data.md says how to get the images. They
+are not square: the crop keeps the centre, `--config.dataset.resize=resize` all.
 
 An image scores its highest patch; the paper's re-weighting of it, eq. 10, is
 `--config.detector.image_score=reweighted`.

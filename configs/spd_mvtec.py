@@ -9,7 +9,7 @@ configs/spd_imagenet.py has left is `weights=runs/spd/backbone.safetensors`, wit
 (ours).
 
 Arguments: `detector` (padim or patchcore), `weights` (default, or a file), `backbone`
-("" is the detector's), `category` (a name, or all) and `runlocal`, a minute or two.
+("" is the detector's), `category` (a name, or all) and `runlocal`, minutes on a CPU.
 The columns of the benchmark are image_aupr, pixel_aupr (exact) and visa_pixel_aupr.
 
 The paper (arXiv 2207.14315) has this table; its numbers are not known here.

@@ -9,7 +9,7 @@ has left is `weights=runs/spd/backbone.safetensors`, with `backbone` where it is
 network. Images are squares of 224 pixels, cut from 256 (ours).
 
 Arguments: `detector` (padim or patchcore), `weights` (default, or a file), `backbone`
-("" is the detector's), `category` (a name, or all) and `runlocal`, a minute or two.
+("" is the detector's), `category` (a name, or all) and `runlocal`, minutes on a CPU.
 The columns of the benchmark are image_aupr, pixel_aupr (exact) and visa_pixel_aupr.
 
 The paper, AU-PR: PaDiM of images 80.2 with SimSiam and 82.8 with SPD, of pixels 11.4
