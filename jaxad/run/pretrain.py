@@ -77,13 +77,15 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
         if finished["pictures"]["version"] != corpus.version:
             _LOG.warning("the pictures have changed since; these results are of before")
         return finished
-    if not (folder / "config.json").exists():  # else it has been looked at
-        doctor.require_sound_corpus(member.dataset, corpus)
     pipeline = pipeline_lib.load(member)
-    corpus = decoded.kept(corpus, member.dataset.cache, "corpus")
-    train, held_out = _divide(corpus, pipeline)
+    train, _ = _divide(corpus, pipeline)
     for stage in pipeline.stages:
         feed.require_enough(stage, len(train), "what is not held out of the corpus")
+    # Last of the checks, for pictures may be millions.
+    if not (folder / "config.json").exists():  # else it has been looked at
+        doctor.require_sound_corpus(member.dataset, corpus)
+    corpus = decoded.kept(corpus, member.dataset.cache, "corpus")
+    train, held_out = _divide(corpus, pipeline)
     processes.wait()
     results.write_json(folder / "config.json", member.to_dict())
 

@@ -173,9 +173,13 @@ def test_it_has_no_report_and_no_detector_in_memory(whole, pictures):
     ],
     ids=str,
 )
-def test_what_cannot_work_is_found_before_anything_is_trained(
-    base, changes, message, pictures, tmp_path
+def test_what_cannot_work_is_found_before_pictures_are_looked_at(
+    base, changes, message, pictures, tmp_path, monkeypatch
 ):
+    def looked_at(config, corpus):
+        raise AssertionError("millions of pictures, in vain")
+
+    monkeypatch.setattr(doctor, "require_sound_corpus", looked_at)
     if "dataset.path" in changes:
         changes = changes | {"dataset.path": str(pictures / "plain")}
     with pytest.raises(InputError, match=message):
