@@ -10,6 +10,7 @@ References:
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -17,6 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxad.errors import InputError
+
+# Of windows that differ: so many are summed one by one, which compiles to no gather.
+_WINDOWS = 16
 
 
 def concat(levels: Sequence[jax.Array], *, neighbourhood: int = 3) -> jax.Array:
@@ -67,14 +71,12 @@ def pooled(
     grid = levels[0].shape[1:3]
 
     def one(level):
-        # Channel-major: the neighbours of a channel lie side by side. Pooling acts on
-        # channels and resizing on positions, so they commute; pooling first is cheaper.
-        block = jnp.stack(_shifts(level, neighbourhood), axis=-1)
-        block = block.reshape(*level.shape[:3], -1)
-        return _to_grid(_adaptive_average(block, level_dim), grid)
+        # Pooling acts on channels and resizing on positions, so they commute; pooling
+        # first is cheaper.
+        return _to_grid(_averages(_shifts(level, neighbourhood), level_dim), grid)
 
     stacked = jnp.concatenate([one(level) for level in levels], axis=-1)
-    return _adaptive_average(stacked, target_dim)
+    return _averages([stacked], target_dim)
 
 
 def descriptor(fields) -> Callable[[Sequence[jax.Array]], jax.Array]:
@@ -110,17 +112,32 @@ def _to_grid(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
     )
 
 
-def _adaptive_average(x: jax.Array, size: int) -> jax.Array:
-    """Averages the last axis, n values, over `size` windows.
+def _averages(parts: Sequence[jax.Array], size: int) -> jax.Array:
+    """Averages k parts [..., c], channel by channel, over `size` windows.
 
-    Window i spans floor(i·n/size) to ceil((i+1)·n/size), the rule of PyTorch's
-    adaptive_avg_pool1d; neighbouring windows may overlap, and n may be below size.
+    Window i spans floor(i·n/size) to ceil((i+1)·n/size) of the n = c·k values, of which
+    those of a channel lie side by side; the rule of PyTorch's adaptive_avg_pool1d.
+    Neighbouring windows may overlap, and n may be below size.
     """
+    c, k = parts[0].shape[-1], len(parts)
+    if c * k == size:
+        return _side_by_side(parts)
+    # The windows of every p channels are the same q ones.
+    groups = math.gcd(c, size)
+    p, q = c // groups, size // groups
+    if q > _WINDOWS:
+        return _gathered(_side_by_side(parts), size)
+    means = []
+    for window in range(q):
+        start, stop = window * p * k // q, -(-(window + 1) * p * k // q)
+        inside = [parts[i % k][..., i // k :: p] for i in range(start, stop)]
+        means.append(sum(inside) / len(inside))
+    return _side_by_side(means)
+
+
+def _gathered(x: jax.Array, size: int) -> jax.Array:
+    """`_averages` of x [..., n], with windows of any kind."""
     n = x.shape[-1]
-    if n == size:
-        return x
-    if n % size == 0:
-        return x.reshape(*x.shape[:-1], size, n // size).mean(-1)
     i = np.arange(size)
     start, stop = i * n // size, -(-(i + 1) * n // size)
     total = 0.0
@@ -131,3 +148,8 @@ def _adaptive_average(x: jax.Array, size: int) -> jax.Array:
         total = total + taken * jnp.asarray(inside).reshape((1,) * (x.ndim - 1) + (-1,))
     width = jnp.asarray((stop - start).astype(np.float32))
     return total / width.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def _side_by_side(parts: Sequence[jax.Array]) -> jax.Array:
+    """Parts [..., c], channel by channel: [..., c * k]."""
+    return jnp.stack(parts, -1).reshape(*parts[0].shape[:-1], -1)

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -73,14 +74,15 @@ def test_bfloat16_levels_are_summed_in_float32(variant):
     np.testing.assert_array_equal(got, describe(jnp.float32))
 
 
-def test_pooled_against_naive_windows():
+# Windows that are summed one by one, and too many of them for that.
+@pytest.mark.parametrize(("level_dim", "target_dim"), [(7, 9), (12, 8), (18, 17)])
+def test_pooled_against_naive_windows(level_dim, target_dim):
     """Unfold, pool each level, resize, pool all, in the order of the paper's code."""
     rng = np.random.default_rng(1)
     levels = [
         rng.normal(size=(1, 4, 4, 5)).astype(np.float32),
         rng.normal(size=(1, 2, 2, 6)).astype(np.float32),
     ]
-    level_dim, target_dim = 7, 9
 
     def unfold(x):
         padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -106,6 +108,16 @@ def test_pooled_against_naive_windows():
         [jnp.asarray(x) for x in levels], level_dim=level_dim, target_dim=target_dim
     )
     np.testing.assert_allclose(got[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("widths", [(512, 1024), (128, 256), (384, 768)])
+def test_pooled_networks_of_the_papers_need_no_gather(widths):
+    """TPUs are slow at it, and have it pad the neighbours to whole tiles."""
+    levels = [
+        jax.ShapeDtypeStruct((1, 4 // (i + 1), 4 // (i + 1), c), np.float32)
+        for i, c in enumerate(widths)
+    ]
+    assert "gather" not in jax.jit(patches.pooled).lower(levels).as_text()
 
 
 def test_pooled_narrow_level_repeats_values():
