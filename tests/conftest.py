@@ -1,5 +1,6 @@
 """Every test sees eight CPU devices, and silent rank promotion is an error."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -19,12 +20,17 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Where no numbers are compared, tests mostly compile, and XLA's older emitters take two
-# thirds of the time. XLA ends a process for a flag that it does not know.
+# Where no numbers are compared, tests mostly compile. XLA's older emitters take two thirds
+# of the time, and a program compiled in one part less than in several, which gain nothing
+# where every core has tests. XLA ends a process for a flag that it does not know.
 _FAST = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1"
 if _FAST and jax.__version_info__ < (0, 11):
-    flag = "--xla_cpu_use_fusion_emitters=false"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    flags_of_xla = (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    )
+    os.environ["XLA_FLAGS"] = " ".join(flags_of_xla).strip()
 
 # What one test, worker or command has compiled no other one compiles again. The folder
 # is this session's own: what another machine has compiled may not run on this one.
@@ -41,6 +47,14 @@ if not jax.config.jax_compilation_cache_dir:
 # grain reads absl flags when it starts threads; under pytest nobody parses them.
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_finish():
+    """Tracing makes many objects, and looking through all modules for garbage takes a
+    tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def pytest_unconfigure():
