@@ -14,7 +14,9 @@ from jaxad.errors import writing
 
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path, waiting: Callable[[], None]) -> Iterator[None]:
+def locked(
+    path: pathlib.Path, waiting: Callable[[], None], place: str = "place"
+) -> Iterator[None]:
     """Holds the lock of a path, waiting for whoever has it.
 
     The lock is a hidden file beside it, which goes with the process however that ends,
@@ -24,14 +26,15 @@ def locked(path: pathlib.Path, waiting: Callable[[], None]) -> Iterator[None]:
       path: what to work on.
       waiting: called again and again while another run has the lock, so that SIGTERM
         can end the wait; not with several processes, of which but one waits.
+      place: what the user can choose another one of, where nothing can be written.
 
     Raises:
-      InputError: the file cannot be written.
+      InputError: nothing can be written beside the path.
     """
     with contextlib.ExitStack() as stack:
         if processes.first():
             ask = waiting if jax.process_count() == 1 else lambda: None
-            _take(_lock_of(path), ask, stack)
+            _take(_lock_of(path), ask, stack, place)
         processes.wait()
         yield
 
@@ -60,14 +63,16 @@ def _lock_of(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f".{path.name}.lock")
 
 
-def _take(lock: pathlib.Path, waiting, stack: contextlib.ExitStack) -> None:
-    while not _try(lock, stack):
+def _take(lock: pathlib.Path, waiting, stack: contextlib.ExitStack, place: str) -> None:
+    while not _try(lock, stack, place):
         waiting()
         time.sleep(0.2)
 
 
-def _try(lock: pathlib.Path, stack: contextlib.ExitStack) -> bool:
-    with writing(lock):
+def _try(
+    lock: pathlib.Path, stack: contextlib.ExitStack, place: str = "place"
+) -> bool:
+    with writing(lock.parent, place):
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = open(lock, "w")
     # Whoever had it may have removed it in between.

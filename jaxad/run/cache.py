@@ -52,7 +52,7 @@ def cached(
 
     if not there():
         # Runs that want the same at the same time wait for the first of them.
-        with locked(entry, waiting):
+        with locked(entry, waiting, field):
             if not there():
                 if processes.first():
                     _compute_into(entry, file, key, compute, field)

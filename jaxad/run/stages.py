@@ -64,7 +64,7 @@ def kept(
     }
     cache = pathlib.Path(config.train.stage_cache).expanduser()
     shared = cache / f"{stage.name}-{features.digest(key)}"
-    with locked(shared, waiting):
+    with locked(shared, waiting, "config.train.stage_cache"):
         yield shared
 
 
