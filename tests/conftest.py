@@ -20,8 +20,8 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Where no numbers are compared, tests mostly compile. XLA's older emitters take two thirds
-# of the time, and a program compiled in one part less than in several, which gain nothing
+# Where no numbers are compared, tests mostly compile. XLA's older emitters take two
+# thirds of the time, and a program in one part less than in several, which gain nothing
 # where every core has tests. XLA ends a process for a flag that it does not know.
 _FAST = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1"
 if _FAST and jax.__version_info__ < (0, 11):
