@@ -69,9 +69,7 @@ def _take(lock: pathlib.Path, waiting, stack: contextlib.ExitStack, place: str) 
         time.sleep(0.2)
 
 
-def _try(
-    lock: pathlib.Path, stack: contextlib.ExitStack, place: str = "place"
-) -> bool:
+def _try(lock: pathlib.Path, stack: contextlib.ExitStack, place: str = "place") -> bool:
     with writing(lock.parent, place):
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = open(lock, "w")
