@@ -4,7 +4,7 @@ Stage I (DNP) teaches a discriminative network D to find synthetic anomalies in 
 features of a frozen backbone F. Stage II (NCL) fine-tunes F by contrastive learning on
 normal images, while the frozen D keeps watch that anomalies stay visible. The memory
 bank is then built on the fine-tuned F. Two stages that are not the paper's, whitening
-and ranking, are in `tocoad_map`.
+and ranking, are in `tocoad_map`; with the first, D may have a say in the descriptors.
 
 The paper's modules, losses and best settings are known; its layouts, optimisers and
 schedules are a reconstruction. `tocoad_fields.FIELDS` says which is which.
@@ -26,7 +26,7 @@ from jaxad.augment import anomalies, colour, views
 from jaxad.methods import tocoad_map
 from jaxad.methods.base import Backbone, Method, Stage, identity
 from jaxad.methods.tocoad_fields import FIELDS as FIELDS
-from jaxad.methods.tocoad_fields import LEVELS, STAGES, check, weight_of_guide
+from jaxad.methods.tocoad_fields import LEVELS, STAGES, check, sees, weight_of_guide
 from jaxad.methods.tocoad_fields import fields as fields
 from jaxad.methods.tocoad_fields import runlocal as runlocal
 from jaxad.models import decoder, heads
@@ -73,14 +73,16 @@ def build(config, backbone: Backbone) -> Method:
       InputError: a field that cannot work; from `stages`, levels that the backbone does
         not have.
     """
-    options = config.method
+    options, size = config.method, config.dataset.image_size
     check(options)
     describe = patches.descriptor(config.patches)
 
     def features(params, images):
         return describe(backbone.levels(params["backbone"], images))
 
-    size = config.dataset.image_size
+    grid = None
+    if sees(options):
+        features, grid = _with_log_odds(options, backbone, describe, size)
     make = {
         "dnp": lambda: _discriminative_pretraining(options, backbone, size),
         "ncl": lambda: _negative_guided_contrast(options, backbone, size),
@@ -98,7 +100,30 @@ def build(config, backbone: Backbone) -> Method:
         return tuple(make[name]() for name in STAGES if name in options.stages)
 
     maps = {"whitening", "ranking"} & set(options.stages)
-    return Method(features, tocoad_map.project if maps else identity, stages)
+    project = tocoad_map.project if maps else identity
+    return Method(features, project, stages, grid=grid)
+
+
+def _with_log_odds(options, backbone: Backbone, describe, size):
+    """(descriptors with D's log-odds as one more channel, their grid), as `Method` has
+    them."""
+    discriminator = _discriminator(options, backbone, size)
+
+    def features(params, images):
+        maps = backbone.module.apply(params["backbone"], images)[1]
+        described = describe([maps[tap] for tap in backbone.taps])
+        logits = discriminator.apply(params["discriminator"], _levels(maps), size)
+        log_odds = logits[..., 1:] - logits[..., :1]
+        shape = (*described.shape[:3], 1)
+        seen = jax.image.resize(log_odds, shape, "linear", antialias=True)
+        return jnp.concatenate([described, seen], axis=-1)
+
+    def grid():
+        taps = backbone.shapes(size, backbone.taps)
+        h, w, c = jax.eval_shape(describe, taps).shape[1:]
+        return h, w, c + 1
+
+    return features, grid
 
 
 # -----------------------------------------------------------------------------
@@ -273,12 +298,14 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
         return state | {"optimiser": moments, "empty_masks": empty}, metrics
 
     def finish(state, params):
-        """Hands on F alone: D and the heads have done their work."""
+        """Hands on F, and D where descriptors hold what it sees; never the heads."""
         tuned = {
             "params": state["learnt"]["backbone"],
             "batch_stats": state["statistics"],
         }
-        kept = {k: v for k, v in params.items() if k != "discriminator"}
+        kept = dict(params)
+        if not sees(options):
+            kept.pop("discriminator", None)
         return kept | {"backbone": tuned}
 
     return Stage(

@@ -237,6 +237,12 @@ FIELDS = dict(
                 "added to all variances, in units of their mean (ours)",
                 NOT_NEGATIVE,
             ),
+            log_odds=Field(
+                0.0,
+                "variance of D's log-odds as one more channel of descriptors, in units "
+                "of all others' together (ours); 0 leaves D out",
+                NOT_NEGATIVE,
+            ),
         ),
         "stages",
         "whitening",
@@ -314,6 +320,11 @@ def check(options) -> None:
             options.dnp.statistics == "frozen",
             '"frozen" where method.stages has no "ncl": F is then an inference network',
         )
+    need(
+        "whitening.log_odds",
+        not sees(options) or "dnp" in options.stages,
+        '0 where method.stages has no "dnp": nothing has taught D',
+    )
     for category, name, _ in options.by_category:
         known = name in dict(fields_lib.flat(FIELDS))
         need(
@@ -322,6 +333,11 @@ def check(options) -> None:
             f"of fields of {', '.join(_OF_CATEGORIES)}: {name}, which {category} has "
             "otherwise, is none",
         )
+
+
+def sees(options) -> bool:
+    """Whether descriptors hold what D sees."""
+    return "whitening" in options.stages and options.whitening.log_odds > 0
 
 
 def weight_of_guide(options) -> float:

@@ -3,15 +3,18 @@
 The paper's stage II moves F, and folds its descriptors into few directions
 (docs/tocoad.md). These leave F alone and learn W; the memory bank is built on x W.
 
-  whitening   normal patches fill all directions alike
+  whitening   normal patches fill all directions alike; what D sees of a patch may be
+              one more
   ranking     the loss is the score: normal patches shall lie closer to the normal
               patches of other images than synthetic defects do
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.linalg
 
 from jaxad import losses, optim, rng
 from jaxad.methods.base import Params, Stage
@@ -57,7 +60,10 @@ def whitening(options) -> Stage:
 
     def finish(state, params):
         covariance = state["scatter"] / state["count"]
-        return params | {"map": whitener(covariance, shrinkage=fields.shrinkage)}
+        whiten = functools.partial(whitener, shrinkage=fields.shrinkage)
+        if fields.log_odds:
+            return params | {"map": beside(whiten, covariance, share=fields.log_odds)}
+        return params | {"map": whiten(covariance)}
 
     return Stage(
         "whitening",
@@ -102,6 +108,21 @@ def whitener(covariance: jax.Array, *, shrinkage: float) -> jax.Array:
     return jnp.matmul(vectors * scale[None], vectors.T, precision=_HIGHEST)
 
 
+def beside(
+    whiten: Callable[[jax.Array], jax.Array], covariance: jax.Array, *, share: float
+) -> jax.Array:
+    """W with a channel of its own for D's log-odds, the last one of C [c + 1, c + 1].
+
+    Of x W it has `share` times the variance of all others together, and normal patches
+    are told by both. A bank so has D's false alarms, which are then none.
+    """
+    others = covariance[:-1, :-1]
+    kernel = whiten(others)
+    variance = (kernel * jnp.matmul(others, kernel, precision=_HIGHEST)).sum()
+    own = jnp.maximum(covariance[-1, -1], jnp.finfo(covariance.dtype).tiny)
+    return jax.scipy.linalg.block_diag(kernel, jnp.sqrt(share * variance / own))
+
+
 # -----------------------------------------------------------------------------
 # Ranking
 # -----------------------------------------------------------------------------
@@ -141,12 +162,12 @@ def ranking(
             "start": start,
             "change": change,
             "optimiser": optimiser.init(change),
-            "frozen": params["backbone"],
+            "frozen": {k: v for k, v in params.items() if k != "map"},
         }
 
     def step(state, batch, key):
         defects, mask = generate(key, batch)
-        frozen = {"backbone": state["frozen"]}
+        frozen = state["frozen"]
         maps = [features(frozen, normalise(x)) for x in (batch["image"], defects)]
         inside = jax.image.resize(mask, maps[0].shape[:3], "linear", antialias=True)
         normal, anomalous, inside = (

@@ -118,7 +118,9 @@ def is_cached(pipeline: Pipeline, params: Params, split) -> bool:
 
 
 def _may_be_cached(pipeline: Pipeline, params: Params) -> bool:
-    frozen = params["backbone"] is pipeline.variables
+    # A method that has a grid of its own reads more than the backbone.
+    backbone_alone = pipeline.method.grid is None
+    frozen = params["backbone"] is pipeline.variables and backbone_alone
     return bool(pipeline.config.feature_cache) and frozen
 
 

@@ -17,7 +17,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxad import data, methods
+from jaxad import data
 from jaxad.devices import locks, processes
 from jaxad.errors import InputError, did_you_mean
 from jaxad.inference import folder as detector_folder
@@ -94,9 +94,8 @@ def jobs(
     found, names = [], {}
     for name, fields in rows.items():
         row = _with(config, name, fields)
-        if methods.leaves(row) == "detector":
-            row.feature_cache = row.feature_cache or str(folder / "features")
-            row.train.stage_cache = row.train.stage_cache or str(folder / "stages")
+        row.feature_cache = row.feature_cache or str(folder / "features")
+        row.train.stage_cache = row.train.stage_cache or str(folder / "stages")
         place = _folder_of(name)
         if place in names or place in ("features", "stages"):
             other = names.get(place, place)
@@ -242,9 +241,10 @@ def _shared(all_of: Sequence[Job]):
 
 
 def _add_shared(member, passes, stages) -> None:
-    kinds = detector_folder.networks(member).method.stages
+    method = detector_folder.networks(member).method
+    kinds = method.stages
     start = (member.dataset.to_json(), member.backbone.to_json())
-    if not any(stage.tunes for stage in kinds):
+    if method.grid is None and not any(stage.tunes for stage in kinds):
         key = (*start, member.patches.to_json(), member.batch_size)
         passes.add(repr(key))
     first = kinds[0] if kinds else None

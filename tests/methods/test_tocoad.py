@@ -449,6 +449,10 @@ def test_the_texture_source_is_the_first_that_is_there(there, changes, settled):
         (dict(stages=("ncl",)), "nothing has taught the guide"),
         (dict(ranking__batch_size=1), "method.ranking.batch_size"),
         (dict(whitening__shrinkage=-0.1), "method.whitening.shrinkage"),
+        (
+            dict(stages=("whitening",), whitening__log_odds=1.0),
+            "whitening.log_odds=1.0 must be 0 .* nothing has taught D",
+        ),
         (dict(lambda_neg__feature=-1.0), "method.lambda_neg.feature"),
         (dict(dnp__batch_size=1), "another image of the batch"),
         (
@@ -508,6 +512,41 @@ def test_mistakes_are_named(changes, message):
 )
 def test_what_is_pasted(changes, answer):
     assert tocoad.pasted(make_config(**changes).method) == answer
+
+
+def test_what_d_sees_is_a_channel_of_its_own():
+    """Its log-odds, averaged over the pixels of a patch; the others are as without."""
+    params, _ = after_stage_one()
+    images = make_batch()["image"]
+    seen = dict(stages=("dnp", "whitening"), whitening__log_odds=1.0)
+    with_d, without = (
+        tocoad.build(make_config(**changes), make_backbone()) for changes in (seen, {})
+    )
+    found = with_d.features(params, images)
+    assert with_d.grid() == found.shape[1:] and without.grid is None
+    np.testing.assert_array_equal(found[..., :-1], without.features(params, images))
+    maps = Tiny().apply(params["backbone"], images)[1]
+    network = tocoad._discriminator(make_config().method, make_backbone(), (SIDE, SIDE))
+    levels = [maps[name] for name in tocoad.LEVELS]
+    logits = network.apply(params["discriminator"], levels, (SIDE, SIDE))
+    inside = found[:, 4:12, 4:12, -1]  # patches of 2 x 2 pixels, clear of the border
+    # A triangle over four pixels along each axis.
+    weights = np.array([1, 3, 3, 1]) / 8
+    odds = np.asarray(logits[..., 1] - logits[..., 0], np.float64)
+    rows = sum(w * odds[:, 7 + i : 7 + i + 16 : 2] for i, w in enumerate(weights))
+    want = sum(w * rows[:, :, 7 + i : 7 + i + 16 : 2] for i, w in enumerate(weights))
+    np.testing.assert_allclose(inside, want, rtol=1e-4, atol=1e-5)
+    assert np.ptp(inside) > 1e-3
+
+
+@pytest.mark.parametrize(("share", "stays"), [(0.0, False), (1.0, True)])
+def test_stage_two_hands_d_on_where_descriptors_hold_what_it_sees(share, stays):
+    names = ("dnp", "ncl", "whitening")
+    (_, ncl, _) = stages(stages=names, whitening__log_odds=share)
+    state = {"learnt": {"backbone": 1}, "statistics": 2}
+    handed = ncl.finish(state, {"backbone": 0, "discriminator": 3})
+    assert ("discriminator" in handed) == stays
+    assert handed["backbone"] == {"params": 1, "batch_stats": 2}
 
 
 def test_empty_masks_are_counted():

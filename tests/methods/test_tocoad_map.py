@@ -1,5 +1,7 @@
 """ToCoAD's map on descriptors: whitening and ranking."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +37,15 @@ def test_whitener_by_hand():
     # A direction without any variance is no direction of infinite weight.
     found = tocoad_map.whitener(jnp.diag(jnp.asarray([2.0, 0.0])), shrinkage=0.01)
     np.testing.assert_allclose(found, np.diag([2.01**-0.5, 10.0]), rtol=1e-5)
+
+
+def test_the_log_odds_have_a_share_of_the_variance():
+    """Two channels of variances 1 and 3 come out with 2 each; the third gets a quarter
+    of these 4, whatever it has in common with the others."""
+    covariance = jnp.asarray([[1.0, 0.0, 0.3], [0.0, 3.0, 0.0], [0.3, 0.0, 0.25]])
+    whiten = functools.partial(tocoad_map.whitener, shrinkage=0.0)
+    found = tocoad_map.beside(whiten, covariance, share=0.25)
+    np.testing.assert_allclose(found, np.diag([2**0.5, (2 / 3) ** 0.5, 2]), atol=1e-6)
 
 
 def test_distances_are_to_other_images():
@@ -103,6 +114,18 @@ def test_a_map_begins_where_the_one_before_has_ended():
     given = {"backbone": {}, "map": jnp.diag(jnp.asarray([1.0, 2.0, 3.0]))}
     state = stage.init(jax.random.key(0), given, (4, 4, 3))
     np.testing.assert_array_equal(stage.finish(state, given)["map"], given["map"])
+
+
+def test_whitening_gives_the_last_channel_its_share():
+    options = tocoad.fields()
+    options.whitening.update(batch_size=32, log_odds=0.5)
+    stage = tocoad_map.whitening(options)
+    x = np.random.default_rng(0).normal(size=(64, 4)) @ np.diag([1.0, 2.0, 3.0, 9.0])
+    state, x = stage.init(None, {}, (4,)), jnp.asarray(x, jnp.float32)
+    for part in x.reshape(2, 32, 4):
+        state, _ = stage.step(state, {"patches": part}, None)
+    variances = tocoad_map.project(stage.finish(state, {}), x).var(0)
+    np.testing.assert_allclose(variances[3], 0.5 * variances[:3].sum(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [1, 3])

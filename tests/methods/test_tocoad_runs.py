@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from configs import tocoad_elpv
+from jaxad import data
 from jaxad.detectors import base
 from jaxad.errors import InputError, Preempted
 from jaxad.inference import folder as detector_folder
@@ -101,6 +102,29 @@ def test_a_map_is_learnt_kept_and_applied(places, tmp_path):
     patches = np.asarray(base.describe_with(plain, images))
     np.testing.assert_allclose(
         base.describe_with(mapped, images), patches @ kernel, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_what_d_sees_is_kept_with_the_detector(places, tmp_path):
+    """The cache of features, which knows the backbone alone, has no part in it."""
+    changes = {
+        "method.stages": ("dnp", "whitening"),
+        "method.whitening.batch_size": 128,
+        "method.whitening.log_odds": 1.0,
+        "feature_cache": str(tmp_path / "features"),
+    }
+    outcome = experiment.run(make_config(places, **changes), str(tmp_path / "run"))
+    assert outcome["mean"]["image_auroc"] is not None
+    assert not (tmp_path / "features").exists()
+    (member,) = detector_folder.load(find(tmp_path / "run/things")).members
+    kernel = np.asarray(member.params["map"])
+    assert kernel.shape == (13, 13) and not kernel[-1, :-1].any() and kernel[-1, -1] > 0
+    split = data.load(make_config(places).dataset, "things", "test")
+    images = np.stack([split[i]["image"] for i in range(len(split))])
+    scores, _ = base.predict(member, images)
+    lines = (tmp_path / "run/things/scores.csv").read_text().splitlines()[1:]
+    np.testing.assert_allclose(
+        sorted(scores), sorted(float(line.split(",")[-1]) for line in lines), rtol=1e-4
     )
 
 
