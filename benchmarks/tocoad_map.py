@@ -1,16 +1,19 @@
-"""ToCoAD's map on descriptors beside no training: what it changes on ELPV.
+r"""ToCoAD's map on descriptors beside no training: what it changes on ELPV.
 
-  python benchmarks/tocoad_map.py [--category mono] [--seeds 0 1 2] [--banks 10]
-                                  [--pixel_banks 3] [--workdir DIR]
+  python benchmarks/tocoad_map.py [--study report] [--category mono] [--seeds 0 1 2]
+                                  [--banks 10] [--pixel_banks 3] [--workdir DIR]
 
-F is frozen, so that all rows share one feature pass: an untrained detector, whitening,
-and whitening and ranking with every seed, as configs/tocoad_elpv.py trains them. Image
-AUROC is on the real test images, over banks that start at the same patches in all rows.
-Pixel metrics are on its normal images with defects of generators that training never
-used. Every number is kept in the workdir as it is found, and not found twice.
+F is frozen: rows differ in the map on its descriptors, and in whether these hold what D
+sees, trained as configs/tocoad_elpv.py does. `--study report` has the rows of a table;
+the others, from which settings are chosen, are for poly. Image AUROC is on the real
+test images, over banks that start at the same patches in all rows. Pixel metrics are on
+its normal images with defects of generators that training never used. Every number is
+kept in the workdir as it is found, and not found twice.
 
 The differences to no training: banks are averaged within a seed, the interval of 95 %
-(Student's) is over seeds; of whitening, which has nothing random, over banks.
+(Student's) is over seeds; of whitening, which has nothing random, over banks. `--leak`
+tells, row by row, where scores rise: the share of patches above the 95 % quantile of
+those of normal test images, by their distance to the mask in patches.
 """
 
 import argparse
@@ -20,6 +23,7 @@ import sys
 
 import jax
 import numpy as np
+from scipy import ndimage
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -35,66 +39,115 @@ from jaxad.run.passes import Passes  # noqa: E402
 
 # Training draws Perlin noise.
 HELD_OUT = {"cutpaste": anomalies.cutpaste, "nsa": anomalies.nsa}
-ROWS = {
-    "no training": (),
-    "whitening and ranking": ("whitening", "ranking"),
-    "whitening": ("whitening",),
+UNTRAINED = {"stages": ()}
+WHITENING = {"stages": ("whitening",), "whitening.log_odds": 0.0}
+SEEN = {"stages": ("dnp", "whitening")}
+RANKED = {"stages": ("whitening", "ranking"), "whitening.log_odds": 0.0}
+SEEN_AND_RANKED = {"stages": ("dnp", "whitening", "ranking")}
+# What each row changes in config.method of reading=map. The first is the baseline.
+STUDIES = {
+    "report": {
+        "no training": UNTRAINED,
+        "whitening": WHITENING,
+        "whitening and D": SEEN,
+        "D": SEEN | {"whitening.shrinkage": 1e6},
+        "whitening and ranking": RANKED,
+        "whitening, D and ranking": SEEN_AND_RANKED,
+    },
+    "shrinkage": {
+        "no training": UNTRAINED,
+        **{
+            f"shrinkage {s:g}": WHITENING | {"whitening.shrinkage": s}
+            for s in (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
+        },
+    },
+    "log_odds": {
+        "no training": UNTRAINED,
+        **{
+            f"log-odds {x:g}": SEEN | {"whitening.log_odds": x}
+            for x in (0.25, 1.0, 4.0)
+        },
+    },
+    "ranking": {
+        "no training": UNTRAINED,
+        **{
+            f"ranking {x:g}{name}": row | {"ranking.learning_rate": x}
+            for x in (3e-4, 1e-3, 3e-3)
+            for name, row in (("", RANKED), (" and D", SEEN_AND_RANKED))
+        },
+    },
 }
 
 
-def pipeline_of(arguments, stages, seed: int):
+def pipeline_of(arguments, changes, seed: int):
     config = tocoad_elpv.get_config(f"reading=map,category={arguments.category}")
     command_line.use_compilation_cache(config)
-    config.method.stages, config.seed = stages, seed
+    config.seed = seed
+    config.method.update_from_flattened_dict(changes)
     config.feature_cache = str(arguments.workdir / "features")
+    config.train.stage_cache = str(arguments.workdir / "stages")
     (config,) = pipeline_lib.members(config)
     return pipeline_lib.load(config)
 
 
-def defects(test: data.Split, generator) -> tuple[np.ndarray, np.ndarray]:
-    """The normal images with a defect each [n, H, W, 3], and its masks [n, H, W]."""
-    normal = test.normal()
-    images = np.stack([normal[i]["image"] for i in range(len(normal))])
-    keys = rng.per_example(rng.stream(0, "held-out anomalies"), np.arange(len(images)))
-    if generator is anomalies.nsa:
-        made = jax.jit(jax.vmap(generator))(keys, images, np.roll(images, 1, 0))
-    else:
-        made = jax.jit(jax.vmap(generator))(keys, images)
-    return tuple(np.asarray(x) for x in made)
+def is_random(changes) -> bool:
+    return bool({"dnp", "ranking"} & set(changes["stages"]))
 
 
-class Frozen:
-    """Descriptors before any map: of both splits, and of generated defects."""
+class Images:
+    """Both splits, and generated defects: the normal test images with a defect each,
+    and its mask."""
 
     def __init__(self, arguments):
-        pipeline = pipeline_of(arguments, (), 0)
-        self.config = pipeline.config
-        self.train = data.load(self.config.dataset, arguments.category, "train")
-        self.train = self.train.normal()
-        test = data.load(self.config.dataset, arguments.category, "test")
-        params = {"backbone": pipeline.variables}
+        dataset = pipeline_of(arguments, UNTRAINED, 0).config.dataset
+        self.train = data.load(dataset, arguments.category, "train").normal()
+        self.test = data.load(dataset, arguments.category, "test")
+        normal = self.test.normal()
+        images = np.stack([normal[i]["image"] for i in range(len(normal))])
+        indices = np.arange(len(images))
+        keys = rng.per_example(rng.stream(0, "held-out anomalies"), indices)
+        self.held_out = {}
+        for name, generator in HELD_OUT.items():
+            others = (np.roll(images, 1, 0),) if generator is anomalies.nsa else ()
+            made = jax.jit(jax.vmap(generator))(keys, images, *others)
+            self.held_out[name] = tuple(np.asarray(x) for x in made)
+
+
+class Described:
+    """Descriptors before the map of both splits, and of generated defects."""
+
+    def __init__(self, images: Images, pipeline, params):
+        size = pipeline.config.batch_size
 
         def describe(images):
             return base.features(pipeline.method, pipeline.backbone, params, images)
 
-        size = self.config.batch_size
-
-        def all_of(split):
-            return features.extract(describe, split, size, label=split.name)
-
         def of(images):
             padded = np.pad(images, ((0, -len(images) % size), *[(0, 0)] * 3))
-            parts = [
-                describe(part) for part in padded.reshape(-1, size, *images.shape[1:])
-            ]
-            return np.concatenate(parts)[: len(images)]
+            parts = padded.reshape(-1, size, *images.shape[1:])
+            return np.concatenate([describe(part) for part in parts])[: len(images)]
 
-        self.rows, self.test = all_of(self.train), all_of(test)
-        self.labels = test.labels
-        self.held_out = {}
-        for name, generator in HELD_OUT.items():
-            images, masks = defects(test, generator)
-            self.held_out[name] = of(images), masks
+        self.config = pipeline.config
+        self.rows, self.test = (
+            features.extract(describe, split, size, label=split.name)
+            for split in (images.train, images.test)
+        )
+        self.held_out = {
+            name: (of(defects), masks)
+            for name, (defects, masks) in images.held_out.items()
+        }
+
+
+def learn(arguments, images: Images, row: str, changes, seed: int):
+    """(pipeline, what the stages of a row learn)."""
+    pipeline = pipeline_of(arguments, changes, seed)
+    folder = arguments.workdir / f"{row} {seed}"
+    folder.mkdir(exist_ok=True)
+    with Passes(folder / "unfinished", every=60) as passes:
+        params, _ = fit.learn(
+            pipeline, images.train, folder, passes, {}, label=arguments.category
+        )
+    return pipeline, params
 
 
 def patch_scores(described: np.ndarray, bank) -> np.ndarray:
@@ -104,22 +157,27 @@ def patch_scores(described: np.ndarray, bank) -> np.ndarray:
     return np.asarray(distances).reshape(described.shape[:3])
 
 
-def measured(frozen: Frozen, kernel, start: int, pixels: bool) -> dict[str, float]:
-    """The metrics of one bank, whose coreset begins at the patch `start`."""
+def mapped(x: np.ndarray, params) -> np.ndarray:
+    return x @ np.asarray(params["map"]) if "map" in params else x
 
-    def mapped(x):
-        return x if kernel is None else x @ kernel
 
-    rows = mapped(frozen.rows).reshape(-1, frozen.rows.shape[-1])
-    size = knn.coreset_size(frozen.config.coreset.ratio, len(rows))
-    bank = rows[memory_bank.greedy_coreset(rows, size, start=start)]
-    highest = patch_scores(mapped(frozen.test), bank).max((1, 2))
-    found = {"image AUROC": auroc(highest, frozen.labels)}
-    for name, (described, masks) in frozen.held_out.items() if pixels else ():
+def bank_of(described: Described, params, start: int) -> np.ndarray:
+    """The bank whose coreset begins at the patch `start`."""
+    rows = mapped(described.rows, params)
+    rows = rows.reshape(-1, rows.shape[-1])
+    size = knn.coreset_size(described.config.coreset.ratio, len(rows))
+    return rows[memory_bank.greedy_coreset(rows, size, start=start)]
+
+
+def measured(described, labels, params, bank, pixels: bool) -> dict[str, float]:
+    """The metrics of one bank."""
+    highest = patch_scores(mapped(described.test, params), bank).max((1, 2))
+    found = {"image AUROC": auroc(highest, labels)}
+    for name, (of_defects, masks) in described.held_out.items() if pixels else ():
         maps = scores.anomaly_map(
-            patch_scores(mapped(described), bank),
+            patch_scores(mapped(of_defects, params), bank),
             masks.shape[1:],
-            sigma=frozen.config.detector.blur_sigma,
+            sigma=described.config.detector.blur_sigma,
         )
         metrics = PixelMetrics()
         metrics.update(np.asarray(maps), masks.astype(np.uint8))
@@ -129,36 +187,52 @@ def measured(frozen: Frozen, kernel, start: int, pixels: bool) -> dict[str, floa
     return found
 
 
-def learn(arguments, train: data.Split, stages, seed: int) -> np.ndarray | None:
-    """The map that the stages of a row learn."""
-    if not stages:
-        return None
-    folder = arguments.workdir / f"{len(stages)}-{seed}"
-    with Passes(folder / "unfinished", every=60) as passes:
-        pipeline = pipeline_of(arguments, stages, seed)
-        params, _ = fit.learn(
-            pipeline, train, folder, passes, {}, label=arguments.category
-        )
-    return np.asarray(params["map"])
-
-
 def table(arguments) -> None:
-    frozen, found = Frozen(arguments), {}
-    patches = frozen.rows[..., 0].size
-    starts = np.random.default_rng(0).integers(0, patches, arguments.banks)
-    for row, stages in ROWS.items():
-        for seed in arguments.seeds if "ranking" in stages else arguments.seeds[:1]:
-            kernel = learn(arguments, frozen.train, stages, seed)
-            for i, start in enumerate(starts):
-                path = arguments.workdir / f"{len(stages)}-{seed}-{i}.json"
+    images, found = Images(arguments), {}
+    described: dict[int | None, Described] = {}  # by the seed of D
+    for row, changes in STUDIES[arguments.study].items():
+        if row not in (arguments.rows or [row]):
+            continue
+        for seed in arguments.seeds if is_random(changes) else arguments.seeds[:1]:
+            pipeline, params = learn(arguments, images, row, changes, seed)
+            of = seed if "discriminator" in params else None
+            if of not in described:
+                described[of] = Described(images, pipeline, params)
+            for i, start in enumerate(starts_of(arguments, described[of])):
+                path = arguments.workdir / f"{row} {seed}" / f"{i}.json"
                 pixels = i < arguments.pixel_banks
                 cell = json.loads(path.read_text()) if path.exists() else {}
                 if not cell or pixels and len(cell) == 1:
-                    cell = measured(frozen, kernel, int(start), pixels)
+                    bank = bank_of(described[of], params, start)
+                    both = described[of], images.test.labels
+                    cell = measured(*both, params, bank, pixels)
                     path.write_text(json.dumps(cell))
                 found.setdefault(row, {})[seed, i] = cell
             tell(found, row, seed)
-    compare(found)
+            if arguments.leak:
+                leak(described[of], images.test.labels, params, bank)
+    compare(found, arguments.baseline or next(iter(found)))
+
+
+def starts_of(arguments, described: Described) -> list[int]:
+    patches = described.rows[..., 0].size
+    return np.random.default_rng(0).integers(0, patches, arguments.banks).tolist()
+
+
+def leak(described: Described, labels, params, bank) -> None:
+    """Shares of high patches by the distance to the mask, in patches."""
+    normal = patch_scores(mapped(described.test[labels == 0], params), bank)
+    high = np.quantile(normal, 0.95)
+    for name, (of_defects, masks) in described.held_out.items():
+        is_high = patch_scores(mapped(of_defects, params), bank) > high
+        shares = jax.image.resize(masks, is_high.shape, "linear", antialias=True)
+        shares = np.asarray(shares)
+        far = np.stack([ndimage.distance_transform_edt(x <= 0.01) for x in shares])
+        line = [f"within {is_high[shares > 0.5].mean():.3f}"]
+        for low in (0, 1, 2):
+            ring = (far > low) & (far <= low + 1)
+            line.append(f"{low} to {low + 1} {is_high[ring].mean():.3f}")
+        print(f"  {name}: {', '.join(line)}", flush=True)
 
 
 def tell(found, row: str, seed: int) -> None:
@@ -171,9 +245,8 @@ def tell(found, row: str, seed: int) -> None:
     print(f"{row}, seed {seed}: {', '.join(numbers)} (over banks)", flush=True)
 
 
-def compare(found) -> None:
-    """The table: means, and differences to the first row and to whitening alone."""
-    baseline, learnt, whitened = ROWS
+def compare(found, baseline: str) -> None:
+    """The table: means, and differences to one of the rows."""
     metrics = next(iter(found[baseline].values()))
     print("| | " + " | ".join(metrics) + " |\n|" + "---|" * (len(metrics) + 1))
     for row, cells in found.items():
@@ -185,20 +258,24 @@ def compare(found) -> None:
             )
             line.append(f"{np.mean(values):.4f}{gain}")
         print(f"| {row} | {' | '.join(line)} |")
-    line = [gained(found, learnt, whitened, metric) for metric in metrics]
-    print(f"| the second less the third | {' | '.join(line)} |")
 
 
 def gained(found, row: str, other: str, metric: str) -> str:
-    """The paired difference to a row that has one seed, and its interval."""
-    ((seed, _), *_) = found[other]
-    gains: dict[int, list[float]] = {}
-    for (one, bank), cell in found[row].items():
-        if metric in cell:
-            gain = cell[metric] - found[other][seed, bank][metric]
-            gains.setdefault(one, []).append(gain)
-    by_seed = [np.mean(values) for values in gains.values()]
-    mean = statistics.mean(by_seed if len(by_seed) > 1 else gains[seed])
+    """The paired difference of two rows, and its interval; one of them with one seed
+    is paired with every seed of the other."""
+    seeds = [list(dict.fromkeys(seed for seed, _ in found[x])) for x in (row, other)]
+    count = max(map(len, seeds))
+    pairs = zip(*(x * count if len(x) == 1 else x for x in seeds), strict=False)
+    by_seed = []
+    for mine, theirs in list(pairs)[:count]:
+        by_seed.append(
+            [
+                cell[metric] - found[other][theirs, bank][metric]
+                for (seed, bank), cell in found[row].items()
+                if seed == mine and metric in cell
+            ]
+        )
+    mean = statistics.mean([np.mean(x) for x in by_seed] if count > 1 else by_seed[0])
     if mean.low is None:
         return f"{mean.value:+.4f}"
     return f"{mean.value:+.4f}, {mean.low:+.4f} to {mean.high:+.4f}"
@@ -206,10 +283,14 @@ def gained(found, row: str, other: str, metric: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--study", choices=STUDIES, default="report")
+    parser.add_argument("--rows", nargs="+", help="some of the study's; else all")
     parser.add_argument("--category", choices=("mono", "poly"), default="mono")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--banks", type=int, default=10)
     parser.add_argument("--pixel_banks", type=int, default=3)
+    parser.add_argument("--baseline", help="a row; the first one if left out")
+    parser.add_argument("--leak", action="store_true")
     parser.add_argument("--workdir", type=pathlib.Path, default="runs/tocoad_map")
     arguments = parser.parse_args()
     arguments.workdir.mkdir(parents=True, exist_ok=True)

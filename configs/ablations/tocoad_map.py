@@ -25,6 +25,9 @@ def get_config(arg=None):
 
 def sweep(add):
     add("no training", {"method.stages": ()})
-    add("whitening and ranking", {"method.stages": ("whitening", "ranking")})
-    add("whitening", {"method.stages": ("whitening",)})
-    add("ranking", {"method.stages": ("ranking",)})
+    add("whitening and D", {})
+    alone = {"method.whitening.log_odds": 0.0}
+    add("whitening", alone | {"method.stages": ("whitening",)})
+    add("ranking", alone | {"method.stages": ("ranking",)})
+    add("whitening and ranking", alone | {"method.stages": ("whitening", "ranking")})
+    add("all", {"method.stages": ("dnp", "whitening", "ranking")})

@@ -41,9 +41,13 @@ def sweep(add, arg):
         )
     grey = "data=" not in (arg or "") or "data=elpv" in arg
     mapped = {"method.grey": grey, "method.stages": ("whitening",)}
-    for shrinkage in (0.001, 0.01, 0.1):
+    for shrinkage in (0.001, 0.01, 0.1, 1.0):
         field = {"method.whitening.shrinkage": shrinkage}
         add(f"whitening {shrinkage:g}", mapped | field)
+    seen = {"method.stages": ("dnp", "whitening"), "method.whitening.shrinkage": 1.0}
+    for share in (0.25, 1.0, 4.0):
+        field = {"method.whitening.log_odds": share}
+        add(f"whitening 1, log-odds {share:g}", mapped | seen | field)
     add("ranking", mapped | {"method.stages": ("ranking",)})
     mapped["method.stages"] = ("whitening", "ranking")
     for rate in (1e-3, 3e-3, 1e-2):
