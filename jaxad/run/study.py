@@ -17,7 +17,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxad import data
+from jaxad import data, methods
 from jaxad.devices import locks, processes
 from jaxad.errors import InputError, did_you_mean
 from jaxad.inference import folder as detector_folder
@@ -94,8 +94,9 @@ def jobs(
     found, names = [], {}
     for name, fields in rows.items():
         row = _with(config, name, fields)
-        row.feature_cache = row.feature_cache or str(folder / "features")
-        row.train.stage_cache = row.train.stage_cache or str(folder / "stages")
+        if methods.leaves(row) == "detector":
+            row.feature_cache = row.feature_cache or str(folder / "features")
+            row.train.stage_cache = row.train.stage_cache or str(folder / "stages")
         place = _folder_of(name)
         if place in names or place in ("features", "stages"):
             other = names.get(place, place)

@@ -10,7 +10,7 @@ from jaxad import config as config_lib
 from jaxad import methods, sweep
 from jaxad.errors import InputError
 from jaxad.methods import spd_fields, two_class_fields
-from jaxad.run import study
+from jaxad.run import pretrain, study
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = [path.stem for path in (ROOT / "configs/ablations").glob("spd_*.py")]
@@ -26,6 +26,8 @@ def jobs(name, arg, folder, monkeypatch):
         (config,) = job.configs
         config_lib.validate(config)
         config_lib.check(methods.fields(config), config.method, "method")
+        if methods.leaves(config) == "backbone":
+            pretrain._require_no_effect(config)
     return found
 
 
