@@ -44,6 +44,36 @@ def defective(name: str, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return images[there], masks[there]
 
 
+def write(out: pathlib.Path, category: str, side: int, count: int) -> None:
+    """Images, masks and `list.csv` of so many cells of either split, in `out`."""
+    rows = []
+
+    def save(name: str, pixels: np.ndarray) -> str:
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(path)
+        return name
+
+    for split in ("train", "test"):
+        images = cells(category, split, side, count)
+        half = len(images) // 2
+        for i, image in enumerate(images[:half]):
+            file = save(f"{split}/normal/{i:03}.png", image)
+            rows.append((file, split, "normal", ""))
+        pairs = zip(*defective(split, images[half:]), strict=True)
+        for i, (image, mask) in enumerate(pairs):
+            file = save(f"{split}/defect/{i:03}.png", image)
+            of = save(f"masks/{split}/{i:03}.png", mask)
+            rows.append((file, split, "anomalous", of))
+    with open(out / "list.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("file", "split", "label", "mask"), *rows])
+    for split in ("train", "test"):
+        labels = [label for _, where, label, _ in rows if where == split]
+        print(
+            f"{split}: {len(labels)} cells, {labels.count('anomalous')} with a defect"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, required=True)
@@ -51,32 +81,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=96)
     parser.add_argument("--count", type=int, default=200, help="cells of a split")
     options = parser.parse_args()
-    rows = []
-
-    def write(name: str, pixels: np.ndarray) -> str:
-        path = options.out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(path)
-        return name
-
-    for split in ("train", "test"):
-        images = cells(options.category, split, options.side, options.count)
-        half = len(images) // 2
-        for i, image in enumerate(images[:half]):
-            file = write(f"{split}/normal/{i:03}.png", image)
-            rows.append((file, split, "normal", ""))
-        pairs = zip(*defective(split, images[half:]), strict=True)
-        for i, (image, mask) in enumerate(pairs):
-            file = write(f"{split}/defect/{i:03}.png", image)
-            of = write(f"masks/{split}/{i:03}.png", mask)
-            rows.append((file, split, "anomalous", of))
-    with open(options.out / "list.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("file", "split", "label", "mask"), *rows])
-    for split in ("train", "test"):
-        labels = [label for _, where, label, _ in rows if where == split]
-        print(
-            f"{split}: {len(labels)} cells, {labels.count('anomalous')} with a defect"
-        )
+    write(options.out, options.category, options.side, options.count)
     print(f"Images: {options.out / 'list.csv'}")
 
 

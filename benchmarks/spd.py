@@ -4,15 +4,20 @@
   python benchmarks/spd.py table [--out FILE]
 
 `run` pre-trains a narrow ResNet on the normal training cells of both types, with every
-base and weight of the term, and has PaDiM and PatchCore of its features tell defective
-monocrystalline cells. Every finished run adds a line to --out, and the lines that are
-there are not run again, so it can be stopped at any time; a run that was stopped goes
-on from its checkpoint. `table` prints what --out holds, with the differences that the
-term makes within a seed and their 95 % intervals.
+base and weight of the term, and tries what it leaves on monocrystalline cells: PaDiM
+and PatchCore; classifiers fine-tuned on 5, 10 and all labelled cells; a U-Net on cells
+with generated defects. Views of 32 x 32 are cut from cells brought to 64 x 64, so that
+a step takes a CPU a sixth of a second.
 
-Views of 32 x 32 are cut from cells brought to 64 x 64, so that a step takes a CPU a
-sixth of a second. Rates were chosen on the training cells: the base's loss has to
-fall, and no test image had a say.
+Every finished run is a line of --out. Lines that are complete are not run again, so it
+can be stopped at any time; a run that was stopped goes on from its checkpoint. `table`
+prints what --out holds, with the differences that the term makes within a seed and
+their 95 % intervals.
+
+Rates were chosen on the training cells: the loss has to fall, and no test image had a
+say. No cell that tests has been pre-trained on: the good ones that train, here and
+with labels, are those of the data set's own division, and of the defective ones, which
+no pre-training sees, 60 % train with labels.
 """
 
 import argparse
@@ -27,9 +32,12 @@ from PIL import Image
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from configs import spd_folder  # noqa: E402
+import generated_defects  # noqa: E402
+
+from configs import spd_folder, two_class_folder  # noqa: E402
 from jaxad import config as config_lib  # noqa: E402
 from jaxad import data, statistics  # noqa: E402
+from jaxad.data import protocol  # noqa: E402
 from jaxad.devices import compilation  # noqa: E402
 from jaxad.run import experiment, pretrain, results  # noqa: E402
 
@@ -41,16 +49,22 @@ BASES = {
     "simclr": dict(optimiser="sgd"),
     "supervised": {},
 }
+_BACKBONE = "benchmarks.narrow_resnet"
 _SIDE = 128  # of the cells as they are kept
 _PROBES = (
     *("cosine_to_positive", "cosine_to_negative", "knn_accuracy", "linear_accuracy"),
     *("rank", "spread"),
 )
+# AU-ROCs, and AU-PRs: of images, the last of pixels.
+DETECTORS = ("padim", "patchcore")
+LABELLED = ("shots5", "shots10", "highshot", "segmentation")
+_DRAWS = 3  # of few shots, with every seed others
 COLUMNS = (
     *("base", "eta", "seed", "steps", "cpu_seconds"),
     *("base_loss", "z_to_positive", "z_to_negative"),
     *_PROBES,
-    *("padim", "patchcore"),
+    *DETECTORS,
+    *LABELLED,
 )
 
 
@@ -74,14 +88,42 @@ def prepare(folder: pathlib.Path) -> None:
     partial.rename(folder)
 
 
+def divide(workdir: pathlib.Path, seeds) -> None:
+    """CSVs in `workdir` of the mono cells that train with labels, and that test."""
+
+    def of(part: str, kind: str) -> list:
+        found = sorted((workdir / "cells/mono" / part / kind).iterdir())
+        return [path.relative_to(workdir) for path in found]
+
+    defective = np.random.default_rng(0).permutation(of("test", "defective"))
+    count = round(protocol.SHARES["2cls_highshot"] * len(defective))
+    train = [(path, 0) for path in of("train", "good")]
+    train += [(path, 1) for path in sorted(defective[:count])]
+    test = [(path, 0) for path in of("test", "good")]
+    test += [(path, 1) for path in sorted(defective[count:])]
+    lists, labels = {"highshot": train}, [label for _, label in train]
+    for shots in (5, 10):
+        for seed in seeds:
+            for draw in range(_DRAWS):
+                number = _DRAWS * seed + draw
+                rows = protocol.few_shot("mono", number, shots, labels)
+                lists[f"shots{shots}-{number}"] = [train[row] for row in rows]
+    for name, chosen in lists.items():
+        with open(workdir / f"{name}.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("file", "split", "label"))
+            writer.writerows((path, "train", label) for path, label in chosen)
+            writer.writerows((path, "test", label) for path, label in test)
+
+
 def pretraining(cells, base: str, eta: float, seed: int):
     """The config of a run that leaves a backbone."""
     config = spd_folder.get_config(f"path={cells},base={base},eta={eta}")
     config.seed, config.batch_size = seed, 64
     config.dataset.image_size = (64, 64)
-    config.backbone.name = "benchmarks.narrow_resnet"
+    config.backbone.name = _BACKBONE
     config.method.update(batch_size=64, epochs=20, learning_rate=0.2, bottleneck=64)
-    config.method.update(view_size=(32, 32))
+    config.method.view_size = (32, 32)
     config.method.projector = (256,) * len(config.method.projector)
     # Cells are grey and small: of milder changes all bases learn in so few steps.
     config.method.strong.update(scale=(0.3, 0.9), jitter=(0.2, 0.2, 0.2, 0.05))
@@ -90,26 +132,49 @@ def pretraining(cells, base: str, eta: float, seed: int):
     return config
 
 
-def detection(cells, detector: str, weights: str, seed: int):
-    """The config of a detector on the features of such a backbone."""
+def detection(workdir, detector: str, weights: str, seed: int):
+    """The config of a detector on the features of a backbone."""
     config = config_lib.base()
     config.seed, config.batch_size, config.overlays = seed, 64, 0
-    config.dataset.update(name="folder", path=str(cells), category="mono")
+    config.dataset.update(name="folder", path=str(workdir / "cells"), category="mono")
     config.dataset.image_size = (_SIDE, _SIDE)
-    config.backbone.update(name="benchmarks.narrow_resnet", weights=weights)
-    config.detector.name, config.threshold.calibration = detector, "none"
+    config.backbone.update(name=_BACKBONE, weights=weights)
+    config.detector.name = detector.replace("patchcore", "knn")
+    config.threshold.calibration = "none"
     if detector == "padim":
         config.backbone.taps = ("layer1", "layer2", "layer3")
     return config
 
 
+def labelled(path, weights: str, seed: int):
+    """The config of a two-class model: a U-Net where defects have been generated."""
+    pixels = path.parent.name == "generated"
+    task = "segmentation" if pixels else "classification"
+    config = two_class_folder.get_config(
+        f"path={path},task={task},protocol=1cls,size=64"
+    )
+    config.seed, config.batch_size, config.overlays = seed, 64, 0
+    config.backbone.update(name=_BACKBONE, weights=weights)
+    config.threshold.calibration = "none"
+    # Some 340 steps of all cells, 315 of generated defects, 100 of few shots.
+    config.method.update(learning_rate=1e-3, epochs=5)
+    if pixels:
+        config.method.update(learning_rate=1e-2, epochs=15)
+        config.method.widths = (64, 32, 16, 8, 4)  # a quarter, as the backbone
+    if path.stem.startswith("shots"):
+        shots = int(path.stem.removeprefix("shots").split("-")[0])
+        steps = 2 * shots // config.method.batch_size  # an epoch
+        config.method.update(epochs=100 // steps, encoder_factor=0.1)
+    return config
+
+
 def measure(arguments, base: str, eta: float, seed: int) -> dict:
-    """One row: pre-training, its probes, and both detectors."""
-    cells, start = arguments.workdir / "cells", time.process_time()
-    name = f"{base}-{eta}-{seed}"
+    """One row: pre-training, its probes, and what becomes of the backbone."""
+    workdir, start = arguments.workdir, time.process_time()
+    name, cells = f"{base}-{eta}-{seed}", workdir / "cells"
     row, weights = dict.fromkeys(COLUMNS, ""), "random"
     row |= {"base": base, "eta": eta, "seed": seed, "steps": 0}
-    folder = arguments.workdir / name
+    folder = workdir / name
     if base == "none":
         # The probes before training are those of random weights.
         config = pretraining(cells, "simsiam", 0.0, seed)
@@ -131,36 +196,62 @@ def measure(arguments, base: str, eta: float, seed: int) -> dict:
         row["z_to_positive"] = last("cosine_to_positive")
         row["z_to_negative"] = last("cosine_to_negative")
     row |= {probe: probes[probe] for probe in _PROBES}
-    for detector in ("padim", "patchcore"):
-        config = detection(cells, detector.replace("patchcore", "knn"), weights, seed)
-        found = experiment.run(config, str(arguments.workdir / f"{name}-{detector}"))
-        row[detector] = found["mean"]["image_auroc"]
+
+    def found(config, column: str) -> dict:
+        return experiment.run(config, str(workdir / f"{name}-{column}"))["mean"]
+
+    for detector in DETECTORS:
+        config = detection(workdir, detector, weights, seed)
+        row[detector] = found(config, detector)["image_auroc"]
+    for column in LABELLED:
+        lists = [column]
+        if column.startswith("shots"):
+            draws = range(_DRAWS * seed, _DRAWS * (seed + 1))
+            lists = [f"{column}-{draw}" for draw in draws]
+        elif column == "segmentation":
+            lists = ["generated/list"]
+        metric = "pixel_aupr" if column == "segmentation" else "image_aupr"
+        values = []
+        for one in lists:
+            config = labelled(workdir / f"{one}.csv", weights, seed)
+            values.append(found(config, one.replace("/", "-"))[metric])
+        row[column] = float(np.mean(values))
     row["cpu_seconds"] = round(time.process_time() - start)
     return row
 
 
 def run(arguments) -> None:
-    compilation.use_cache(str(arguments.workdir / "xla"))
-    arguments.workdir.mkdir(parents=True, exist_ok=True)
-    prepare(arguments.workdir / "cells")
-    done = {(row["base"], row["eta"], row["seed"]) for row in rows(arguments.out)}
+    workdir = arguments.workdir
+    compilation.use_cache(str(workdir / "xla"))
+    workdir.mkdir(parents=True, exist_ok=True)
+    prepare(workdir / "cells")
+    divide(workdir, arguments.seeds)
+    if not (workdir / "generated/list.csv").exists():
+        generated_defects.write(workdir / "generated", "mono", 64, 200)
     for seed in arguments.seeds:
         wanted = [("none", 0.0)]
         wanted += [(base, eta) for base in arguments.bases for eta in arguments.etas]
         for base, eta in wanted:
-            if (base, eta, seed) in done:
+            done = {(r["base"], r["eta"], r["seed"]): r for r in rows(arguments.out)}
+            if None not in [done.get((base, eta, seed), {}).get(c) for c in LABELLED]:
                 continue
             row = measure(arguments, base, eta, seed)
-            new = not arguments.out.exists()
-            with open(arguments.out, "a", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                if new:
-                    writer.writeheader()
-                writer.writerow(
-                    {k: f"{v:.5g}" if isinstance(v, float) else v
-                     for k, v in row.items()}
-                )  # fmt: skip
-            print({k: row[k] for k in ("base", "eta", "seed", "padim", "patchcore")})
+            done[base, eta, seed] = row
+            save(arguments.out, done.values())
+            print({k: row[k] for k in ("base", "eta", "seed", *DETECTORS, *LABELLED)})
+
+
+def save(path: pathlib.Path, found) -> None:
+    partial = path.with_name(f".{path.name}.tmp")
+    with open(partial, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in found:
+            writer.writerow(
+                {k: f"{v:.5g}" if isinstance(v, float) else v
+                 for k, v in row.items() if k in COLUMNS}
+            )  # fmt: skip
+    partial.replace(path)
 
 
 def rows(path: pathlib.Path) -> list[dict]:
@@ -171,12 +262,13 @@ def rows(path: pathlib.Path) -> list[dict]:
         found = list(csv.DictReader(file))
     for row in found:
         for name in COLUMNS[1:]:
-            row[name] = float(row[name]) if row[name] else None
+            row[name] = float(row[name]) if row.get(name) else None
         row["seed"] = int(row["seed"])
+        row["gap"] = row["cosine_to_positive"] - row["cosine_to_negative"]
     return found
 
 
-_SHOWN = {
+_PRETRAINED = {
     "base_loss": "base's loss",
     "z_to_positive": "z, to positive",
     "z_to_negative": "z, to negative",
@@ -186,56 +278,58 @@ _SHOWN = {
     "knn_accuracy": "kNN",
     "linear_accuracy": "linear",
     "rank": "rank",
+}
+_USED = {
     "padim": "PaDiM",
     "patchcore": "PatchCore",
+    "shots5": "5 shots",
+    "shots10": "10 shots",
+    "highshot": "60 %",
+    "segmentation": "segmentation",
 }
+_COMPARED = {"gap": "gap", "cosine_to_positive": "to positive"}
+_COMPARED |= {"cosine_to_negative": "to negative"} | _USED
 
 
 def table(arguments) -> None:
     found = rows(arguments.out)
-    for row in found:
-        row["gap"] = row["cosine_to_positive"] - row["cosine_to_negative"]
-    order = ["none", *BASES]
+    order = ("none", *BASES)
     settings = {(row["base"], row["eta"]) for row in found}
     settings = sorted(settings, key=lambda one: (order.index(one[0]), one[1]))
 
-    def of(base, eta, column, seeds=None):
-        values = {
+    def of(base: str, eta: float, column: str) -> dict[int, float]:
+        """By seed."""
+        return {
             row["seed"]: row[column]
             for row in found
             if (row["base"], row["eta"]) == (base, eta) and row[column] is not None
         }
-        return values if seeds is None else [values[seed] for seed in seeds]
 
-    print("| base | eta | seeds | " + " | ".join(_SHOWN.values()) + " |")
-    print("|---|--:|--:|" + "--:|" * len(_SHOWN))
-    for base, eta in settings:
-        cells = [
-            f"{statistics.mean(list(values.values())).value:.3f}" if values else ""
-            for values in (of(base, eta, column) for column in _SHOWN)
-        ]
-        count = len(of(base, eta, "padim"))
-        print(f"| {base} | {eta} | {count} | " + " | ".join(cells) + " |")
+    def mean(base: str, eta: float, column: str) -> str:
+        values = list(of(base, eta, column).values())
+        return f"{np.mean(values):.3f}" if values else ""
 
-    compared = ("gap", "cosine_to_positive", "cosine_to_negative", "padim", "patchcore")
-    names = " | ".join(_SHOWN[column] for column in compared)
-    print(f"\n| base | eta less 0 | seeds | {names} |")
-    print("|---|--:|--:|" + "---|" * len(compared))
-    for base, eta in settings:
-        if not eta:
-            continue
-        cells = []
-        for column in compared:
-            ours, alone = of(base, eta, column), of(base, 0.0, column)
-            seeds = sorted(ours.keys() & alone.keys())
-            if len(seeds) < 2:
-                cells.append("")
-                continue
-            apart = statistics.paired_difference(
-                of(base, 0.0, column, seeds), of(base, eta, column, seeds)
-            )
-            cells.append(f"{apart.value:+.3f} ({apart.low:+.3f} to {apart.high:+.3f})")
-        print(f"| {base} | {eta} | {len(seeds)} | " + " | ".join(cells) + " |")
+    def difference(base: str, eta: float, column: str) -> str:
+        ours, alone = of(base, eta, column), of(base, 0.0, column)
+        seeds = sorted(ours.keys() & alone.keys())
+        if len(seeds) < 2:
+            return ""
+        pairs = [alone[seed] for seed in seeds], [ours[seed] for seed in seeds]
+        apart = statistics.paired_difference(*pairs)
+        return f"{apart.value:+.3f} ({apart.low:+.3f} to {apart.high:+.3f})"
+
+    def show(title: str, columns: dict, cell, settings: list) -> None:
+        print(f"| base | {title} | seeds | " + " | ".join(columns.values()) + " |")
+        print("|---|--:|--:|" + "---|" * len(columns))
+        for base, eta in settings:
+            cells = [cell(base, eta, column) for column in columns]
+            seeds = len(of(base, eta, "padim"))
+            print(f"| {base} | {eta} | {seeds} | " + " | ".join(cells) + " |")
+        print()
+
+    show("eta", _PRETRAINED, mean, settings)
+    show("eta", _USED, mean, settings)
+    show("eta less 0", _COMPARED, difference, [one for one in settings if one[1]])
 
 
 def main() -> None:
