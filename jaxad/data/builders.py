@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import ml_collections
 import numpy as np
 
-from jaxad.data import images
+from jaxad.data import files, images
 from jaxad.data.split import Split
 from jaxad.errors import InputError
 from tfds_builders.published import ARCHIVES, CATEGORIES
@@ -80,7 +80,7 @@ def load(
         origin = builder.info.metadata["origin"]
         _warn(f"{origin} differs from {builder.info.full_name}: {differences}")
     path = pathlib.Path(builder.data_path)
-    return dataclasses.replace(_whole(path, name, _state(path)), geometry=geometry)
+    return dataclasses.replace(_whole(path, name, files.state(path)), geometry=geometry)
 
 
 def published(config: ml_collections.ConfigDict, category: str) -> int:
@@ -92,14 +92,6 @@ def published(config: ml_collections.ConfigDict, category: str) -> int:
 
 def _variant(config: ml_collections.ConfigDict, category: str) -> str:
     return f"{category}_{config.protocol}" if config.name == "visa" else category
-
-
-def _state(folder: pathlib.Path) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of the files right in a folder."""
-    return tuple(
-        (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
-    )
 
 
 @functools.cache

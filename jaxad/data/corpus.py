@@ -45,7 +45,8 @@ def pictures(
     Raises:
       InputError: there are none, or they cannot be read.
     """
-    root = pathlib.Path(config.path).expanduser()
+    # In their version: other pictures may have the same names, sizes and times.
+    root = pathlib.Path(os.path.abspath(pathlib.Path(config.path).expanduser()))
     if config.name != folder.NAME or not config.path or not root.exists():
         return None
     tar = tars.find(root)
@@ -92,7 +93,7 @@ def _listed(root: pathlib.Path, walked: list[files.Folder], geometry) -> Split:
     left_out = sum(len(one.unread) + len(one.broken) for one in walked)
     if left_out:
         _LOG.warning("%s: %d pictures cannot be read and are left out", root, left_out)
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(os.fsencode(root))
     for path in paths:
         status = os.stat(root / path)
         digest.update(repr((path, status.st_size, status.st_mtime_ns)).encode())
@@ -112,7 +113,7 @@ def _of_tar(path: pathlib.Path, geometry) -> Split:
         raise InputError(f"config.dataset.path={path} holds no picture; name another")
     names = [picture.name for picture in found]
     status = os.stat(path)
-    version = repr((names, status.st_size, status.st_mtime_ns)).encode()
+    version = repr((str(path), names, status.st_size, status.st_mtime_ns)).encode()
     return _split(
         names,
         *_classes([name.removeprefix(f"{_TRAIN}/") for name in names]),
@@ -143,7 +144,10 @@ def _prepared(root: pathlib.Path, geometry) -> Split:
         records = builder.as_data_source(split=_TRAIN, decoders=decoders)
         label = dict(features).get("label")
         labelled = isinstance(label, tfds.features.ClassLabel)
-        labels = [record["label"] for record in records] if labelled else None
+        labels, digest = [], hashlib.sha256(builder.info.full_name.encode())
+        for record in records:
+            labels.append(record["label"] if labelled else 0)
+            digest.update(record["image"])
     except Exception as error:  # what array_record raises is not documented
         raise InputError(
             f"config.dataset.path={root} cannot be read as array_record files with "
@@ -152,10 +156,10 @@ def _prepared(root: pathlib.Path, geometry) -> Split:
         ) from error
     return _split(
         [f"{builder.info.full_name}, picture {i}" for i in range(len(records))],
-        labels or [0] * len(records),
+        labels,
         tuple(label.names) if labelled else (),
         geometry,
-        f"{builder.info.full_name}/{len(records)}",
+        f"{builder.info.full_name}/{digest.hexdigest()}",
         lambda i: records[i]["image"],
     )
 

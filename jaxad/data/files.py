@@ -107,6 +107,15 @@ def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
     return [folder / name for name in sorted(found)]
 
 
+def state(folder: pathlib.Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of all files right in a folder, which tell it from another
+    of that name."""
+    return tuple(
+        (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+    )
+
+
 def _walk(folder: str, name: str, seen: set[str], once: bool) -> Iterator[Folder]:
     """`seen` are folders not to go through, links resolved."""
     if not once:

@@ -5,6 +5,7 @@ pictures of 47 kinds of texture.
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -12,7 +13,7 @@ import pathlib
 import ml_collections
 import numpy as np
 
-from jaxad.data import images
+from jaxad.data import files, images
 from jaxad.data.split import Split
 from jaxad.errors import InputError
 
@@ -33,7 +34,8 @@ def load(config: ml_collections.ConfigDict) -> Split | None:
     """
     geometry = images.Geometry(tuple(config.image_size))
     if config.textures:
-        found = _folder(pathlib.Path(config.textures).expanduser(), geometry)
+        root = pathlib.Path(config.textures).expanduser()
+        found = _folder(pathlib.Path(os.path.abspath(root)), geometry)
     else:
         found = _prepared(os.path.expanduser(config.data_dir), geometry)
     if found is None:
@@ -69,21 +71,39 @@ def _folder(root: pathlib.Path, geometry: images.Geometry) -> Split:
 
 
 def _prepared(data_dir: str, geometry: images.Geometry) -> Split | None:
+    """The newest DTD that TFDS has prepared."""
     import tensorflow_datasets as tfds
 
     folder = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR, "dtd")
     versions = sorted(folder.expanduser().glob("*.*.*"))
     if not versions:
         return None
+    found = _whole(versions[-1], files.state(versions[-1]))
+    return dataclasses.replace(found, geometry=geometry)
+
+
+@functools.cache
+def _whole(folder: pathlib.Path, state: tuple) -> Split:
+    """All of DTD, at no size yet; `state` of the folder is for the cache alone.
+
+    Every picture is read for the version, once a process.
+    """
+    del state
+    import tensorflow_datasets as tfds
+
     try:
-        builder = tfds.builder_from_directory(versions[-1])
+        builder = tfds.builder_from_directory(folder)
         decoders = {"image": tfds.decode.SkipDecoding()}
         sources = [
             builder.as_data_source(split=name, decoders=decoders) for name in _SPLITS
         ]
+        digest = hashlib.sha256(builder.info.full_name.encode())
+        for source in sources:
+            for record in source:
+                digest.update(record["image"])
     except Exception as error:  # what array_record raises is not documented
         raise InputError(
-            f"{versions[-1]} cannot be read as array_record files ({error}); prepare "
+            f"{folder} cannot be read as array_record files ({error}); prepare "
             "DTD with file_format='array_record', or name a folder of its pictures "
             "with config.dataset.textures"
         ) from error
@@ -94,7 +114,8 @@ def _prepared(data_dir: str, geometry: images.Geometry) -> Split | None:
         return source[place]["image"]
 
     names = [f"{builder.info.full_name}, picture {i}" for i in range(len(places))]
-    return _split(names, geometry, builder.info.full_name, read)
+    version = f"{builder.info.full_name}/{digest.hexdigest()}"
+    return _split(names, images.Geometry((0, 0)), version, read)
 
 
 def _split(names, geometry, version, read) -> Split:

@@ -1,8 +1,11 @@
 import io
+import os
+import shutil
 import tarfile
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 import trees
 from PIL import Image
 
@@ -10,6 +13,7 @@ from jaxad import config as config_lib
 from jaxad import data
 from jaxad.data import images, tars
 from jaxad.errors import InputError
+from jaxad.run import decoded
 
 
 def corpus(path, **changes):
@@ -152,36 +156,78 @@ def test_an_empty_folder_is_told(tmp_path):
         corpus(tmp_path / "empty")
 
 
-def test_a_corpus_that_tfds_has_prepared(tmp_path):
-    import tensorflow_datasets as tfds
+class Tiny(tfds.core.GeneratorBasedBuilder):
+    """Three pictures, each of one grey."""
 
-    class Tiny(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("1.0.0")
-        pkg_dir_path = tmp_path
+    VERSION = tfds.core.Version("1.0.0")
 
-        def _info(self):
-            label = tfds.features.ClassLabel(names=["fish", "dog"])
-            image = tfds.features.Image()
-            features = tfds.features.FeaturesDict({"image": image, "label": label})
-            return tfds.core.DatasetInfo(
-                builder=self, features=features, disable_shuffling=True
-            )
+    def __init__(self, root, greys, **options):
+        self.root, self.greys = root, greys
+        super().__init__(data_dir=root / "data", file_format="array_record", **options)
 
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples()}
+    def _info(self):
+        label = tfds.features.ClassLabel(names=["fish", "dog"])
+        image = tfds.features.Image()
+        features = tfds.features.FeaturesDict({"image": image, "label": label})
+        return tfds.core.DatasetInfo(
+            builder=self, features=features, disable_shuffling=True
+        )
 
-        def _generate_examples(self):
-            for i, label in enumerate(("dog", "fish", "dog")):
-                path = tmp_path / f"{i}.png"
-                trees.image(path, mark=i)
-                yield i, {"image": str(path), "label": label}
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
 
-    builder = Tiny(data_dir=tmp_path / "data", file_format="array_record")
+    def _generate_examples(self):
+        labels = "dog", "fish", "dog"
+        for i, (grey, label) in enumerate(zip(self.greys, labels, strict=True)):
+            path = self.root / f"{i}.png"
+            trees.image(path, (grey,) * 3, mark=grey)
+            yield i, {"image": str(path), "label": label}
+
+
+def prepared(root, greys):
+    """The folder in which TFDS has prepared them, anew."""
+    shutil.rmtree(root / "data", ignore_errors=True)
+    builder = Tiny(root, greys)
     builder.download_and_prepare()
-    split = corpus(builder.data_path)
+    return builder.data_path
+
+
+def test_a_corpus_that_tfds_has_prepared(tmp_path):
+    path = prepared(tmp_path, (0, 1, 2))
+    split = corpus(path)
     assert split.classes == ("fish", "dog")
     np.testing.assert_array_equal(split.labels, [1, 0, 1])
     assert split[2]["image"].shape == (8, 8, 3)
-    (builder.data_path / "dataset_info.json").write_text("{")
+    (path / "dataset_info.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read as array_record files"):
-        corpus(builder.data_path)
+        corpus(path)
+
+
+def levels(split, cache):
+    """The greys of pictures, from the cache of decoded ones."""
+    kept = decoded.kept(split, str(cache), "corpus")
+    assert all(kept.kept(i) for i in range(len(kept)))
+    return [round(255 * float(kept[i]["image"].mean())) for i in range(len(kept))]
+
+
+def test_a_corpus_that_is_prepared_anew_has_its_own_pixels(tmp_path):
+    for greys in ([0, 10, 20], [70, 10, 20]):
+        split = corpus(prepared(tmp_path, greys))
+        assert levels(split, tmp_path / "cache") == greys
+
+
+@pytest.mark.parametrize("form", ["folder", "train", "tar"])
+def test_corpora_of_the_same_names_have_their_own_pixels(form, tmp_path, monkeypatch):
+    """Sizes and times are the same too, and one path leads to either."""
+    for place, level in (("one", 20), ("other", 70)):
+        content = encoded(Image.new("RGB", (9, 9), (level,) * 3), "BMP")
+        path = tmp_path / place / ("own.tar" if form == "tar" else "own")
+        file = path if form == "tar" else path / form / "a.bmp"
+        file.parent.mkdir(parents=True)
+        if form == "tar":
+            tar_of(path, {"a.bmp": content})
+        else:
+            file.write_bytes(content)
+        os.utime(file, (1e9, 1e9))
+        monkeypatch.chdir(tmp_path / place)
+        assert levels(corpus(path.name), tmp_path / "cache") == [level]

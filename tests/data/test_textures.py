@@ -1,5 +1,8 @@
 """Pictures that anomalies are pasted from: a folder, or DTD as TFDS prepares it."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -67,6 +70,17 @@ def test_its_version_changes_with_its_files(tmp_path):
     assert data.load_textures(dataset(textures=str(tmp_path))).version != before
 
 
+def test_its_version_is_of_one_folder(tmp_path, monkeypatch):
+    """Names, sizes and times are the same in two, which are called the same."""
+    versions = []
+    for place, level in (("one", 20), ("other", 30)):
+        picture(tmp_path / place / "pictures/a.bmp", level)
+        os.utime(tmp_path / place / "pictures/a.bmp", (1e9, 1e9))
+        monkeypatch.chdir(tmp_path / place)
+        versions.append(data.load_textures(dataset(textures="pictures")).version)
+    assert versions[0] != versions[1]
+
+
 def test_dtd_as_tfds_prepares_it(tmp_path):
     for value in (1, 2, 3, 4):
         picture(tmp_path / f"{value}.png", value)
@@ -75,6 +89,25 @@ def test_dtd_as_tfds_prepares_it(tmp_path):
     ).download_and_prepare()
     textures = data.load_textures(dataset(data_dir=str(tmp_path)))
     assert levels(textures) == [1, 2, 3, 4]
+
+
+def test_dtd_that_is_prepared_anew_is_another_source(tmp_path):
+    def prepared(place):
+        Dtd(
+            source=tmp_path, data_dir=place, file_format="array_record"
+        ).download_and_prepare()
+        return data.load_textures(dataset(data_dir=str(place)))
+
+    for value in (1, 2, 3, 4):
+        picture(tmp_path / f"{value}.png", value)
+    first = prepared(tmp_path / "data")
+    shutil.copytree(tmp_path / "data", tmp_path / "copy", copy_function=shutil.copyfile)
+    copy = data.load_textures(dataset(data_dir=str(tmp_path / "copy")))
+    assert copy.version == first.version
+    picture(tmp_path / "1.png", 9)
+    shutil.rmtree(tmp_path / "data")
+    anew = prepared(tmp_path / "data")
+    assert anew.version != first.version and levels(anew) == [9, 2, 3, 4]
 
 
 def test_no_source():
