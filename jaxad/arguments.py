@@ -86,8 +86,12 @@ def parse(
         config_lib.validate(config)
         if config.method.name in methods.NAMES:
             fields.check(methods.fields(config), config.method, "method")
+        # A method of somebody's own may need JAX, and is looked at if need be.
+        if config.method.name in methods.NAMES or any(
+            name.startswith("method.") for name, _ in overrides
+        ):
             idle = methods.idle(config)
-        else:  # somebody's own may need JAX
+        else:
             idle = fields.idle(config_lib.FIELDS, config)
         # What a config file has for a part that is not used, a run names in one line.
         for one in idle:

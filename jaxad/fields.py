@@ -288,9 +288,15 @@ def _there(config: Mapping, name: str, default: Any) -> Any:
 
 def _conditions(known: Mapping[str, Field], name: str) -> Iterator[tuple[Any, ...]]:
     """What the field acts under, what that acts under, and so on."""
+    passed = [name]
     while name in known and known[name].under:
         yield known[name].under
         name = known[name].under[0]
+        if name not in known or name in passed:
+            chain = " under ".join([*passed, name])
+            why = "has itself above it" if name in passed else "is no field"
+            raise InputError(f"of the fields of a table, {chain}: {name} {why}")
+        passed.append(name)
 
 
 def _is_one_of(value: Any, values: Sequence[Any]) -> bool:

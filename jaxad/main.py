@@ -58,8 +58,8 @@ def main() -> None:
         raise InputError(f"--slice={_SLICE.value} has no effect without --dry_run")
     if not finished:  # before JAX is imported
         data.require_named(config.dataset)
-        command_line.require_weights(config.backbone.weights)
-        if not _DRY_RUN.value:
+        if not _DRY_RUN.value:  # which needs neither
+            command_line.require_weights(config.backbone.weights)
             command_line.look_for_data(config)
     command_line.use_compilation_cache(config)
     if _DRY_RUN.value:

@@ -77,9 +77,12 @@ def main() -> int:
         raise InputError(f"--seeds={','.join(_SEEDS.value)} names one twice")
     path, _, arg = path.partition(":")
     added = rows(path, arg or None)
-    of_data = [x for row in added.values() for x in row if x.startswith("dataset.")]
-    if not of_data and not pathlib.Path(workdir).exists():
-        command_line.look_for_data(config)
+    differ = {field for row in added.values() for field in row}
+    if not pathlib.Path(workdir).exists():
+        if "backbone.weights" not in differ:
+            command_line.require_weights(config.backbone.weights)
+        if not any(field.startswith("dataset.") for field in differ):
+            command_line.look_for_data(config)
     from jaxad.devices import processes
 
     command_line.use_compilation_cache(config)

@@ -35,6 +35,12 @@ FILES = {
     "    made = config.base()\n    made.bachbone.name = 'x'\n    return made\n",
     "own.py": "from jaxad import config\n\ndef get_config():\n"
     "    made = config.base()\n    made.backbone.mine = 3\n    return made\n",
+    "my/mine.py": "from jaxad import config, fields\n"
+    "FIELDS = dict(name=fields.Field('my.mine', ''), kind=fields.Field('a', ''),\n"
+    "    b=fields.Field(1, '', under=('kind', 'b')))\n"
+    "def build(config, backbone):\n    pass\n"
+    "def get_config():\n    made = config.base()\n"
+    "    made.method = fields.defaults(FIELDS)\n    return made\n",
 }
 OF_METHOD = "config.method has no field 'zz'; it has "
 MISTAKES = {
@@ -145,6 +151,8 @@ MISTAKES = {
             "tocoad_elpv --config.method.stages=() --config.method.ncl.epochs=3": (
                 "method.ncl.epochs=3 has no effect with config.method.stages=()"
             ),
+            "my/mine.py --config.method.b=5": "method.b=5 has no effect with config."
+            "method.kind=a; leave it at 1, or set that to b",
             "spd_imagenet --config.method.queue=256": "method.queue=256 has no effect "
             "with config.method.base=simsiam; leave it at 65536, or set that to moco",
         }.items()
@@ -181,6 +189,7 @@ MISTAKES = {
 def told(tmp_path_factory):
     folder = tmp_path_factory.mktemp("typed")
     for name, content in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content)
     (folder / "exported").mkdir()
     (folder / "exported/detector.json").touch()

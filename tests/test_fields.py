@@ -163,6 +163,16 @@ def test_fields_without_effect_are_found_with_what_is_in_their_way(changes, foun
     assert in_group == [f"method.{name}" for name in found]
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [("modes", "a under modes: modes is no field"), ("b", "a under b under a: a has")],
+)
+def test_a_table_whose_fields_act_under_nothing(other, message):
+    table = dict(a=Field(1, "", under=(other, 2)), b=Field(2, "", under=("a", 3)))
+    with pytest.raises(InputError, match=message):
+        idle(table, {"a": 3, "b": 2})
+
+
 def test_what_is_missing_is_no_field_without_effect():
     assert idle(UNDER, {"b": {"one": 3}}) == []
     assert [one.name for one in idle(UNDER, {"kind": "a", "b": {"one": 3}})] == [

@@ -17,6 +17,7 @@ class Program:
       arguments: trees of `jax.ShapeDtypeStruct`, each with its place on the devices.
       options: the same by name, and what is static.
       calls: how often a run calls it, as far as shapes tell; at least once.
+      heads: of categories and seeds that a call works for.
       lower: what makes it smaller where a device has too little memory.
       operations: of a call on all devices, where a loop of unknown length hides them
         from the compiler; None where it counts them.
@@ -28,6 +29,7 @@ class Program:
     arguments: tuple[Any, ...] = dataclasses.field(repr=False)
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     calls: int = 1
+    heads: int = 1
     lower: str = ""
     operations: float | None = None
     moved: float | None = None

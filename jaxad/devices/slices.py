@@ -72,6 +72,11 @@ _GRIDS = {
     **{32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"},
 }
 NAMES = tuple(f"{chip}-{count}" for chip in CHIPS for count in _GRIDS)
+ENVIRONMENT = {  # of libtpu
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 def of(name: str) -> tuple[Chip, sharding.Mesh]:
@@ -94,9 +99,8 @@ def of(name: str) -> tuple[Chip, sharding.Mesh]:
         )
     # No TPU is looked for, here or on a network, and none is taken from others.
     jax.config.update("jax_platforms", "cpu")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     chip, _, count = name.partition("-")
     # A host has four chips or eight unless it is told of one.
     bounds = {"chips_per_host_bounds": [1, 1, 1]} if count == "1" else {}

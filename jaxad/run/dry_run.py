@@ -52,7 +52,7 @@ def run(config, slice_name: str | None, show: Callable[[str], None]) -> None:
         cost = _compiled(one, chip, mesh)
         show(_line(one, cost, cost.seconds(chip, passes)))
         most = max(most, cost.peak)
-        seconds += one.calls * cost.seconds(chip, passes)
+        seconds += _seconds(one, cost, chip, passes)
     show(
         f"at most {most / 1e9:.2f} of {chip.memory / 1e9:.1f} GB of a device; without "
         f"reading, scoring and compiling no faster than {seconds:.3g} s for {images} "
@@ -74,10 +74,15 @@ def seconds(config) -> float:
     members = pipeline_lib.members(config)
     images, total, heads = _images(members[0])
     spent = sum(
-        one.calls * _compiled(one, chip, mesh).seconds(chip, passes)
+        _seconds(one, _compiled(one, chip, mesh), chip, passes)
         for one in _programs(members, mesh, images, heads)
     )
     return spent * total / images
+
+
+def _seconds(one: Program, cost: costs.Cost, chip: slices.Chip, passes: int) -> float:
+    """Of all calls, as far as they are for one category."""
+    return one.calls * cost.seconds(chip, passes) / one.heads
 
 
 def _here(config):

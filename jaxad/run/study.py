@@ -165,7 +165,7 @@ def plan(
 
     Args:
       seconds: what a run of a config takes at least, asked of the first row where no
-        run is finished; raises InputError where that row cannot work.
+        run is finished; what it raises that row's run will.
     """
     runs = sum(len(job.seeds) for job in all_of)
     finished = [job for job in all_of if job.is_finished]
@@ -192,15 +192,20 @@ def plan(
 
 def _at_least(all_of: Sequence[Job], seconds) -> str:
     """A bound from the first row, whose programs its run then need not compile."""
+    unknown = "told after the first run"
+    if jax.process_count() > 1:
+        return unknown  # where one fails, the others would wait for it
     try:
         bound = seconds(all_of[0].configs[0]) * sum(len(job.seeds) for job in all_of)
-    except InputError:  # which the run says better
-        bound = 0.0
+    except Exception as error:  # the run fails of it, is recorded, and others go on
+        _LOG.debug("no bound on the time of a study: %r", error)
+        return unknown
     if bound < 1:
-        return "told after the first run"
+        return unknown
     return (
-        f"at least {in_words(bound)}, if every run has the programs of {all_of[0].row} "
-        "(reading and scoring images come on top); told better after the first run"
+        f"at least {in_words(bound)} at the speed that this machine has now, if every "
+        f"run has the programs of {all_of[0].row} (reading and scoring images come on "
+        "top); told better after the first run"
     )
 
 
@@ -236,8 +241,9 @@ def _shared(all_of: Sequence[Job]):
             for config in job.configs:
                 for member in pipeline_lib.members(config):
                     _add_shared(member, passes, stages)
-        except InputError as error:
-            told[job.row] = f"The row {job.row!r} cannot work: {error}"
+        except Exception as error:  # of a method of somebody's own, of any kind
+            reason = error if isinstance(error, InputError) else repr(error)
+            told[job.row] = f"The row {job.row!r} cannot work: {reason}"
     return passes, stages, list(told.values())
 
 

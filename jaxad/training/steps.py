@@ -111,6 +111,7 @@ def programs(
             arguments,
             options,
             calls=stage.num_steps(source.count if runs == 1 else len(items)),
+            heads=runs,
             lower=f"the batch of {stage.batch_size} in config.method",
         ),
     ]

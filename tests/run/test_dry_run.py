@@ -1,5 +1,6 @@
 """What a run takes, told before it begins."""
 
+import dataclasses
 import importlib.util
 import types
 
@@ -9,6 +10,7 @@ import runs
 from jax.experimental import topologies
 
 from jaxad.devices import costs, slices
+from jaxad.devices.programs import Program
 from jaxad.errors import InputError
 from jaxad.run import dry_run
 
@@ -57,6 +59,16 @@ def test_further_banks_take_coresets_and_searches_and_no_features(things, monkey
     assert f"{one:.3g} s for all" in lines[-1]
 
 
+def test_a_program_of_several_heads_is_shared_by_them(monkeypatch):
+    """Of 3 heads at once, 10 steps of 4 seconds are 40 for three categories."""
+    chip = slices.Chip(operations=100.0, memory=1.0, bandwidth=10.0, link=5.0)
+    cost = costs.Cost(0, 0, 0, operations=400.0, moved=0.0, collectives={})
+    step = Program("step", jax.jit(abs), (), calls=10)
+    assert dry_run._seconds(step, cost, chip, 1) == 40
+    together = dataclasses.replace(step, heads=3)
+    assert dry_run._seconds(together, cost, chip, 1) == 40 / 3
+
+
 def test_what_does_not_fit_is_told_with_its_arrays_and_what_to_lower(
     things, monkeypatch
 ):
@@ -80,6 +92,8 @@ def test_the_one_chip_of_a_slice_is_all_of_its_host(monkeypatch):
         asked.append(options)
         return types.SimpleNamespace(devices=jax.devices()[:1])
 
+    for name in slices.ENVIRONMENT:  # so that it is as before afterwards
+        monkeypatch.setenv(name, "1")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: "here")
     monkeypatch.setattr(topologies, "get_topology_desc", found)
     _, mesh = slices.of("v5e-1")

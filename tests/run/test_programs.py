@@ -88,6 +88,8 @@ def test_every_program_is_one_for_gpus_and_tpus_in_float32(devices, method, fiel
         text = one.lowered(*PLATFORMS).as_text()
         assert_good(text)
         several[name] = len(products(text))
+    step = found.get("reconpatch: step")
+    assert step is None or step.heads == fields.get("heads", 1)
     networks = {n for n in found if n.endswith("step") or n.startswith("features")}
     assert networks and all(several[name] for name in networks), several
 
