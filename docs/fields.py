@@ -13,9 +13,9 @@ INTRODUCTION = """# Fields of a config
 
 Every field, its default, what it may be and what it means. A config file sets fields \
 in `get_config`, a command line with `--config.a.b=value`; what cannot work is told in \
-one sentence before anything is computed. What a command line sets without effect, \
-such as a field of PaDiM with another detector, is refused; what a config file has for \
-a part that is not used, a run names in one line. `python -m jaxad.main --config FILE \
+one sentence before anything is computed. A field of a part that another field has \
+not chosen, such as one of PaDiM with another detector, is refused where a command line \
+sets it; where a config file has it, a run names it in one line. `python -m jaxad.main --config FILE \
 --help` lists them with FILE's values.
 
 (ours) marks a default of this project where the paper is silent, (inferred) what \
