@@ -1,14 +1,17 @@
 """Every program of a run compiled for TPU slices, none of which need be there.
 
-  python benchmarks/tpu.py [--slices v5e-8,v5e-256,v6e-8] [--runs tocoad_mvtec,...]
-                           [--programs step] [--seconds 3600] [--out PAGE]
+  python benchmarks/tpu.py [--slices v5e-8,v5e-256,v6e-8] [--runs "tocoad_mvtec;..."]
+                           [--programs step] [--effort -1] [--seconds 3600]
+                           [--out PAGE] [--texts FOLDER]
 
 Needs the extra `tpu`, whose compiler it is, and no TPU. Prints a row a program as it is
-compiled: memory of a chip, operations, traffic, collectives, and the roofline of the
-chip's published peaks: what no run can be faster than. A program that cannot be
-compiled has its error in the row, and so has one that is not compiled after
-`--seconds`. `--out` keeps the rows in the table of a page, as docs/accelerators.md, and
-leaves out what that has: compiling takes from seconds to an hour.
+compiled: memory of a chip, operations, traffic, collectives, the roofline of the chip's
+published peaks, which no run can be faster than, and what compiling took. A program
+that cannot be compiled has its error in the row, and so has one that is not compiled
+after `--seconds`. `--effort 0` compiles as a run does, and says so in the row; from the
+usual -1 to it seconds may become hours. `--out` keeps the rows in the table of a page,
+as docs/accelerators.md, and leaves out what that has; `--texts` keeps the compiled
+programs' texts.
 """
 
 import argparse
@@ -61,8 +64,8 @@ RUNS = {
 }
 HEAD = (
     "| slice | config | program | MB of a chip | GFLOP | GB moved | "
-    "collectives (MB) | at best, ms |",
-    "|---|---|---|--:|--:|--:|---|--:|",
+    "collectives (MB) | at best, ms | CPU s to compile |",
+    "|---|---|---|--:|--:|--:|---|--:|--:|",
 )
 
 
@@ -103,11 +106,15 @@ def _order(row: str) -> tuple[int, int]:
     return slices.NAMES.index(where), list(RUNS).index(run)
 
 
-def row(label: str, program, chip, mesh, passes: int) -> str:
+def row(label: str, program, chip, mesh, passes: int, effort, text) -> str:
+    start = time.process_time()
     try:
-        compiled = program.lowered("tpu").compile()
+        compiled = slices.compiled(program, effort)
     except Exception as error:  # whatever the compiler says is the finding
-        return f"{label} {type(error).__name__}: {str(error).splitlines()[0]} |||||"
+        return f"{label} {type(error).__name__}: {str(error).splitlines()[0]} ||||||"
+    taken = time.process_time() - start
+    if text:
+        text.write_text(compiled.as_text(), encoding="utf-8")
     cost = costs.of(program, compiled, mesh.size)
     sent = ", ".join(
         f"{count} {kind} ({size / 1e6:.3g})"
@@ -116,7 +123,7 @@ def row(label: str, program, chip, mesh, passes: int) -> str:
     return (
         f"{label} {cost.peak / 1e6:,.0f} | {cost.operations / 1e9:.3g} | "
         f"{cost.moved / 1e9:.3g} | {sent or 'none'} | "
-        f"{1e3 * cost.seconds(chip, passes):.3g} |"
+        f"{1e3 * cost.seconds(chip, passes):.3g} | {taken:.2g} |"
     )
 
 
@@ -127,14 +134,20 @@ def main() -> None:
     parser.add_argument(
         "--programs", default="", help="parts of their names, with ; between them"
     )
+    parser.add_argument("--effort", type=float, default=slices.LEAST)
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--texts", type=pathlib.Path)
     arguments = parser.parse_args()
     table, parts = Table(arguments.out), arguments.programs.split(";")
+    effort, texts = arguments.effort, arguments.texts
+    note = "" if effort == slices.LEAST else f", effort {effort:g}"
+    if texts:
+        texts.mkdir(parents=True, exist_ok=True)
 
     def give_up(label: str) -> None:
         """From another thread: nothing else ends a compiler."""
-        table.add(f"{label} not compiled in {arguments.seconds:.0f} s |||||")
+        table.add(f"{label} not compiled in {arguments.seconds:.0f} s ||||||")
         if arguments.out:  # which knows what is done
             os.execv(sys.executable, [sys.executable, *sys.argv])
         os._exit(1)
@@ -148,18 +161,17 @@ def main() -> None:
             for member in pipeline_lib.members(config):
                 pipeline = programs.abstract(member, mesh)
                 for one in programs.of(pipeline, run.images, run.heads):
-                    label = f"| {where} | {name} | {one.name} |"
+                    label = f"| {where} | {name} | {one.name}{note} |"
                     wanted = any(part in one.name for part in parts)
                     if not wanted or table.has(label):
                         continue
                     timer = threading.Timer(arguments.seconds, give_up, [label])
                     timer.start()
-                    start = time.perf_counter()
-                    found = row(label, one, chip, mesh, costs.PASSES[member.precision])
+                    text = texts and texts / f"{where} {name} {one.name}{note}.txt"
+                    passes = costs.PASSES[member.precision]
+                    found = row(label, one, chip, mesh, passes, effort, text)
                     timer.cancel()
                     table.add(found)
-                    taken = time.perf_counter() - start
-                    print(f"  in {taken:.0f} s", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from jaxad.devices import sharding
+from jaxad.devices.programs import Program
 from jaxad.errors import InputError, did_you_mean
 
 
@@ -71,6 +72,8 @@ _GRIDS = {
     **{1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4"},
     **{32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"},
 }
+# Of the efforts of compiling. The usual one is 0, at which a WideResNet takes hours.
+LEAST = -1.0
 NAMES = tuple(f"{chip}-{count}" for chip in CHIPS for count in _GRIDS)
 ENVIRONMENT = {  # of libtpu
     "TPU_SKIP_MDS_QUERY": "1",
@@ -108,3 +111,14 @@ def of(name: str) -> tuple[Chip, sharding.Mesh]:
         platform="tpu", topology_name=f"{chip}:{_GRIDS[int(count)]}", **bounds
     )
     return CHIPS[chip], sharding.make_mesh(found.devices)
+
+
+def compiled(program: Program, effort: float = LEAST) -> jax.stages.Compiled:
+    """A program for the chips of a slice, on which its arguments lie.
+
+    Args:
+      effort: that the compiler makes for a fast program, from -1.0 to 1.0. With the
+        least, operations and collectives are those of 0, and memory tends to be more.
+    """
+    options = {"exec_time_optimization_effort": effort}
+    return program.lowered("tpu").compile(options)

@@ -4,6 +4,7 @@ Every program is compiled, from shapes alone. What is compiled for devices that 
 lies in the compilation cache, where the run finds it.
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 
@@ -17,6 +18,8 @@ from jaxad.devices.programs import Program
 from jaxad.errors import InputError, NotHere
 from jaxad.run import pipeline as pipeline_lib
 from jaxad.run import programs, provenance
+
+_LOG = logging.getLogger(__name__)
 
 _HEAD = (
     f"{'program':<34}{'calls':>9}{'GFLOP':>10}{'MB':>9}{'ms':>10}  collectives\n"
@@ -117,15 +120,30 @@ def _count(config, category: str) -> int:
 
 
 def _compiled(one: Program, chip: slices.Chip, mesh) -> costs.Cost:
+    if not _is_tpu(mesh):
+        return _fitting(one, lambda: one.lowered().compile(), chip, mesh)
     try:
-        compiled = one.lowered(*(["tpu"] if _is_tpu(mesh) else [])).compile()
+        return _fitting(one, lambda: slices.compiled(one), chip, mesh)
+    except InputError:
+        # More effort may need less memory, and is what a run has.
+        _LOG.warning(
+            "%s does not fit as it was compiled, in haste; compiling it as a run does, "
+            "which may take long",
+            one.name,
+        )
+        return _fitting(one, lambda: slices.compiled(one, 0.0), chip, mesh)
+
+
+def _fitting(one: Program, compiled, chip: slices.Chip, mesh) -> costs.Cost:
+    """Raises InputError where it needs more memory than there is."""
+    try:
+        cost = costs.of(one, compiled(), mesh.size if mesh else 1)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         found = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", str(error))
         needs = f"needs {found[1]}" if found else "does not fit"
         raise _too_large(one, needs, chip) from error
-    cost = costs.of(one, compiled, mesh.size if mesh else 1)
     if cost.peak > chip.memory:
         raise _too_large(one, f"needs {cost.peak / 1e9:.1f} GB", chip)
     return cost

@@ -9,7 +9,7 @@ import pytest
 import runs
 from jax.experimental import topologies
 
-from jaxad.devices import costs, slices
+from jaxad.devices import costs, sharding, slices
 from jaxad.devices.programs import Program
 from jaxad.errors import InputError
 from jaxad.run import dry_run
@@ -108,6 +108,41 @@ def test_without_the_compiler_the_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"libtpu.*pip install 'jaxad\[tpu\]'"):
         slices.of("v5e-8")
+
+
+def test_the_least_effort_tells_what_fits_and_a_run_s_own_what_does_not(
+    things, monkeypatch
+):
+    """More effort may need less memory; without need it would take hours."""
+    efforts = []
+
+    def compiled(program, effort=slices.LEAST):
+        efforts.append(effort)
+        return program.lowered().compile()
+
+    def run(memory):
+        efforts.clear()
+        chip = slices.Chip(1e9, memory, 1e9, 1e9)
+        monkeypatch.setattr(slices, "of", lambda name: (chip, sharding.make_mesh()))
+        dry_run.run(config(things), "v5e-8", print)
+
+    monkeypatch.setattr(slices, "compiled", compiled)
+    monkeypatch.setattr(dry_run, "_is_tpu", lambda mesh: True)
+    run(1e9)
+    assert set(efforts) == {-1.0}
+    with pytest.raises(InputError, match="features needs .* GB, and a device has"):
+        run(1e4)
+    assert efforts == [-1.0, 0.0]
+
+
+def test_a_slice_s_compiler_is_told_the_effort():
+    asked = []
+    lowered = types.SimpleNamespace(compile=asked.append)
+    program = types.SimpleNamespace(lowered={"tpu": lowered}.get)
+    slices.compiled(program)
+    slices.compiled(program, 0.0)
+    name = "exec_time_optimization_effort"
+    assert asked == [{name: -1.0}, {name: 0.0}]
 
 
 def test_collectives_are_counted_in_a_compiled_program_s_text():
