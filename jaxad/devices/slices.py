@@ -85,7 +85,7 @@ ENVIRONMENT = {  # of libtpu
 def of(name: str) -> tuple[Chip, sharding.Mesh]:
     """The chip of a slice such as "v5e-8", and a mesh of its devices.
 
-    Nothing can run there; `Program.lowered("tpu").compile()` compiles for it.
+    Nothing can run there; `compiled` compiles for it.
 
     Raises:
       InputError: there is no such slice, or no libtpu.
