@@ -287,9 +287,9 @@ def test_the_files_of_one_s_own_are_all_used():
 def known_fields():
     tables = [config_lib.FIELDS]
     names = {name for table in tables for name, _ in flat(table)}
-    for name in methods.NAMES:
-        module = importlib.import_module(f"jaxad.methods.{name}")
-        names |= {f for f, _ in flat(getattr(module, "FIELDS", {}), "method")}
+    config = config_lib.base()
+    for config.method.name in methods.NAMES:
+        names |= {name for name, _ in flat(methods.fields(config), "method")}
     groups = {name.rsplit(".", i)[0] for name in names for i in (1, 2)}
     return names | groups
 

@@ -31,7 +31,6 @@ from jaxad.augment import anomalies, views
 from jaxad.fields import require
 from jaxad.methods import spd_fields
 from jaxad.methods.base import Backbone, Method, Product, Stage, identity
-from jaxad.methods.spd_fields import FIELDS as FIELDS
 from jaxad.methods.spd_fields import fields as fields
 from jaxad.models import heads
 

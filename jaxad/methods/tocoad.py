@@ -25,10 +25,8 @@ from jaxad import losses, models, optim, patches, rng
 from jaxad.augment import anomalies, colour, views
 from jaxad.methods import tocoad_map
 from jaxad.methods.base import Backbone, Method, Stage, identity
-from jaxad.methods.tocoad_fields import FIELDS as FIELDS
 from jaxad.methods.tocoad_fields import LEVELS, STAGES, check, sees, weight_of_guide
 from jaxad.methods.tocoad_fields import fields as fields
-from jaxad.methods.tocoad_fields import runlocal as runlocal
 from jaxad.models import decoder, heads
 
 

@@ -24,9 +24,7 @@ from jaxad.augment import views
 from jaxad.fields import check, require
 from jaxad.methods.base import Backbone, Method, Stage, identity
 from jaxad.methods.two_class_fields import FIELDS
-from jaxad.methods.two_class_fields import configured as configured
 from jaxad.methods.two_class_fields import fields as fields
-from jaxad.methods.two_class_fields import runlocal as runlocal
 from jaxad.models import heads, unet
 
 
