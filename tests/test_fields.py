@@ -37,7 +37,7 @@ from jaxad.fields import (
     some_of,
     text,
 )
-from jaxad.methods import reconpatch, tocoad
+from jaxad.methods import reconpatch_fields, tocoad_fields
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAN = float("nan")
@@ -208,7 +208,9 @@ def test_lists_of_fields():
 
 
 @pytest.mark.parametrize(
-    "table", [config_lib.FIELDS, reconpatch.FIELDS, tocoad.FIELDS], ids=len
+    "table",
+    [config_lib.FIELDS, reconpatch_fields.FIELDS, tocoad_fields.FIELDS],
+    ids=len,
 )
 def test_every_default_is_within_its_bounds(table):
     check(table, defaults(table))
@@ -280,7 +282,7 @@ def test_help_of_a_config_lists_its_method_s_fields_and_values():
     assert asked.returncode == 0, asked.stderr
     assert "--config.method.dim=32  (at least 1; 512 by default)" in asked.stdout
     assert "--config.method.k=7  (at least 1; 5 by default)" in asked.stdout
-    for name, _ in flat(reconpatch.FIELDS, "method"):
+    for name, _ in flat(reconpatch_fields.FIELDS, "method"):
         assert f"\n  --config.{name}=" in asked.stdout
 
 
