@@ -1,4 +1,5 @@
-"""Arrays on disk that runs share: computed once, checked whenever they are taken."""
+"""Arrays on disk that runs share: computed once, checked by each process that takes
+them."""
 
 import hashlib
 import json
@@ -13,9 +14,12 @@ import numpy as np
 from jaxad.devices import processes
 from jaxad.devices.locks import locked
 from jaxad.errors import writing
-from jaxad.run.features import digest
+from jaxad.run.keys import digest
 
 _LOG = logging.getLogger(__name__)
+
+# Files that this process has found whole.
+_checked: set[tuple] = set()
 
 
 def cached(
@@ -30,8 +34,8 @@ def cached(
     """An array from a cache, computed into it where it is not there yet.
 
     An entry is a folder named by the key's hash: the array, and the key with the
-    array's sha256, which every read compares. The array is mapped into memory, so what
-    does not fit is paged.
+    array's sha256, which a process compares when it first takes the array. That is
+    mapped into memory, so what does not fit is paged.
 
     Args:
       folder: of the cache; made if need be.
@@ -46,15 +50,20 @@ def cached(
       The array, read-only.
     """
     entry, file = folder / digest(key), f"{name}.npy"
+    fault = None
 
     def there() -> bool:
-        return processes.decided(processes.first() and _is_whole(entry, file, key))
+        nonlocal fault
+        fault = _fault(entry, file, key) if processes.first() else None
+        return processes.decided(fault is None)
 
     if not there():
-        # Runs that want the same at the same time wait for the first of them.
+        # Runs that want the same at the same time wait for the first of them. Without
+        # the lock nothing is removed: another run may have made it anew meanwhile.
         with locked(entry, waiting, field):
             if not there():
                 if processes.first():
+                    _remove(entry, fault)
                     _compute_into(entry, file, key, compute, field)
                 else:
                     compute(_one_row)
@@ -94,25 +103,36 @@ def _one_row(shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(row, shape, (0, *row.strides[1:]))
 
 
-def _is_whole(entry: pathlib.Path, file: str, key: dict) -> bool:
-    """Whether there is an entry; one that is not what was written is removed."""
-    if not entry.exists():
-        return False
+def _fault(entry: pathlib.Path, file: str, key: dict) -> str | None:
+    """Why what is there, if anything, cannot be taken; None where it can."""
     try:
+        state = str(entry), *map(_state, (entry / "key.json", entry / file))
+        if state in _checked:
+            return None
         content = json.loads((entry / "key.json").read_text())
         array = np.load(entry / file, mmap_mode="r")
         expected = {"key": json.loads(json.dumps(key)), "sha256": _sha256(array)}
-        if content == expected:
-            return True
-        reason = "its checksum is another"
     except Exception as error:  # a damaged header makes numpy raise almost anything
-        reason = str(error)
-    _LOG.warning("%s is damaged (%s) and is computed again", entry, reason)
-    if entry.is_dir():
-        shutil.rmtree(entry)
-    else:
-        entry.unlink()
-    return False
+        return str(error)
+    if content != expected:
+        return "its checksum is another"
+    _checked.add(state)
+    return None
+
+
+def _state(path: pathlib.Path) -> tuple[int, ...]:
+    """Tells a file from another that takes its place."""
+    status = os.stat(path)
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _remove(entry: pathlib.Path, fault: str) -> None:
+    if entry.exists():
+        _LOG.warning("%s is damaged (%s) and is computed again", entry, fault)
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _sha256(array: np.ndarray) -> str:

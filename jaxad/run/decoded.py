@@ -6,26 +6,28 @@ is decoded as ever.
 """
 
 import dataclasses
+import functools
 import logging
 import pathlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from jaxad import data
 from jaxad.devices import processes
-from jaxad.run import cache, results
+from jaxad.errors import Preempted
+from jaxad.run import cache, keys
 
 _LOG = logging.getLogger(__name__)
 
-_AT_A_TIME = 1024  # images that are decoded before they are written
+_PART = 256  # images of an entry: what is lost where a run is stopped
 
 
 def kept(split: data.Split, folder: str, label: str) -> data.Split:
     """A split whose images come from the cache, where they are put if need be.
 
-    Of several processes the first one decodes, and all others wait.
+    It has an entry for every so many of them, so that a run that was stopped goes on
+    from there. Of several processes the first one decodes, and all others wait.
 
     Args:
       folder: `config.dataset.cache`; "" gives the split as it is.
@@ -33,41 +35,38 @@ def kept(split: data.Split, folder: str, label: str) -> data.Split:
 
     Raises:
       InputError: an image that cannot be read, or a folder that cannot be written.
+      Preempted: SIGTERM came.
     """
     if not folder or not len(split):
         return split
-    place = pathlib.Path(folder).expanduser()
-    versions = {k: v for k, v in results.versions().items() if k != "device"}
+    place, parts, found = pathlib.Path(folder).expanduser(), [], 0
     key = {
         "images": split.version,
         "geometry": repr(split.geometry),
-        "versions": versions,
+        "versions": keys.versions(),
     }
+    options = {"name": "images", "field": "config.dataset.cache"}
+    bar = processes.progress(total=len(split), desc=f"{label}: decoded", unit="img")
+    with processes.stoppable() as told_to_stop, bar:
 
-    def compute(empty):
-        if not processes.first():
-            return None
-        array = empty((len(split),), _row(split.geometry.size))
-        with processes.progress(
-            total=len(split), desc=f"{label}: decode", unit="img"
-        ) as bar:
-            for i, fitted in _fitted(split):
-                if fitted is not None:
-                    h, w, _ = fitted.pixels.shape
-                    array["pixels"][i, :h, :w] = fitted.pixels
-                    array["shape"][i], array["size"][i] = (h, w), fitted.original_size
-                    array["has_mask"][i] = fitted.has_mask
-                bar.update(1)
-        return array
+        def point():
+            if told_to_stop():
+                raise Preempted(f"what is decoded is kept in {place}")
 
-    array = cache.cached(
-        place, key, compute, name="images", field="config.dataset.cache"
+        for first in range(0, len(split), _PART):
+            rows = range(first, min(first + _PART, len(split)))
+            of_rows = key | {"rows": [rows.start, rows.stop]}
+            compute = functools.partial(_decode, split, rows)
+            parts.append(cache.cached(place, of_rows, compute, point, **options))
+            found += int(parts[-1]["shape"].any(1).sum())
+            bar.update(len(rows))
+            point()
+    _LOG.info(
+        "%s: %d of %d images come decoded from %s", label, found, len(split), place
     )
-    found = int(array["shape"].any(1).sum())
-    _LOG.info("%s: %d of %d images decoded in %s", label, found, len(split), place)
 
     def of(i: int) -> data.Fitted | None:
-        row = array[i]
+        row = parts[i // _PART][i % _PART]
         h, w = row["shape"].tolist()
         if not h:
             return None
@@ -75,6 +74,21 @@ def kept(split: data.Split, folder: str, label: str) -> data.Split:
         return data.Fitted(row["pixels"][:h, :w], size, bool(row["has_mask"]))
 
     return dataclasses.replace(split, kept=of)
+
+
+def _decode(split: data.Split, images: range, empty) -> np.ndarray | None:
+    """`compute` of `cache.cached`."""
+    if not processes.first():
+        return None
+    array = empty((len(images),), _row(split.geometry.size))
+    with ThreadPoolExecutor(data.THREADS) as threads:
+        for row, fitted in enumerate(threads.map(split.fitted, images)):
+            if fitted is not None:
+                h, w, _ = fitted.pixels.shape
+                array["pixels"][row, :h, :w] = fitted.pixels
+                array["shape"][row], array["size"][row] = (h, w), fitted.original_size
+                array["has_mask"][row] = fitted.has_mask
+    return array
 
 
 def _row(size: tuple[int, int]) -> np.dtype:
@@ -88,10 +102,3 @@ def _row(size: tuple[int, int]) -> np.dtype:
             ("has_mask", "?"),
         ]
     )
-
-
-def _fitted(split: data.Split) -> Iterator[tuple[int, data.Fitted | None]]:
-    with ThreadPoolExecutor(data.THREADS) as threads:
-        for first in range(0, len(split), _AT_A_TIME):
-            rows = range(first, min(first + _AT_A_TIME, len(split)))
-            yield from zip(rows, threads.map(split.fitted, rows), strict=True)

@@ -9,7 +9,7 @@ from jaxad import models
 from jaxad.detectors import base
 from jaxad.devices.rows import Sharded, Stack
 from jaxad.methods.base import Method, Params, identity
-from jaxad.run import cache, features, results
+from jaxad.run import cache, features, keys, results
 from jaxad.run.passes import Passes
 from jaxad.run.pipeline import Pipeline
 
@@ -94,7 +94,7 @@ def key_of(pipeline: Pipeline, params: Params, *splits) -> str:
     learnt = dict(params)
     if learnt["backbone"] is pipeline.variables:
         del learnt["backbone"]
-    return features.digest(
+    return keys.digest(
         {
             "weights": pipeline.fingerprint,
             "learnt": models.fingerprint(learnt),
@@ -111,7 +111,7 @@ def _versions() -> dict[str, str]:
 
 def is_cached(pipeline: Pipeline, params: Params, split) -> bool:
     """Whether the cache has the descriptors of all images."""
-    name = features.digest(_cache_key(pipeline, split))
+    name = keys.digest(_cache_key(pipeline, split))
     return (
         _may_be_cached(pipeline, params) and (_cache_folder(pipeline) / name).exists()
     )

@@ -21,12 +21,13 @@ from jaxad.inference import folder as detector_folder
 from jaxad.run import (
     banks,
     calibrate,
+    decoded,
     descriptors,
     doctor,
     evaluate,
-    features,
     fit,
     identity,
+    keys,
     overlays,
     passes,
     pretrain,
@@ -212,6 +213,7 @@ def _train_together(runs: list[_Run]) -> Seconds:
                 place = member_folder(pipeline, folder)
                 if not place.exists() and not (folder / "result.json").exists():
                     split = provenance.train_images(pipeline.config, category)
+                    split = _decoded(split, pipeline.config, category)
                     split, _ = calibrate.divide([pipeline], split)
                     work = work_folder(pipeline, folder)
                     tasks.append(fit.Task(pipeline, split, work, category))
@@ -271,7 +273,7 @@ def _category(
     everything = provenance.train_images(config, category)
     train, held_out = calibrate.divide(pipelines, everything)
     members, decision = _detector(
-        pipelines, train, held_out, category, folder, maker, seconds, earlier
+        pipelines, everything, category, folder, maker, seconds, earlier
     )
 
     every = [members, *banks.restored(folder, pipelines, members)]
@@ -279,7 +281,7 @@ def _category(
     def predict(images, which=every):
         return base.predict_each(which, pipelines[0].place(images))
 
-    test = provenance.test_images(config, category)
+    test = _decoded(provenance.test_images(config, category), config, category)
     recall = {}
     if pipelines[0].scorer.recall and len(test):
         with fit.timed(seconds, "recall"):
@@ -353,9 +355,15 @@ def _category(
     return row
 
 
-def _detector(pipelines, train, held_out, category, folder, maker, seconds, earlier):
+def _decoded(split: data.Split, config, category: str) -> data.Split:
+    """A split whose images are read from now on."""
+    return decoded.kept(split, config.dataset.cache, f"{category}: {split.name}")
+
+
+def _detector(pipelines, everything, category, folder, maker, seconds, earlier):
     """The fitted members and the decision, from disk where they are there."""
     place = folder / "detector"
+    train, _ = calibrate.divide(pipelines, everything)
     _forget_other(place, provenance.key_of(pipelines, train))
     if (place / places.CARD).exists():
         members = tuple(
@@ -364,6 +372,8 @@ def _detector(pipelines, train, held_out, category, folder, maker, seconds, earl
         )
         decision = decisions.Decision.from_card(detector_folder.read_card(place))
         return members, decision
+    images = _decoded(everything, pipelines[0].config, category)
+    train, held_out = calibrate.divide(pipelines, images)
     members, decision, calibration = calibrate.decided(
         pipelines,
         (
@@ -465,7 +475,7 @@ def _scores_key(pipelines: list[Pipeline], every, test) -> str:
         for bank in others
         for member in bank
     ]
-    return features.digest(
+    return keys.digest(
         {"kept": evaluate.KEPT, "banks": states}
         | {
             pipeline.backbone.name: (

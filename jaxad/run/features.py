@@ -1,7 +1,5 @@
 """The feature pass: patch descriptors of every image of a split."""
 
-import hashlib
-import json
 import math
 from collections.abc import Callable
 
@@ -186,9 +184,3 @@ class _OnDevices:
 
     def _index(self, images: np.ndarray) -> np.ndarray:
         return (images[:, None] * self._patches + np.arange(self._patches)).ravel()
-
-
-def digest(key: dict) -> str:
-    """A name for all that something depends on, 32 hexadecimal digits."""
-    text = json.dumps(key, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

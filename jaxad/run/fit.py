@@ -188,6 +188,8 @@ def learn(
     config = pipeline.config
     params: Params = {"backbone": pipeline.variables}
     textures, descriptors = textures_of(pipeline), None
+    if textures is not None:
+        textures = decoded.kept(textures, config.dataset.cache, "textures")
     for stage in pipeline.stages:
         if stage.inputs == "patches" and descriptors is None:
             with timed(seconds, "features"):
@@ -396,7 +398,7 @@ def textures_of(pipeline: Pipeline) -> data.Split | None:
     for stage in pipeline.stages:
         if stage.textures:
             data.require_enough_textures(textures, stage.batch_size)
-    return decoded.kept(textures, pipeline.config.dataset.cache, "textures")
+    return textures
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import logging
 from jaxad import data, methods, models
 from jaxad.devices import processes
 from jaxad.errors import InputError
-from jaxad.run import decoded, features, identity, results
+from jaxad.run import identity, keys
 from jaxad.run.pipeline import Pipeline
 
 _LOG = logging.getLogger(__name__)
@@ -48,13 +48,13 @@ def _load(config, category: str, name: str):
     with processes.one_after_first():
         split = data.load(config.dataset, category, name)
     processes.require_same({f"the {name} images of {category}": split.version})
-    return decoded.kept(split, config.dataset.cache, f"{category}: {name}")
+    return split
 
 
 def made_by(pipelines: list[Pipeline]) -> dict:
     """What makes a result, beside the images and the config."""
-    versions = {k: v for k, v in results.versions().items() if k != "device"}
-    return {"weights": [one.fingerprint for one in pipelines], "versions": versions}
+    weights = [one.fingerprint for one in pipelines]
+    return {"weights": weights, "versions": keys.versions()}
 
 
 def weights(pipeline: Pipeline) -> str:
@@ -65,7 +65,7 @@ def weights(pipeline: Pipeline) -> str:
 def key_of(pipelines: list[Pipeline], *splits: data.Split) -> str:
     """Names all that comes of the images: data, weights, config, code."""
     config = identity.flat(pipelines[0].config.to_dict())
-    return features.digest(
+    return keys.digest(
         {
             "config": {k: v for k, v in config.items() if k not in identity.PLACES},
             "images": [split.version for split in splits],

@@ -9,7 +9,7 @@ from jaxad import data
 from jaxad.devices import processes
 from jaxad.devices.locks import locked
 from jaxad.methods.base import Stage
-from jaxad.run import features, results
+from jaxad.run import keys, results
 from jaxad.run.pipeline import Pipeline
 from jaxad.training import checkpoint
 
@@ -38,7 +38,7 @@ def kept(
       waiting: called again and again while another run works on it.
     """
     config = pipeline.config
-    images = features.digest(
+    images = keys.digest(
         {
             "images": split.version,
             "textures": textures.version if textures and stage.textures else None,
@@ -46,7 +46,7 @@ def kept(
     )
     first = stage is pipeline.stages[0]
     if not (config.train.stage_cache and first and stage.fields):
-        made_by = features.digest({"data": images, "backbone": pipeline.fingerprint})
+        made_by = keys.digest({"data": images, "backbone": pipeline.fingerprint})
         _forget_other(folder / stage.name, made_by)
         yield folder / stage.name
         return
@@ -63,7 +63,7 @@ def kept(
         "versions": results.versions(),
     }
     cache = pathlib.Path(config.train.stage_cache).expanduser()
-    shared = cache / f"{stage.name}-{features.digest(key)}"
+    shared = cache / f"{stage.name}-{keys.digest(key)}"
     with locked(shared, waiting, "config.train.stage_cache"):
         yield shared
 

@@ -85,10 +85,12 @@ def test_two_processes_with_a_budget_a_cache_and_neighbours(things, together, tm
     config = runs.stoppable(things, **fields, **cache)
     experiment.run(config, str(tmp_path / "one"))
     fields["feature_cache"] = str(tmp_path / "cache of two")
+    fields["dataset.cache"] = str(tmp_path / "decoded")
     given = runs.stoppable_command(things, tmp_path / "two", **fields)
     codes, errors = together(MAIN, *given)
     assert codes == [0, 0], errors
     runs.assert_same(tmp_path / "two", tmp_path / "one")
+    assert len(list((tmp_path / "decoded").iterdir())) == 2  # train and test
 
 
 TRAIN = """

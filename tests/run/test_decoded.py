@@ -2,6 +2,9 @@
 
 import dataclasses
 import logging
+import os
+import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -11,8 +14,9 @@ from PIL import Image
 
 from jaxad import config as config_lib
 from jaxad import data
-from jaxad.errors import InputError
-from jaxad.run import decoded, experiment
+from jaxad.devices import locks, processes
+from jaxad.errors import InputError, Preempted
+from jaxad.run import cache, decoded, dry_run, experiment
 
 SIZES = {"resize": 0, "resize_crop": 24, "pad": 0}
 
@@ -80,11 +84,63 @@ def test_nothing_is_decoded_or_even_read_again(folder, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     first = decoded.kept(load(folder), str(tmp_path), "cap")
     again = decoded.kept(unread(load(folder)), str(tmp_path), "cap")
-    told = f"cap: 4 of 5 images decoded in {tmp_path}"
+    told = f"cap: 4 of 5 images come decoded from {tmp_path}"
     assert caplog.messages == [told, told]
     for i in range(4):
         if again.kept(i):
             assert_same(again[i], first[i])
+
+
+def test_a_stopped_run_goes_on_with_the_next_part(folder, tmp_path, monkeypatch):
+    """Of five images, two an entry, the signal comes in the second entry."""
+    monkeypatch.setattr(decoded, "_PART", 2)
+    split, read = load(folder), []
+
+    def reading(i):
+        read.append(i)
+        if i == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return split.read(i)
+
+    watched = dataclasses.replace(split, read=reading)
+    with pytest.raises(Preempted, match=f"what is decoded is kept in {tmp_path}"):
+        decoded.kept(watched, str(tmp_path), "cap")
+    assert sorted(read) == [0, 1, 2, 3] and len(list(tmp_path.iterdir())) == 2
+    kept = decoded.kept(watched, str(tmp_path), "cap")
+    assert sorted(read) == [0, 1, 2, 3, 4] and len(list(tmp_path.iterdir())) == 3
+    for i in range(5):
+        assert_same(kept[i], split[i])
+
+
+def test_who_waits_for_another_run_that_decodes_can_be_stopped(folder, tmp_path):
+    decoded.kept(load(folder), str(tmp_path), "cap")
+    (entry,) = tmp_path.iterdir()
+    shutil.rmtree(entry)
+    with locks.locked(entry, lambda: None), pytest.raises(Preempted):
+        with processes.stoppable():
+            signal.raise_signal(signal.SIGTERM)
+            decoded.kept(unread(load(folder)), str(tmp_path), "cap")
+
+
+def test_an_entry_is_checked_once_a_process(folder, tmp_path, monkeypatch):
+    split, sums, sha256 = load(folder), [], cache._sha256
+    decoded.kept(split, str(tmp_path), "cap")
+
+    def counting(array):
+        sums.append(len(array))
+        return sha256(array)
+
+    monkeypatch.setattr(cache, "_sha256", counting)
+    for _ in range(3):
+        decoded.kept(split, str(tmp_path), "cap")
+    assert sums == [5]
+    (entry,) = tmp_path.iterdir()
+    content = (entry / "images.npy").read_bytes()
+    (entry / "images.npy").unlink()
+    (entry / "images.npy").write_bytes(content[:-9] + b"\7" + content[-8:])
+    os.utime(entry / "images.npy", (1, 1))  # another time than a moment ago
+    kept = decoded.kept(split, str(tmp_path), "cap")
+    assert_same(kept[4], split[4])
 
 
 @pytest.mark.parametrize("damage", ["flip", "half", "other", "left"])
@@ -127,10 +183,18 @@ def test_a_run_scores_the_same(tmp_path, one_device):
     images = runs.category(tmp_path / "cap", train=6, test=2)
     fields = {"threshold.calibration": "none"}
     scores = []
-    for name, cache in (("without", ""), ("first", "kept"), ("second", "kept")):
+    for name, place in (("without", ""), ("first", "kept"), ("second", "kept")):
         made = runs.config(images, **fields)
-        made.dataset.cache = str(tmp_path / cache) if cache else ""
+        made.dataset.cache = str(tmp_path / place) if place else ""
         experiment.run(made, str(tmp_path / name))
         scores.append((tmp_path / name / "cap/scores.csv").read_bytes())
     assert scores[0] == scores[1] == scores[2]
-    assert len(list((tmp_path / "kept").iterdir())) == 2  # train and test
+    kept = tmp_path / "kept"
+    assert len(list(kept.iterdir())) == 2  # train and test
+    # What only counts images, or compares their versions, decodes none.
+    shutil.rmtree(kept)
+    assert dry_run._images(made) == (6, 6, 1)
+    experiment.run(made, str(tmp_path / "second"))  # is finished
+    (tmp_path / "second/results.json").unlink()
+    experiment.run(made, str(tmp_path / "second"))  # its category is
+    assert not kept.exists()

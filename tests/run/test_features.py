@@ -9,7 +9,7 @@ import pytest
 from jaxad.devices import sharding
 from jaxad.devices.rows import Sharded
 from jaxad.errors import InputError, Preempted
-from jaxad.run import cache, features
+from jaxad.run import cache, features, keys
 from jaxad.run.passes import Passes
 
 
@@ -165,8 +165,8 @@ def test_cache_leaves_nothing_of_a_failed_computation(tmp_path):
 
 
 def test_what_a_killed_run_leaves_is_replaced(tmp_path):
-    (tmp_path / f".{features.digest({'size': 1})}.tmp").mkdir()
-    (tmp_path / f".{features.digest({'size': 1})}.lock").touch()
+    (tmp_path / f".{keys.digest({'size': 1})}.tmp").mkdir()
+    (tmp_path / f".{keys.digest({'size': 1})}.lock").touch()
     found = cache.cached(tmp_path, {"size": 1}, compute(ARRAY))
     np.testing.assert_array_equal(found, ARRAY)
     assert len(list(tmp_path.iterdir())) == 1
@@ -239,3 +239,26 @@ def test_cache_computes_a_damaged_entry_again(tmp_path, damage, caplog):
     again = cache.cached(tmp_path, {"size": 1}, compute(ARRAY))
     np.testing.assert_array_equal(again, ARRAY)
     assert "damaged" in caplog.text
+
+
+def test_who_finds_damage_leaves_what_another_run_makes_anew_meanwhile(
+    tmp_path, monkeypatch
+):
+    """The other has mended the entry while this one still sums the damaged array."""
+    cache.cached(tmp_path, {"size": 1}, compute(ARRAY))
+    (entry,) = tmp_path.iterdir()
+    file = entry / "features.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"\7")
+    sha256, made = cache._sha256, []
+
+    def other_run(array):
+        monkeypatch.setattr(cache, "_sha256", sha256)
+        found = sha256(array)
+        made.append(cache.cached(tmp_path, {"size": 1}, compute(ARRAY)))
+        made.append(entry.stat().st_ino)
+        return found
+
+    monkeypatch.setattr(cache, "_sha256", other_run)
+    again = cache.cached(tmp_path, {"size": 1}, never)
+    np.testing.assert_array_equal(again, ARRAY)
+    assert len(made) == 2 and entry.stat().st_ino == made[1]
