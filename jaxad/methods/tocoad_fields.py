@@ -234,8 +234,9 @@ FIELDS = dict(
             batch_size=Field(1024, "patches a batch (ours)", at_least(1)),
             shrinkage=Field(
                 0.01,
-                "added to all variances, in units of their mean (ours)",
-                NOT_NEGATIVE,
+                "added to all variances, in units of their mean (ours); directions in "
+                "which normal patches do not vary are divided by its root",
+                ABOVE_0,
             ),
             log_odds=Field(
                 0.0,

@@ -35,7 +35,8 @@ def project(params: Params, x: jax.Array) -> jax.Array:
 
 
 def whitening(options) -> Stage:
-    """W from the covariance of all normal patches, which one epoch adds up.
+    """W from the covariance of normal patches, which one epoch adds up: of all but the
+    few, drawn by the seed, that fill no last batch.
 
     Variances of one and covariances of zero are what VICReg's terms ask for
     (arXiv:2105.04906, section 4.1); for a linear map the answer is known.
@@ -98,8 +99,9 @@ def whitener(covariance: jax.Array, *, shrinkage: float) -> jax.Array:
 
     Args:
       covariance: C [c, c].
-      shrinkage: s. With 0 all directions of x W have one variance; a large one leaves
-        distances as they are but for their unit.
+      shrinkage: s. The smaller, the more alike are the variances of x W in all
+        directions; 0 asks for a C of full rank. A large one leaves distances as they
+        are but for their unit.
     """
     variance = jnp.trace(covariance) / len(covariance)
     covariance = covariance / jnp.maximum(variance, jnp.finfo(covariance.dtype).tiny)

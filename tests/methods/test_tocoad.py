@@ -448,7 +448,7 @@ def test_the_texture_source_is_the_first_that_is_there(there, changes, settled):
         (dict(by_category=("nut",)), "method.by_category.* a tuple of .category"),
         (dict(stages=("ncl",)), "nothing has taught the guide"),
         (dict(ranking__batch_size=1), "method.ranking.batch_size"),
-        (dict(whitening__shrinkage=-0.1), "method.whitening.shrinkage"),
+        (dict(whitening__shrinkage=0.0), "method.whitening.shrinkage"),
         (
             dict(stages=("whitening",), whitening__log_odds=1.0),
             "whitening.log_odds=1.0 must be 0 .* nothing has taught D",
