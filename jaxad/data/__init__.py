@@ -38,13 +38,13 @@ from jaxad.data.batches import (
     train_batches,
 )
 from jaxad.data.images import Geometry
-from jaxad.data.split import Fitted, Note, Split, joined
+from jaxad.data.split import Decoded, Note, Split, joined
 from jaxad.data.textures import load as load_textures
 from jaxad.errors import InputError, did_you_mean
 
 __all__ = (
     "THREADS",
-    "Fitted",
+    "Decoded",
     "Geometry",
     "Note",
     "Split",

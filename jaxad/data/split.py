@@ -34,7 +34,7 @@ class Note(NamedTuple):
         return f"{self.kind}{self.detail and f' ({self.detail})'}: {self.file}"
 
 
-class Fitted(NamedTuple):
+class Decoded(NamedTuple):
     """An image of 8 bits at the config's size.
 
     Attributes:
@@ -84,7 +84,7 @@ class Split:
     mask_ids: bool = False
     notes: tuple[Note, ...] = ()
     classes: tuple[str, ...] = ()
-    kept: Callable[[int], Fitted | None] = dataclasses.field(
+    kept: Callable[[int], Decoded | None] = dataclasses.field(
         default=lambda i: None, repr=False
     )
 
@@ -134,7 +134,7 @@ class Split:
             "mask": mask,
         }
 
-    def fitted(self, i: int) -> Fitted | None:
+    def decoded(self, i: int) -> Decoded | None:
         """The image `i` for `kept`; None where it has more than 8 bits.
 
         Raises:
@@ -146,7 +146,7 @@ class Split:
         if isinstance(image, np.ndarray) or image.mode not in ("L", "RGB"):
             return None
         pixels = self.geometry.fitted(image.convert("RGB"))
-        return Fitted(pixels, _size(image), mask is not None)
+        return Decoded(pixels, _size(image), mask is not None)
 
     @contextlib.contextmanager
     def _reading(self, i: int) -> Iterator[None]:

@@ -65,13 +65,13 @@ def kept(split: data.Split, folder: str, label: str) -> data.Split:
         "%s: %d of %d images come decoded from %s", label, found, len(split), place
     )
 
-    def of(i: int) -> data.Fitted | None:
+    def of(i: int) -> data.Decoded | None:
         row = parts[i // _PART][i % _PART]
         h, w = row["shape"].tolist()
         if not h:
             return None
         size = tuple(row["size"].tolist())
-        return data.Fitted(row["pixels"][:h, :w], size, bool(row["has_mask"]))
+        return data.Decoded(row["pixels"][:h, :w], size, bool(row["has_mask"]))
 
     return dataclasses.replace(split, kept=of)
 
@@ -82,12 +82,12 @@ def _decode(split: data.Split, images: range, empty) -> np.ndarray | None:
         return None
     array = empty((len(images),), _row(split.geometry.size))
     with ThreadPoolExecutor(data.THREADS) as threads:
-        for row, fitted in enumerate(threads.map(split.fitted, images)):
-            if fitted is not None:
-                h, w, _ = fitted.pixels.shape
-                array["pixels"][row, :h, :w] = fitted.pixels
-                array["shape"][row], array["size"][row] = (h, w), fitted.original_size
-                array["has_mask"][row] = fitted.has_mask
+        for row, image in enumerate(threads.map(split.decoded, images)):
+            if image is not None:
+                h, w, _ = image.pixels.shape
+                array["pixels"][row, :h, :w] = image.pixels
+                array["shape"][row], array["size"][row] = (h, w), image.original_size
+                array["has_mask"][row] = image.has_mask
     return array
 
 
