@@ -147,7 +147,12 @@ def _expand_lists(lists, k, half):
 
 
 def focal_loss(
-    logits: jax.Array, mask: jax.Array, *, alpha: float = 0.5, gamma: float = 2.0
+    logits: jax.Array,
+    mask: jax.Array,
+    *,
+    alpha: float = 0.5,
+    gamma: float = 2.0,
+    per_class: bool = False,
 ) -> jax.Array:
     """Cross-entropy that well classified pixels weigh little in.
 
@@ -160,6 +165,9 @@ def focal_loss(
       mask: 1 where anomalous, 0 where normal, [...].
       alpha: weight of the anomalous class, in [0, 1].
       gamma: focus, 0 or more.
+      per_class: the mean over anomalous pixels plus the mean over normal ones, so that
+        a small defect counts as much as all around it (ours); a class that has no pixel
+        adds 0.
 
     Returns:
       Scalar.
@@ -174,7 +182,32 @@ def focal_loss(
     # 1 - p without cancellation; of zero a power below 1 has no gradient.
     q = jnp.maximum(jax.nn.sigmoid(-margin), jnp.finfo(margin.dtype).tiny)
     weight = jnp.where(mask > 0, alpha, 1.0 - alpha)
-    return (-weight * q**gamma * jnp.log(p + 1e-5)).mean()
+    terms = -weight * q**gamma * jnp.log(p + 1e-5)
+    if not per_class:
+        return terms.mean()
+    return sum(
+        jnp.where(there, terms, 0.0).sum() / jnp.maximum(there.sum(), 1)
+        for there in (mask > 0, mask <= 0)
+    )
+
+
+def anchor_loss(x: jax.Array, reference: jax.Array) -> jax.Array:
+    """How far descriptors have moved, in units of their variance (ours).
+
+    L = sum over i of ||x_i - r_i||^2 / sum over i of ||r_i - mean r||^2
+
+    Args:
+      x: descriptors, [..., d].
+      reference: the same ones before, which stand still, [..., d].
+
+    Returns:
+      Scalar; 0 where nothing has moved, 1 where all are the mean of what they were.
+    """
+    reference = jax.lax.stop_gradient(reference)
+    rows = tuple(range(reference.ndim - 1))
+    spread = ((reference - reference.mean(rows, keepdims=True)) ** 2).sum()
+    tiny = jnp.finfo(reference.dtype).tiny
+    return ((x - reference) ** 2).sum() / jnp.maximum(spread, tiny)
 
 
 def cosine_similarity(a: jax.Array, b: jax.Array) -> jax.Array:

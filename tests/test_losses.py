@@ -15,7 +15,7 @@ losses = types.SimpleNamespace(
     **{
         name: jax.jit(
             function,
-            static_argnames={"k", "half"}
+            static_argnames={"k", "half", "per_class"}
             & inspect.signature(function).parameters.keys(),
         )
         for name, function in vars(jaxad.losses).items()
@@ -291,6 +291,36 @@ def test_focal_loss_has_a_gradient_where_the_answer_is_certainly_right(gamma):
     np.testing.assert_allclose(
         jax.grad(loss)(jnp.asarray([5.0])), 0.5 * (1 - p) ** gamma * slope, rtol=1e-3
     )
+
+
+def test_focal_loss_per_class_by_hand():
+    """One anomalous pixel counts as much as three normal ones."""
+    wrong, even = [[2.0, 0.0]], [[0.0, 0.0]] * 3
+    logits = jnp.asarray(wrong + even)
+    loss = functools.partial(losses.focal_loss, gamma=0.0, per_class=True)
+    # -1/2 log sigma(-2) and -1/2 log 1/2
+    terms = (1.063464, 0.346574)
+    mask = jnp.asarray([1.0, 0.0, 0.0, 0.0])
+    np.testing.assert_allclose(loss(logits, mask), sum(terms), rtol=1e-4)
+    # Without a defect the mean over all, which are normal; and of defects alone.
+    np.testing.assert_allclose(loss(logits[1:], mask[1:]), terms[1], rtol=1e-4)
+    np.testing.assert_allclose(loss(logits[:1], mask[:1]), terms[0], rtol=1e-4)
+
+
+def test_anchor_loss_by_hand():
+    before = jnp.asarray([[0.0, 0.0], [2.0, 0.0], [4.0, 0.0]])  # 8 about their mean
+    assert losses.anchor_loss(before, before) == 0
+    after = before + jnp.asarray([[0.0, 2.0]])
+    np.testing.assert_allclose(losses.anchor_loss(after, before), 12 / 8)
+    collapsed = jnp.asarray([[2.0, 0.0]] * 3)
+    np.testing.assert_allclose(losses.anchor_loss(collapsed, before), 1.0)
+    # The same whatever the descriptors' unit is, and their grid.
+    grid = after.reshape(3, 1, 2), before.reshape(3, 1, 2)
+    np.testing.assert_allclose(losses.anchor_loss(*(1e-3 * x for x in grid)), 1.5)
+    still = jax.grad(losses.anchor_loss, 1)(after, before)
+    np.testing.assert_array_equal(still, 0)
+    same = jax.grad(losses.anchor_loss)(jnp.ones((2, 2)), jnp.ones((2, 2)))
+    assert np.isfinite(same).all()
 
 
 def test_simsiam_loss_by_hand_and_where_its_gradient_goes():

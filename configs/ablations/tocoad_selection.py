@@ -1,11 +1,12 @@
-r"""ToCoAD: guide, skips and map, chosen on ELPV poly (not in the paper).
+r"""ToCoAD: guide, anchor, skips and map, chosen on ELPV poly (not in the paper).
 
   python -m jaxad.sweep --config configs/ablations/tocoad_selection.py \
       --workdir runs/tocoad_selection --seeds 0,1,2
 
-The guide's weight, D's skips, and what the map on descriptors is learnt by. What is
-chosen here is reported on other images, mono's, once; so the category is poly unless
-`category` says otherwise. Ten banks a run, since one decides half a point.
+The guide's form and weight, an anchor, D's skips, and what the map on descriptors is
+learnt by. What is chosen here is reported on other images, mono's, once; so the
+category is poly unless `category` says otherwise. Ten banks a run, since one decides
+half a point.
 
 Arguments: `data` (elpv by default), and those of configs/tocoad_<data>.py.
 """
@@ -26,7 +27,8 @@ def get_config(arg=None):
 
 def sweep(add, arg):
     add("no training", {"method.stages": ()})
-    add("no guide", {"method.stages": ("ncl",), "method.guide": "none"})
+    unguided = {"method.stages": ("ncl",), "method.guide": "none"}
+    add("no guide", unguided)
     for skip in ("unet", "none"):
         for weight in (1.0, 10.0, 100.0, 1000.0):
             fields = {"method.lambda_neg.gradient": weight}
@@ -39,6 +41,12 @@ def sweep(add, arg):
             f"feature {weight:g}",
             {"method.guide": "feature", "method.lambda_neg.feature": weight},
         )
+    for weight in (1.0, 10.0):
+        fields = {"method.guide": "per_class", "method.lambda_neg.per_class": weight}
+        add(f"per class {weight:g}", fields)
+        add(f"per class {weight:g}, anchor 1", fields | {"method.ncl.anchor": 1.0})
+    add("gradient 100, anchor 1", {"method.ncl.anchor": 1.0})
+    add("no guide, anchor 1", unguided | {"method.ncl.anchor": 1.0})
     grey = "data=" not in (arg or "") or "data=elpv" in arg
     mapped = {"method.grey": grey, "method.stages": ("whitening",)}
     for shrinkage in (0.001, 0.01, 0.1, 1.0):

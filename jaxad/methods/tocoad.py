@@ -83,7 +83,7 @@ def build(config, backbone: Backbone) -> Method:
         features, grid = _with_log_odds(options, backbone, describe, size)
     make = {
         "dnp": lambda: _discriminative_pretraining(options, backbone, size),
-        "ncl": lambda: _negative_guided_contrast(options, backbone, size),
+        "ncl": lambda: _negative_guided_contrast(options, backbone, describe, size),
         "whitening": lambda: tocoad_map.whitening(options),
         "ranking": lambda: tocoad_map.ranking(
             options,
@@ -206,10 +206,13 @@ def _dropped(fields, progress):
 # -----------------------------------------------------------------------------
 
 
-def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
+def _negative_guided_contrast(
+    options, backbone: Backbone, describe: Callable, image_size
+) -> Stage:
     """F contracts normal views and keeps anomalies apart; D is frozen.
 
-    L_II = L_con + lambda_neg L_neg. BatchNorm in F keeps its statistics, unless the
+    L_II = L_con + lambda_neg L_neg, and with an anchor (ours) its weight times how far
+    F's descriptors have moved since. BatchNorm in F keeps its statistics, unless the
     config says otherwise, and learns its scale and shift.
     """
     backbone.shapes(image_size, options.levels)  # which refuses what there is not
@@ -236,18 +239,22 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
             "statistics": variables["batch_stats"],
             "optimiser": optimiser.init(learnt),
             "discriminator": params["discriminator"] if guided else {},
+            "anchor": models.fold(backbone.module, variables) if fields.anchor else {},
             "empty_masks": jnp.int32(0),
         }
 
-    def loss_of(learnt, statistics, discriminator_variables, images, mask):
+    def described(maps):
+        return describe([maps[tap] for tap in backbone.taps])
+
+    def loss_of(learnt, statistics, discriminator_variables, anchor, images, mask):
         variables = {"params": learnt["backbone"], "batch_stats": statistics}
 
         embed = functools.partial(siamese.apply, {"params": learnt["heads"]})
 
         # One pass for all: the program is a third as long to compile.
         stacked = backbone.normalise(_interleave(list(images.values())))
-        maps, statistics = _run(backbone, variables, stacked, fields.statistics)
-        maps = dict(zip(images, _separate(maps, len(images)), strict=True))
+        every, statistics = _run(backbone, variables, stacked, fields.statistics)
+        maps = dict(zip(images, _separate(every, len(images)), strict=True))
         pooled = _pooled(maps["view1"], options.levels)
         z1, p1 = embed(pooled)
         z2, p2 = embed(_pooled(maps["view2"], options.levels))
@@ -255,20 +262,28 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
         metrics = {"contrastive": pull, "spread": _mean(heads.collapse, z1)}
         for level, x in zip(options.levels, pooled, strict=True):
             metrics[f"rank_{level}"] = heads.participation_ratio(x)
+        loss = pull
+        if fields.anchor:
+            before, _ = _run(backbone, anchor, stacked, "frozen")
+            metrics["drift"] = losses.anchor_loss(described(every), described(before))
+            loss += fields.anchor * metrics["drift"]
         if not guided:
-            return pull, (metrics | {"loss": pull}, statistics)
+            return loss, (metrics | {"loss": loss}, statistics)
 
         maps = maps["defect"]
         logits = discriminator.apply(discriminator_variables, _levels(maps), image_size)
-        if options.guide == "gradient":
+        if options.guide in ("gradient", "per_class"):
             # D's weights stand still; its gradient reaches F through the features.
-            push = losses.focal_loss(logits, mask, **options.guide_focal)
+            per_class = options.guide == "per_class"
+            push = losses.focal_loss(
+                logits, mask, per_class=per_class, **options.guide_focal
+            )
         else:
             shown = _pooled_where(maps, options.levels, _shown(logits, mask))
             n = embed(shown, pooled, method=siamese.project_among)
             v1, v2 = _drawn(options, (p1, p2), (z1, z2))
             push = _repel(v1, v2, n, there=mask.any((1, 2)))
-        loss = pull + weight * push
+        loss += weight * push
         metrics |= {"guide": push, "loss": loss} | _watch_guide(logits, mask)
         return loss, (metrics, statistics)
 
@@ -279,7 +294,8 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
             images["defect"], mask = generate(key, batch)
             empty += _count_empty(mask)
         grads, (metrics, statistics) = jax.grad(loss_of, has_aux=True)(
-            state["learnt"], state["statistics"], state["discriminator"], images, mask
+            *(state[name] for name in ("learnt", "statistics", "discriminator")),
+            *(state["anchor"], images, mask),
         )
         learnt, moments = state["learnt"], state["optimiser"]
         updates, moments = optimiser.update(grads, moments, learnt)
@@ -294,6 +310,20 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
             metrics["empty_masks"] = empty
         state = state | {"learnt": learnt, "statistics": statistics}
         return state | {"optimiser": moments, "empty_masks": empty}, metrics
+
+    def stop(curves, progress):
+        # Nothing is found where the batch has no defect.
+        if not guided or options.sight == 0 or curves["found"] == 0:
+            return None
+        sight = curves["found"] - curves["false_alarm"]
+        if sight >= options.sight:
+            return None
+        return (
+            f"D sees too little to guide: its mean probability inside masks is "
+            f"{sight:.2g} above that outside, less than config.method.sight="
+            f"{options.sight}; train stage I longer, or give D skips "
+            "(method.decoder.skip)"
+        )
 
     def finish(state, params):
         """Hands on F, and D where descriptors hold what it sees; never the heads."""
@@ -316,6 +346,7 @@ def _negative_guided_contrast(options, backbone: Backbone, image_size) -> Stage:
         finish,
         textures=guided and _pastes_textures(options),
         tunes=True,
+        stop=stop,
     )
 
 

@@ -142,14 +142,14 @@ FIELDS = dict(
             0.5,
             "of the loss by which a gradient guides (ours)",
             SHARE,
-            under=("guide", "gradient"),
+            under=("guide", "gradient", "per_class"),
         ),
         gamma=Field(
             2.0,
             "of the same (ours): apart from method.focal.gamma, which would make the "
             "guide weaker as it makes D's loss smaller",
             NOT_NEGATIVE,
-            under=("guide", "gradient"),
+            under=("guide", "gradient", "per_class"),
         ),
     ),
     # Stage I
@@ -184,10 +184,18 @@ FIELDS = dict(
     guide=Field(
         "gradient",
         "how the frozen D guides (ours): its loss on synthetic anomalies flows into F; "
-        '"feature": views are pushed from what it shows where the mask is; "none" is '
-        "stage II without one",
-        one_of("gradient", "feature", "none"),
+        '"per_class": the same, the mean over anomalous pixels plus that over normal '
+        'ones; "feature": views are pushed from what it shows where the mask is; '
+        '"none" is stage II without one',
+        one_of("gradient", "per_class", "feature", "none"),
         under=_IN_NCL,
+    ),
+    sight=Field(
+        0.0,
+        "stage II ends where D's mean probability inside masks is less than this above "
+        "that outside (ours): it guides to nothing then; 0 never",
+        SHARE,
+        under=("guide", "gradient", "per_class", "feature"),
     ),
     lambda_neg=dict(
         gradient=Field(
@@ -196,6 +204,12 @@ FIELDS = dict(
             "guides (docs/tocoad.md has the measurements)",
             NOT_NEGATIVE,
             under=("guide", "gradient"),
+        ),
+        per_class=Field(
+            1.0,
+            "weight of that guide (ours): a sum of two means, of order one",
+            NOT_NEGATIVE,
+            under=("guide", "per_class"),
         ),
         feature=Field(
             1.0,
@@ -223,6 +237,12 @@ FIELDS = dict(
             weight_decay=1e-5,
             backbone_learning_rate=Field(1e-5, "of F (ours)", NOT_NEGATIVE),
             heads_learning_rate=Field(1e-4, "of the heads (ours)", NOT_NEGATIVE),
+            anchor=Field(
+                0.0,
+                "weight of the squared distance of descriptors to those before stage "
+                "II, in units of their variance (ours); 0 leaves F free",
+                NOT_NEGATIVE,
+            ),
             schedule=Field(
                 "cosine", "of both rates, to 0 (ours)", one_of("cosine", "constant")
             ),

@@ -131,8 +131,16 @@ def test_the_generators_constants_are_fields(generator, changes, area):
 
 def test_stage_two_moves_the_backbone_only():
     params, _ = after_stage_one()
-    _, ncl = stages(texture="noise")
-    state, _ = run(ncl, params, 2)
+    _, ncl = stages(
+        texture="noise", perlin__unchanged=0.0, guide="per_class", ncl__anchor=3.0,
+        ncl__backbone_learning_rate=1e-3,
+    )  # fmt: skip
+    state, history = run(ncl, params, 2)
+    drifts = [step["drift"] for step in history]
+    assert drifts[0] < 1e-9 and drifts[1] > 1e-7  # from where F was before
+    for step in history:
+        total = step["contrastive"] + step["guide"] + 3.0 * step["drift"]
+        assert step["loss"] == pytest.approx(total, rel=1e-5)
     assert equal(state["discriminator"], params["discriminator"])
     assert equal(state["statistics"], params["backbone"]["batch_stats"])
     moved = jax.tree.map(
@@ -258,10 +266,24 @@ def test_images_without_a_defect_are_no_negatives():
 def test_each_guide_has_a_weight_of_its_own():
     options = tocoad.fields()
     weights = {}
-    for guide in ("gradient", "feature", "none"):
+    for guide in ("gradient", "per_class", "feature", "none"):
         options.guide = guide
         weights[guide] = tocoad_fields.weight_of_guide(options)
-    assert weights == {"gradient": 100.0, "feature": 1.0, "none": 0.0}
+    assert weights == {
+        "gradient": 100.0, "per_class": 1.0, "feature": 1.0, "none": 0.0,
+    }  # fmt: skip
+
+
+def test_stage_two_ends_where_d_sees_too_little():
+    _, ncl = stages(sight=0.2)
+    sees, blind = ({"found": x, "false_alarm": 0.1} for x in (0.31, 0.25))
+    assert ncl.stop(sees, 0.1) is None
+    assert "0.15 above that outside, less than config.method.sight=0.2" in ncl.stop(
+        blind, 0.1
+    )
+    # A batch without a defect says nothing, and the default asks for nothing.
+    assert ncl.stop({"found": 0.0, "false_alarm": 0.1}, 0.1) is None
+    assert stages()[1].stop({"found": 0.05, "false_alarm": 0.1}, 0.1) is None
 
 
 def test_without_simsiam_projections_are_pushed():
@@ -347,6 +369,7 @@ def test_a_pipeline_trains_a_category_with_its_own_constants():
             perlin__rotate_image=0.3,
         ),
         dict(stages=("ncl",), guide="none"),
+        dict(guide="per_class", ncl__anchor=1.0),
         dict(stages=("dnp", "ncl", "ranking"), grey=True),
         dict(
             texture="noise",
@@ -454,6 +477,7 @@ def test_the_texture_source_is_the_first_that_is_there(there, changes, settled):
             "whitening.log_odds=1.0 must be 0 .* nothing has taught D",
         ),
         (dict(lambda_neg__feature=-1.0), "method.lambda_neg.feature"),
+        (dict(ncl__anchor=-1.0), "method.ncl.anchor"),
         (dict(dnp__batch_size=1), "another image of the batch"),
         (
             dict(generator="cutpaste", ncl__batch_size=1),
