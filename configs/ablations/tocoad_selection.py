@@ -45,8 +45,12 @@ def sweep(add, arg):
         fields = {"method.guide": "per_class", "method.lambda_neg.per_class": weight}
         add(f"per class {weight:g}", fields)
         add(f"per class {weight:g}, anchor 1", fields | {"method.ncl.anchor": 1.0})
-    add("gradient 100, anchor 1", {"method.ncl.anchor": 1.0})
-    add("no guide, anchor 1", unguided | {"method.ncl.anchor": 1.0})
+    # A rate that folds descriptors, unless something holds them.
+    fast = {"method.ncl.backbone_learning_rate": 1e-3}
+    add("gradient 100, rate 0.001", fast)
+    anchored = fast | {"method.ncl.anchor": 1.0}
+    add("gradient 100, anchor 1, rate 0.001", anchored)
+    add("no guide, anchor 1, rate 0.001", unguided | anchored)
     grey = "data=" not in (arg or "") or "data=elpv" in arg
     mapped = {"method.grey": grey, "method.stages": ("whitening",)}
     for shrinkage in (0.001, 0.01, 0.1, 1.0):
