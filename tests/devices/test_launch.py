@@ -49,12 +49,14 @@ MAIN = """
     runpy.run_module("jaxad.main", run_name="__main__", alter_sys=True)
 """
 STOPPED = """
-    import os, runpy, signal, sys
+    import os, runpy, signal, sys, time
     from jaxad.run.passes import Pass
     reached = Pass.reached
     def stopping(self, stop, found, *most):
-        if self._folder.name == "features" and sys.argv[-1] == "1":
-            os.kill(os.getpid(), signal.SIGTERM)
+        if self._folder.name == "features":
+            if sys.argv[-1] == "1":
+                os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1.5)  # JAX looks for a signal every second
         reached(self, stop, found, *most)
     Pass.reached = stopping
     runpy.run_module("jaxad.main", run_name="__main__", alter_sys=True)
