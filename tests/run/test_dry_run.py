@@ -159,6 +159,19 @@ def test_collectives_are_counted_in_a_compiled_program_s_text():
     }
 
 
+def test_one_device_sends_nothing():
+    class Compiled:
+        memory_analysis = staticmethod(lambda: types.SimpleNamespace(**given))
+        cost_analysis = staticmethod(dict)
+        as_text = staticmethod(lambda: "%b = f32[2]{0} all-gather(%w), dimensions={0}")
+
+    sizes = ("argument", "output", "alias", "temp", "generated_code")
+    given = {f"{name}_size_in_bytes": 0 for name in sizes}
+    step = Program("step", jax.jit(abs), ())
+    assert costs.of(step, Compiled, 1).collectives == {}
+    assert costs.of(step, Compiled, 2).collectives == {"all-gather": (1, 8)}
+
+
 def test_a_roofline_is_the_slowest_of_products_memory_and_links():
     chip = slices.Chip(operations=100.0, memory=1.0, bandwidth=10.0, link=5.0)
     sends = {"all-reduce": (2, 30), "all-gather": (1, 20)}
