@@ -84,12 +84,11 @@ def parse(
                 "jaxad.config.base()"
             )
         config_lib.validate(config)
-        if config.method.name in methods.NAMES:
+        known = config.method.name in methods.NAMES
+        if known:
             fields.check(methods.fields(config), config.method, "method")
         # A method of somebody's own may need JAX, and is looked at if need be.
-        if config.method.name in methods.NAMES or any(
-            name.startswith("method.") for name, _ in overrides
-        ):
+        if known or any(name.startswith("method.") for name, _ in overrides):
             idle = methods.idle(config)
         else:
             idle = fields.idle(config_lib.FIELDS, config)
