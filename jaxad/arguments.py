@@ -86,7 +86,7 @@ def parse(
         config_lib.validate(config)
         known = config.method.name in methods.NAMES
         if known:
-            fields.check(methods.fields(config), config.method, "method")
+            methods.check(config)
         # A method of somebody's own may need JAX, and is looked at if need be.
         if known or any(name.startswith("method.") for name, _ in overrides):
             idle = methods.idle(config)

@@ -182,6 +182,15 @@ MISTAKES = {
     "-1.0 must be above 0",
     "main --config two_class_elpv --config.method.widths=(3,)": "config.method.widths="
     "(3,) must be five widths",
+    # Fields that cannot work together
+    "main --config reconpatch_elpv --config.method.k=1024": "config.method.k=1024 must "
+    "be below method.batch_size=1024",
+    "main --config tocoad_elpv --config.method.stages=('ncl',)": "config.method.guide="
+    'gradient must be "none" where method.stages has no "dnp"',
+    "main --config spd_imagenet:base=moco --config.method.queue=300": "config.method."
+    "queue=300 must be a multiple of config.method.batch_size=256",
+    "main --config two_class_elpv --config.detector.image_score=max": "config.detector."
+    "image_score=max must be mean with config.method.task=classification",
 }
 
 

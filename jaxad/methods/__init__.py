@@ -95,14 +95,29 @@ def fields(config) -> Table:
     Raises:
       InputError: there is no such method.
     """
-    place = f"{__name__}.{config.method.name}_fields"
-    if config.method.name not in NAMES:
-        module = _module(config)
-    elif importlib.util.find_spec(place) is not None:
-        module = importlib.import_module(place)
-    else:
-        module = None
+    ours = config.method.name in NAMES
+    module = _fields_of(config) if ours else _module(config)
     return getattr(module, "FIELDS", config_lib.FIELDS["method"])
+
+
+def _fields_of(config):
+    """The file of the fields of one of ours, None where it has none."""
+    place = f"{__name__}.{config.method.name}_fields"
+    there = importlib.util.find_spec(place) is not None
+    return importlib.import_module(place) if there else None
+
+
+def check(config) -> None:
+    """Checks `config.method` of ours: every field, and what cannot work together.
+
+    Raises:
+      InputError: there is no such method, or names the field.
+    """
+    found = _fields_of(config)
+    if hasattr(found, "check"):
+        found.check(config)
+    else:
+        fields_lib.check(fields(config), config.method, "method")
 
 
 def idle(config) -> list[Idle]:

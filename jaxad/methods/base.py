@@ -16,7 +16,7 @@ and, where it has use for them,
       The table (`jaxad.fields`) that `fields` gives the defaults of and `build` checks,
       `defaults(FIELDS)` and `check(FIELDS, config.method, "method")`. With it `--help`
       lists the fields, and `Field(under=...)` says what one acts under. Of ours they
-      lie in `<name>_fields`, which needs no JAX.
+      lie in `<name>_fields`, which needs no JAX, beside `check(config)`.
   complete(options, *, textures) -> None
       Fills in, before `build`, what `config.method` leaves to the data that are there.
   of_category(options, category) -> options

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxad import losses, optim, patches
-from jaxad.fields import check, require
 from jaxad.methods.base import Backbone, Method, Stage
-from jaxad.methods.reconpatch_fields import FIELDS
+from jaxad.methods.reconpatch_fields import check
 from jaxad.methods.reconpatch_fields import fields as fields
 
 
@@ -28,9 +27,7 @@ def build(config, backbone: Backbone) -> Method:
       InputError: a field that cannot work.
     """
     options = config.method
-    check(FIELDS, options, "method")
-    below = f"below method.batch_size={options.batch_size}"
-    require(options.k < options.batch_size, "method.k", options.k, below)
+    check(config)
     describe = patches.descriptor(config.patches)
 
     def features(params, images):

@@ -6,6 +6,7 @@ to be its own.
 
 import ml_collections
 
+from jaxad import fields as fields_lib
 from jaxad.fields import (
     ABOVE_0,
     NOT_ALL,
@@ -14,6 +15,7 @@ from jaxad.fields import (
     Field,
     at_least,
     defaults,
+    require,
 )
 
 FIELDS = dict(
@@ -52,3 +54,11 @@ FIELDS = dict(
 def fields() -> ml_collections.ConfigDict:
     """`config.method` with the paper's values."""
     return defaults(FIELDS)
+
+
+def check(config) -> None:
+    """Raises InputError, naming the field, for what cannot work."""
+    options = config.method
+    fields_lib.check(FIELDS, options, "method")
+    below = f"below method.batch_size={options.batch_size}"
+    require(options.k < options.batch_size, "method.k", options.k, below)

@@ -45,8 +45,8 @@ def build(config, backbone: Backbone) -> Method:
         does not have, or residual blocks that it has not.
     """
     options, image_size = config.method, tuple(config.dataset.image_size)
+    spd_fields.check(config)
     view_size = tuple(options.view_size) if any(options.view_size) else image_size
-    spd_fields.check(config, image_size, view_size)
 
     def embed(variables, images):
         maps = backbone.module.apply(variables, backbone.normalise(images))[1]

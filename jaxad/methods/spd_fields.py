@@ -8,6 +8,7 @@ official hyper-parameters of the bases, which the paper leaves as they are.
 import ml_collections
 
 from jaxad import config as config_lib
+from jaxad import fields as fields_lib
 from jaxad import names
 from jaxad.augment import fields as augment
 from jaxad.fields import (
@@ -23,7 +24,6 @@ from jaxad.fields import (
     one_of,
     require,
 )
-from jaxad.fields import check as check_fields
 
 BASES = ("simsiam", "moco", "simclr", "supervised")
 WIDTHS = numbers_of("widths of 1 or more", lambda x: x >= 1)
@@ -240,17 +240,19 @@ def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
-def check(config, image_size, view_size) -> None:
+def check(config) -> None:
     """Raises InputError for a field that cannot work, apart from the networks."""
-    options = config.method
-    check_fields(FIELDS, options, "method")
+    options, image_size = config.method, tuple(config.dataset.image_size)
+    fields_lib.check(FIELDS, options, "method")
 
     def need(field, holds, must_be):
         require(holds, f"method.{field}", options[field], must_be)
 
     need(
         "view_size",
-        all(a <= b for a, b in zip(view_size, image_size, strict=True)),
+        # (0, 0) is the backbone's own, and known once that is.
+        not any(image_size)
+        or all(a <= b for a, b in zip(options.view_size, image_size, strict=True)),
         f"at most what views are cut from, config.dataset.image_size={image_size}",
     )
     rows = options.batch_size // options.groups

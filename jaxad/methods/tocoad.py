@@ -21,11 +21,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxad import fields as fields_lib
 from jaxad import losses, models, optim, patches, rng
 from jaxad.augment import anomalies, colour, views
 from jaxad.methods import tocoad_map
 from jaxad.methods.base import Backbone, Method, Stage, identity
-from jaxad.methods.tocoad_fields import LEVELS, STAGES, check, sees, weight_of_guide
+from jaxad.methods.tocoad_fields import (
+    FIELDS,
+    LEVELS,
+    STAGES,
+    check,
+    sees,
+    weight_of_guide,
+)
 from jaxad.methods.tocoad_fields import fields as fields
 from jaxad.models import decoder, heads
 
@@ -48,7 +56,7 @@ def of_category(options, category: str):
         # JSON, in which a run keeps its config, has no tuples.
         value = tuple(value) if isinstance(value, list) else value
         options.update_from_flattened_dict({name: value})
-    check(options)
+    fields_lib.check(FIELDS, options, "method")
     return options
 
 
@@ -72,7 +80,7 @@ def build(config, backbone: Backbone) -> Method:
         not have.
     """
     options, size = config.method, config.dataset.image_size
-    check(options)
+    check(config)
     describe = patches.descriptor(config.patches)
 
     def features(params, images):

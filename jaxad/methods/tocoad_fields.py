@@ -307,8 +307,9 @@ def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
-def check(options) -> None:
-    """Raises InputError, naming the field, for what cannot work together."""
+def check(config) -> None:
+    """Raises InputError, naming the field, for what cannot work."""
+    options = config.method
     fields_lib.check(FIELDS, options, "method")
     pastes_images = options.generator == "nsa" or (
         options.generator == "perlin" and options.texture in ("auto", "images")

@@ -21,9 +21,8 @@ import jax.numpy as jnp
 
 from jaxad import losses, models, optim, rng
 from jaxad.augment import views
-from jaxad.fields import check, require
 from jaxad.methods.base import Backbone, Method, Stage, identity
-from jaxad.methods.two_class_fields import FIELDS
+from jaxad.methods.two_class_fields import check
 from jaxad.methods.two_class_fields import fields as fields
 from jaxad.models import heads, unet
 
@@ -41,7 +40,7 @@ def build(config, backbone: Backbone) -> Method:
         backbone does not have.
     """
     options, size = config.method, tuple(config.dataset.image_size)
-    _check(config)
+    check(config)
     segments = options.task == "segmentation"
     levels = unet.LEVELS if segments else (options.level,)
     head = _head(config)
@@ -66,31 +65,6 @@ def build(config, backbone: Backbone) -> Method:
         return (_stage(config, backbone, head, levels),)
 
     return Method(features, identity if segments else project, stages, grid=grid)
-
-
-def _check(config) -> None:
-    options, detector = config.method, config.detector
-    check(FIELDS, options, "method")
-    require(
-        detector.name == "logits",
-        "detector.name",
-        detector.name,
-        "logits with config.method.name=two_class: the method has learnt all there is",
-    )
-    require(
-        not config.ensemble.members,
-        "ensemble.members",
-        tuple(config.ensemble.members),
-        "left out with config.method.name=two_class: logits of several networks are "
-        "not of one scale",
-    )
-    require(
-        options.task == "segmentation" or detector.image_score == "mean",
-        "detector.image_score",
-        detector.image_score,
-        "mean with config.method.task=classification: the mean of its map is the "
-        "classifier's logit",
-    )
 
 
 def _head(config):

@@ -6,6 +6,7 @@
 import ml_collections
 
 from jaxad import config as config_lib
+from jaxad import fields as fields_lib
 from jaxad.fields import (
     ABOVE_0,
     NOT_NEGATIVE,
@@ -14,6 +15,7 @@ from jaxad.fields import (
     defaults,
     numbers_of,
     one_of,
+    require,
 )
 
 TASKS = ("classification", "segmentation")
@@ -122,3 +124,29 @@ def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.backbone.name = "efficientnet_lite0"
     config.method.epochs = 1
     return config
+
+
+def check(config) -> None:
+    """Raises InputError, naming the field, for what cannot work."""
+    options, detector = config.method, config.detector
+    fields_lib.check(FIELDS, options, "method")
+    require(
+        detector.name == "logits",
+        "detector.name",
+        detector.name,
+        "logits with config.method.name=two_class: the method has learnt all there is",
+    )
+    require(
+        not config.ensemble.members,
+        "ensemble.members",
+        tuple(config.ensemble.members),
+        "left out with config.method.name=two_class: logits of several networks are "
+        "not of one scale",
+    )
+    require(
+        options.task == "segmentation" or detector.image_score == "mean",
+        "detector.image_score",
+        detector.image_score,
+        "mean with config.method.task=classification: the mean of its map is the "
+        "classifier's logit",
+    )

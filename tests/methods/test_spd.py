@@ -311,7 +311,7 @@ def test_recipes_work_as_they_are(base):
     config.dataset.image_size = (256, 256)
     config.method = spd.fields(base)
     config.method.view_size = (224, 224)
-    spd_fields.check(config, (256, 256), (224, 224))
+    spd_fields.check(config)
     assert config.method.base == base
 
 
