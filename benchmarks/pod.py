@@ -109,7 +109,9 @@ class Run:
 
     def kill_one(self, there: Callable[[], bool]) -> None:
         """The last process, as soon as `there()` says that the run is so far."""
-        while not there() and time.monotonic() - self._start < _SECONDS:
+        while not there():
+            if any(process.has_ended() for process in self._running):
+                self.end().require(False)
             time.sleep(0.01)
         os.kill(self._running[-1].pid, signal.SIGKILL)
 

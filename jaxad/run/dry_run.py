@@ -20,6 +20,7 @@ from jaxad.run import pipeline as pipeline_lib
 from jaxad.run import programs, provenance
 
 _LOG = logging.getLogger(__name__)
+_SAVED = 4  # times the memory, which more effort has not been seen to save
 
 _HEAD = (
     f"{'program':<34}{'calls':>9}{'GFLOP':>10}{'MB':>9}{'ms':>10}  collectives\n"
@@ -124,8 +125,10 @@ def _compiled(one: Program, chip: slices.Chip, mesh) -> costs.Cost:
         return _fitting(one, lambda: one.lowered().compile(), chip, mesh)
     try:
         return _fitting(one, lambda: slices.compiled(one), chip, mesh)
-    except InputError:
+    except _TooLarge as error:
         # More effort may need less memory, and is what a run has.
+        if error.needs > _SAVED * chip.memory:
+            raise
         _LOG.warning(
             "%s does not fit as it was compiled, in haste; compiling it as a run does, "
             "which may take long",
@@ -135,18 +138,22 @@ def _compiled(one: Program, chip: slices.Chip, mesh) -> costs.Cost:
 
 
 def _fitting(one: Program, compiled, chip: slices.Chip, mesh) -> costs.Cost:
-    """Raises InputError where it needs more memory than there is."""
+    """Raises _TooLarge where it needs more memory than there is."""
     try:
         cost = costs.of(one, compiled(), mesh.size if mesh else 1)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        found = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", str(error))
-        needs = f"needs {found[1]}" if found else "does not fit"
-        raise _too_large(one, needs, chip) from error
+        raise _TooLarge(one, _needed(str(error)), chip) from error
     if cost.peak > chip.memory:
-        raise _too_large(one, f"needs {cost.peak / 1e9:.1f} GB", chip)
+        raise _TooLarge(one, cost.peak, chip)
     return cost
+
+
+def _needed(text: str) -> float:
+    """Bytes, of what the compilers of TPUs and GPUs say of too little; 0 if nothing."""
+    found = re.search(r"(?:Used |required for [\w ]+\()([\d.]+)([KMGT])", text)
+    return float(found[1]) * 1024 ** (1 + "KMGT".index(found[2])) if found else 0.0
 
 
 def _line(one: Program, cost: costs.Cost, seconds: float) -> str:
@@ -165,26 +172,35 @@ def _is_tpu(mesh) -> bool:
     return mesh is not None and mesh.devices.flat[0].platform == "tpu"
 
 
-def _too_large(one: Program, needs: str, chip: slices.Chip) -> InputError:
-    """Names the largest arrays, and what makes them smaller."""
+class _TooLarge(InputError):
+    """Of a program: names its largest arguments, and what makes them smaller.
 
-    def size(leaf) -> int:
-        place = getattr(leaf, "sharding", None)
-        shape = place.shard_shape(leaf.shape) if place else leaf.shape
-        return int(np.prod(shape)) * np.dtype(leaf.dtype).itemsize
+    Attributes:
+      needs: bytes of a device, 0 where the compiler does not tell.
+    """
 
-    leaves = [
-        leaf
-        for leaf in jax.tree.leaves(one.arguments)
-        if isinstance(leaf, jax.ShapeDtypeStruct)
-        and not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)
-    ]
-    largest = sorted(leaves, key=size, reverse=True)[:3]
-    named = ", ".join(
-        f"{leaf.dtype.name} {list(leaf.shape)} ({size(leaf) / 1e9:.2f} GB)"
-        for leaf in largest
-    )
-    return InputError(
-        f"{one.name} {needs}, and a device has {chip.memory / 1e9:.1f} GB; its largest "
-        f"arguments are {named}; lower {one.lower or 'config.dataset.image_size'}"
-    )
+    def __init__(self, one: Program, needs: float, chip: slices.Chip):
+        self.needs = needs
+        leaves = [
+            leaf
+            for leaf in jax.tree.leaves(one.arguments)
+            if isinstance(leaf, jax.ShapeDtypeStruct)
+            and not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)
+        ]
+        named = ", ".join(
+            f"{leaf.dtype.name} {list(leaf.shape)} ({_size(leaf) / 1e9:.2f} GB)"
+            for leaf in sorted(leaves, key=_size, reverse=True)[:3]
+        )
+        takes = f"needs {needs / 1e9:.1f} GB" if needs else "does not fit"
+        super().__init__(
+            f"{one.name} {takes}, and a device has {chip.memory / 1e9:.1f} GB; its "
+            f"largest arguments are {named}; lower "
+            f"{one.lower or 'config.dataset.image_size'}"
+        )
+
+
+def _size(leaf: jax.ShapeDtypeStruct) -> int:
+    """Bytes on a device."""
+    place = getattr(leaf, "sharding", None)
+    shape = place.shard_shape(leaf.shape) if place else leaf.shape
+    return int(np.prod(shape)) * np.dtype(leaf.dtype).itemsize

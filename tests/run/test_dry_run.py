@@ -114,11 +114,13 @@ def test_the_least_effort_tells_what_fits_and_a_run_s_own_what_does_not(
     things, monkeypatch
 ):
     """More effort may need less memory; without need it would take hours."""
-    efforts = []
+    efforts, peaks = [], []
 
     def compiled(program, effort=slices.LEAST):
         efforts.append(effort)
-        return program.lowered().compile()
+        done = program.lowered().compile()
+        peaks.append(costs.of(program, done, 8).peak)
+        return done
 
     def run(memory):
         efforts.clear()
@@ -130,9 +132,25 @@ def test_the_least_effort_tells_what_fits_and_a_run_s_own_what_does_not(
     monkeypatch.setattr(dry_run, "_is_tpu", lambda mesh: True)
     run(1e9)
     assert set(efforts) == {-1.0}
-    with pytest.raises(InputError, match="features needs .* GB, and a device has"):
-        run(1e4)
-    assert efforts == [-1.0, 0.0]
+    features = peaks[0]
+    for share, tried in ((0.5, [-1.0, 0.0]), (0.2, [-1.0])):
+        with pytest.raises(InputError, match="features needs .* GB, and a device has"):
+            run(share * features)
+        assert efforts == tried
+
+
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        ("Ran out of memory on HBM, the total memory required for HLO temporaries "
+         "(109.25G) exceeds available HBM (15.75G).", 109.25 * 2**30),
+        ("Ran out of memory in memory space hbm. Used 512.5M of 15.75G hbm.",
+         512.5 * 2**20),
+        ("Out of memory.", 0.0),
+    ],
+)  # fmt: skip
+def test_what_a_compiler_says_of_too_little_memory_is_a_number(text, needed):
+    assert dry_run._needed(f"RESOURCE_EXHAUSTED: {text}") == needed
 
 
 def test_a_slice_s_compiler_is_told_the_effort():
