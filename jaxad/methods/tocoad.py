@@ -293,6 +293,8 @@ def _negative_guided_contrast(
             push = _repel(v1, v2, n, there=mask.any((1, 2)))
         loss += weight * push
         metrics |= {"guide": push, "loss": loss} | _watch_guide(logits, mask)
+        if options.sight:
+            metrics["sight"] = _sight(logits, mask)
         return loss, (metrics, statistics)
 
     def step(state, batch, key):
@@ -321,16 +323,12 @@ def _negative_guided_contrast(
 
     def stop(curves, progress):
         # Nothing is found where the batch has no defect.
-        if not guided or options.sight == 0 or curves["found"] == 0:
-            return None
-        sight = curves["found"] - curves["false_alarm"]
-        if sight >= options.sight:
+        if not curves.get("found") or curves.get("sight", 1.0) >= options.sight:
             return None
         return (
-            f"D sees too little to guide: its mean probability inside masks is "
-            f"{sight:.2g} above that outside, less than config.method.sight="
-            f"{options.sight}; train stage I longer, or give D skips "
-            "(method.decoder.skip)"
+            "D sees too little to guide: its pixel AUROC on defects drawn anew is "
+            f"{curves['sight']:.2g}, less than config.method.sight={options.sight}; "
+            "train stage I longer, or give D skips (method.decoder.skip)"
         )
 
     def finish(state, params):
@@ -509,6 +507,19 @@ def _watch_guide(logits, mask):
         "found": inside / jnp.maximum(mask.sum(), 1),
         "false_alarm": outside / jnp.maximum((1 - mask).sum(), 1),
     }
+
+
+def _sight(logits, mask):
+    """Pixel AUROC of D's probability, in 256 steps of it; two pixels within one count
+    half, and without a pixel of either class it is 0."""
+    p = jax.nn.sigmoid(logits[..., 1] - logits[..., 0])
+    steps = jnp.minimum((256 * p).astype(jnp.int32), 255)
+    anomalous, normal = (
+        jnp.zeros(256, p.dtype).at[steps].add(weight) for weight in (mask, 1 - mask)
+    )
+    below = jnp.cumsum(normal) - normal / 2
+    pairs = anomalous.sum() * normal.sum()
+    return (anomalous * below).sum() / jnp.maximum(pairs, 1)
 
 
 def _count_empty(mask):

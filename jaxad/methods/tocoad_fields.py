@@ -192,8 +192,8 @@ FIELDS = dict(
     ),
     sight=Field(
         0.0,
-        "stage II ends where D's mean probability inside masks is less than this above "
-        "that outside (ours): it guides to nothing then; 0 never",
+        "stage II ends where D's pixel AUROC on defects drawn anew is less than this "
+        "(ours): it guides to nothing then; 0 never",
         SHARE,
         under=("guide", "gradient", "per_class", "feature"),
     ),

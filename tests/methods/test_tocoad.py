@@ -274,16 +274,28 @@ def test_each_guide_has_a_weight_of_its_own():
     }  # fmt: skip
 
 
+def test_what_d_sees_is_its_pixel_auroc():
+    p = np.array([[[0.9, 0.4], [0.4, 0.1]], [[0.7, 0.4], [0.0, 1.0]]], np.float32)
+    mask = jnp.asarray([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]])
+    with np.errstate(divide="ignore"):
+        logits = jnp.stack([jnp.zeros(p.shape), np.log(p / (1 - p))], -1)
+    # Of the normal 0.4, 0.1, 0.7, 0.4 and 0: 0.9 and 1 are above all five, 0.4 is above
+    # two and ties with two.
+    assert tocoad._sight(logits, mask) == pytest.approx(13 / 15)
+    assert tocoad._sight(jnp.zeros(logits.shape), mask) == 0.5
+    assert tocoad._sight(logits, jnp.zeros(mask.shape)) == 0.0
+
+
 def test_stage_two_ends_where_d_sees_too_little():
-    _, ncl = stages(sight=0.2)
-    sees, blind = ({"found": x, "false_alarm": 0.1} for x in (0.31, 0.25))
-    assert ncl.stop(sees, 0.1) is None
-    assert "0.15 above that outside, less than config.method.sight=0.2" in ncl.stop(
-        blind, 0.1
+    _, ncl = stages(sight=0.8)
+    assert ncl.stop({"found": 0.3, "sight": 0.81}, 0.1) is None
+    assert "drawn anew is 0.75, less than config.method.sight=0.8" in ncl.stop(
+        {"found": 0.3, "sight": 0.75}, 0.1
     )
     # A batch without a defect says nothing, and the default asks for nothing.
-    assert ncl.stop({"found": 0.0, "false_alarm": 0.1}, 0.1) is None
-    assert stages()[1].stop({"found": 0.05, "false_alarm": 0.1}, 0.1) is None
+    assert ncl.stop({"found": 0.0, "sight": 0.0}, 0.1) is None
+    assert stages()[1].stop({"found": 0.05}, 0.1) is None
+    assert stages(stages=("ncl",), guide="none")[0].stop({}, 0.1) is None
 
 
 def test_without_simsiam_projections_are_pushed():
@@ -369,7 +381,7 @@ def test_a_pipeline_trains_a_category_with_its_own_constants():
             perlin__rotate_image=0.3,
         ),
         dict(stages=("ncl",), guide="none"),
-        dict(guide="per_class", ncl__anchor=1.0),
+        dict(guide="per_class", ncl__anchor=1.0, sight=0.8),
         dict(stages=("dnp", "ncl", "ranking"), grey=True),
         dict(
             texture="noise",
