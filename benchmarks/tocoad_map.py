@@ -195,11 +195,12 @@ def table(arguments) -> None:
             continue
         for seed in arguments.seeds if is_random(changes) else arguments.seeds[:1]:
             pipeline, params = learn(arguments, images, row, changes, seed)
+            place = arguments.workdir / arguments.category / f"{row} {seed}"
             of = seed if "discriminator" in params else None
             if of not in described:
                 described[of] = Described(images, pipeline, params)
             for i, start in enumerate(starts_of(arguments, described[of])):
-                path = arguments.workdir / f"{row} {seed}" / f"{i}.json"
+                path = place / f"{i}.json"
                 pixels = i < arguments.pixel_banks
                 cell = json.loads(path.read_text()) if path.exists() else {}
                 if not cell or pixels and len(cell) == 1:
@@ -210,6 +211,8 @@ def table(arguments) -> None:
                 found.setdefault(row, {})[seed, i] = cell
             tell(found, row, seed)
             if arguments.leak:
+                # Of the last bank, which may be from an earlier call.
+                bank = bank_of(described[of], params, start)
                 leak(described[of], images.test.labels, params, bank)
     compare(found, arguments.baseline or next(iter(found)))
 

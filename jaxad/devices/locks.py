@@ -72,14 +72,28 @@ def _take(lock: pathlib.Path, waiting, stack: contextlib.ExitStack, place: str) 
 def _try(lock: pathlib.Path, stack: contextlib.ExitStack, place: str = "place") -> bool:
     with writing(lock.parent, place):
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file = open(lock, "w")
+        file = _opened(lock)
     # Whoever had it may have removed it in between.
     if _taken(file) and _is(lock, file):
         stack.enter_context(file)
-        stack.callback(lock.unlink)
+        stack.callback(_remove, lock)
         return True
     file.close()
     return False
+
+
+def _opened(lock: pathlib.Path):
+    try:
+        return open(lock, "w")
+    except PermissionError:
+        if not lock.exists():
+            raise
+        return open(lock)  # another user's: a lock needs no more
+
+
+def _remove(lock: pathlib.Path) -> None:
+    with contextlib.suppress(PermissionError):  # another user's, where all may write
+        lock.unlink()
 
 
 def _taken(file) -> bool:

@@ -312,7 +312,7 @@ def check(config) -> None:
     options = config.method
     fields_lib.check(FIELDS, options, "method")
     pastes_images = options.generator == "nsa" or (
-        options.generator == "perlin" and options.texture in ("auto", "images")
+        options.generator == "perlin" and options.texture == "images"
     )
 
     def need(field, holds, must_be):

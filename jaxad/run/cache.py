@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxad.devices import processes
 from jaxad.devices.locks import locked
-from jaxad.errors import writing
+from jaxad.errors import InputError, writing
 from jaxad.run.keys import digest
 
 _LOG = logging.getLogger(__name__)
@@ -48,13 +48,16 @@ def cached(
 
     Returns:
       The array, read-only.
+
+    Raises:
+      InputError: the folder cannot be read or written.
     """
     entry, file = folder / digest(key), f"{name}.npy"
     fault = None
 
     def there() -> bool:
         nonlocal fault
-        fault = _fault(entry, file, key) if processes.first() else None
+        fault = _fault(entry, file, key, field) if processes.first() else None
         return processes.decided(fault is None)
 
     if not there():
@@ -63,7 +66,8 @@ def cached(
         with locked(entry, waiting, field):
             if not there():
                 if processes.first():
-                    _remove(entry, fault)
+                    with writing(entry, field):
+                        _remove(entry, fault)
                     _compute_into(entry, file, key, compute, field)
                 else:
                     compute(_one_row)
@@ -103,7 +107,7 @@ def _one_row(shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(row, shape, (0, *row.strides[1:]))
 
 
-def _fault(entry: pathlib.Path, file: str, key: dict) -> str | None:
+def _fault(entry: pathlib.Path, file: str, key: dict, field: str) -> str | None:
     """Why what is there, if anything, cannot be taken; None where it can."""
     try:
         state = str(entry), *map(_state, (entry / "key.json", entry / file))
@@ -112,6 +116,13 @@ def _fault(entry: pathlib.Path, file: str, key: dict) -> str | None:
         content = json.loads((entry / "key.json").read_text())
         array = np.load(entry / file, mmap_mode="r")
         expected = {"key": json.loads(json.dumps(key)), "sha256": _sha256(array)}
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        return str(error)
+    except OSError as error:  # which says nothing of what the file holds
+        raise InputError(
+            f"{entry} cannot be read ({error.strerror or error}); mend that, or choose "
+            f"another {field}"
+        ) from error
     except Exception as error:  # a damaged header makes numpy raise almost anything
         return str(error)
     if content != expected:

@@ -8,6 +8,7 @@ is decoded as ever.
 import dataclasses
 import functools
 import logging
+import math
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +21,8 @@ from jaxad.run import cache, keys
 
 _LOG = logging.getLogger(__name__)
 
-_PART = 256  # images of an entry: what is lost where a run is stopped
+_PART = 256  # images of an entry, at least: what is lost where a run is stopped
+_OPEN = 256  # entries of a split, at most: each is a file that stays open
 
 
 def kept(split: data.Split, folder: str, label: str) -> data.Split:
@@ -40,6 +42,7 @@ def kept(split: data.Split, folder: str, label: str) -> data.Split:
     if not folder or not len(split):
         return split
     place, parts, found = pathlib.Path(folder).expanduser(), [], 0
+    size = max(_PART, math.ceil(len(split) / _OPEN))
     key = {
         "images": split.version,
         "geometry": repr(split.geometry),
@@ -53,8 +56,8 @@ def kept(split: data.Split, folder: str, label: str) -> data.Split:
             if told_to_stop():
                 raise Preempted(f"what is decoded is kept in {place}")
 
-        for first in range(0, len(split), _PART):
-            rows = range(first, min(first + _PART, len(split)))
+        for first in range(0, len(split), size):
+            rows = range(first, min(first + size, len(split)))
             of_rows = key | {"rows": [rows.start, rows.stop]}
             compute = functools.partial(_decode, split, rows)
             parts.append(cache.cached(place, of_rows, compute, point, **options))
@@ -66,12 +69,12 @@ def kept(split: data.Split, folder: str, label: str) -> data.Split:
     )
 
     def of(i: int) -> data.Decoded | None:
-        row = parts[i // _PART][i % _PART]
+        row = parts[i // size][i % size]
         h, w = row["shape"].tolist()
         if not h:
             return None
-        size = tuple(row["size"].tolist())
-        return data.Decoded(row["pixels"][:h, :w], size, bool(row["has_mask"]))
+        original = tuple(row["size"].tolist())
+        return data.Decoded(row["pixels"][:h, :w], original, bool(row["has_mask"]))
 
     return dataclasses.replace(split, kept=of)
 

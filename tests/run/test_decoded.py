@@ -112,6 +112,17 @@ def test_a_stopped_run_goes_on_with_the_next_part(folder, tmp_path, monkeypatch)
         assert_same(kept[i], split[i])
 
 
+def test_a_large_split_has_larger_entries_and_not_more(folder, tmp_path, monkeypatch):
+    """Each is an open file: of five images, one an entry at least, there are three."""
+    monkeypatch.setattr(decoded, "_PART", 1)
+    monkeypatch.setattr(decoded, "_OPEN", 4)
+    split = load(folder)
+    kept = decoded.kept(split, str(tmp_path), "cap")
+    assert len(list(tmp_path.iterdir())) == 3
+    for i in range(5):
+        assert_same(kept[i], split[i])
+
+
 def test_who_waits_for_another_run_that_decodes_can_be_stopped(folder, tmp_path):
     decoded.kept(load(folder), str(tmp_path), "cap")
     (entry,) = tmp_path.iterdir()

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 import threading
 
@@ -239,6 +241,36 @@ def test_cache_computes_a_damaged_entry_again(tmp_path, damage, caplog):
     again = cache.cached(tmp_path, {"size": 1}, compute(ARRAY))
     np.testing.assert_array_equal(again, ARRAY)
     assert "damaged" in caplog.text
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.EACCES])
+def test_an_entry_that_cannot_be_read_is_no_damaged_one(tmp_path, monkeypatch, error):
+    cache.cached(tmp_path, {"size": 1}, compute(ARRAY))
+    cache._checked.clear()
+
+    def refuse(*_, **__):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(np, "load", refuse)
+    sentence = f"cannot be read .{os.strerror(error)}.; .*another config.feature_cache"
+    with pytest.raises(InputError, match=sentence):
+        cache.cached(tmp_path, {"size": 1}, never)
+    monkeypatch.undo()
+    found = cache.cached(tmp_path, {"size": 1}, never)
+    np.testing.assert_array_equal(found, ARRAY)
+
+
+def test_a_damaged_entry_that_cannot_be_removed_is_told(tmp_path, monkeypatch):
+    cache.cached(tmp_path, {"size": 1}, compute(ARRAY))
+    (entry,) = tmp_path.iterdir()
+    (entry / "key.json").write_text("[]")
+
+    def refuse(path, **_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.raises(InputError, match="cannot be written .Permission denied"):
+        cache.cached(tmp_path, {"size": 1}, never)
 
 
 def test_who_finds_damage_leaves_what_another_run_makes_anew_meanwhile(
