@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import pathlib
 import re
 
@@ -8,6 +9,8 @@ from jaxad import config as config_lib
 from jaxad import methods
 from jaxad.errors import InputError
 from jaxad.fields import flat, idle
+from jaxad.methods import tocoad_fields
+from jaxad.run import identity
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(
@@ -71,6 +74,25 @@ def test_a_field_may_be_a_word_or_a_number():
         config_lib.validate(config)
     again = config_lib.completed(config.to_dict() | {"overlays": "all"})
     assert again.overlays == "all"
+
+
+def test_what_a_run_has_stored_has_later_fields_at_their_defaults(tmp_path):
+    config = config_lib.base()
+    config.method = tocoad_fields.fields()
+    config.method.dnp.batch_size = 7
+    config.method.levels = ("layer1",)
+    stored = json.loads(json.dumps(config.to_dict()))
+    for name in ("sight", "guide_focal"):
+        del stored["method"][name]
+    del stored["method"]["ncl"]["anchor"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    again = methods.completed(stored).method
+    assert (again.sight, again.ncl.anchor, again.guide_focal.gamma) == (0.0, 0.0, 2.0)
+    assert (again.dnp.batch_size, tuple(again.levels)) == (7, ("layer1",))
+    identity.require_same_run(tmp_path, config)
+    config.method.ncl.anchor = 1.0
+    with pytest.raises(InputError, match="it differs in method.ncl.anchor"):
+        identity.require_same_run(tmp_path, config)
 
 
 def test_validate_wants_a_crop_no_larger_than_what_it_is_cut_from():

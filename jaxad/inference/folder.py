@@ -24,7 +24,6 @@ import ml_collections
 import numpy as np
 
 from jaxad import arrays, detectors, methods, models, scores
-from jaxad import config as config_lib
 from jaxad.detectors import base
 from jaxad.detectors.base import Detector, Scorer
 from jaxad.devices import processes, sharding
@@ -244,7 +243,7 @@ def load(path: str | os.PathLike, mesh: sharding.Mesh | None = None) -> Loaded:
     card = read_card(folder)
     members, configs = [], []
     for member in card["members"]:
-        config = config_lib.completed(member["config"])
+        config = methods.completed(member["config"])
         place = folder / member["name"]
         if arrays.seal(place) != member["arrays"]:
             raise InputError(

@@ -9,6 +9,8 @@ import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import ml_collections
+
 from jaxad import config as config_lib
 from jaxad import fields as fields_lib
 from jaxad.fields import Idle, Table
@@ -105,6 +107,21 @@ def _fields_of(config):
     place = f"{__name__}.{config.method.name}_fields"
     there = importlib.util.find_spec(place) is not None
     return importlib.import_module(place) if there else None
+
+
+def completed(stored: dict) -> ml_collections.ConfigDict:
+    """A config as a run has stored it, with its method's later fields at their
+    defaults, and the others as `config.completed` has them.
+
+    Raises:
+      InputError: there is no such method.
+    """
+    config = config_lib.completed(stored)
+    with config.unlocked():
+        method = fields_lib.defaults(fields(config)).unlock()
+        method.update(config.method)
+        config.method = method
+    return config
 
 
 def check(config) -> None:

@@ -5,7 +5,7 @@ import pathlib
 
 import ml_collections
 
-from jaxad import config as config_lib
+from jaxad import methods
 from jaxad.devices import processes
 from jaxad.errors import InputError
 from jaxad.run import results
@@ -55,7 +55,7 @@ def stored(workdir: pathlib.Path) -> ml_collections.ConfigDict:
             f"{workdir / 'config.json'} does not exist; name a run's --workdir, or the "
             "folder of a category inside it"
         )
-    return config_lib.completed(config)
+    return methods.completed(config)
 
 
 def note_config_file(
@@ -100,6 +100,7 @@ def require_same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) ->
                 f"{folder} is not empty and holds no run; choose another --workdir"
             )
         return
+    theirs = json.loads(json.dumps(methods.completed(theirs).to_dict()))
     others = differing(mine, theirs) - set(PLACES)
     if others:
         raise InputError(

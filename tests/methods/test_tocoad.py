@@ -460,6 +460,7 @@ def test_grey_defects_have_no_colours():
 )
 def test_the_texture_source_is_the_first_that_is_there(there, changes, settled):
     config = make_config(**changes)
+    tocoad_fields.check(config)  # as before there is JAX: nothing is pasted yet
     tocoad.complete(config.method, textures=lambda: there or None)
     assert config.method.texture == settled
     stages = tocoad.build(config, make_backbone()).stages
@@ -490,7 +491,7 @@ def test_the_texture_source_is_the_first_that_is_there(there, changes, settled):
         ),
         (dict(lambda_neg__feature=-1.0), "method.lambda_neg.feature"),
         (dict(ncl__anchor=-1.0), "method.ncl.anchor"),
-        (dict(dnp__batch_size=1), "another image of the batch"),
+        (dict(texture="images", dnp__batch_size=1), "another image of the batch"),
         (
             dict(generator="cutpaste", ncl__batch_size=1),
             'ncl.batch_size.*heads.norm "layer"',
