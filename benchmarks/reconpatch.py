@@ -26,7 +26,7 @@ import numpy as np
 
 from jaxad import rng
 from jaxad.fields import check
-from jaxad.methods import reconpatch
+from jaxad.methods import reconpatch, reconpatch_fields
 from jaxad.training import feed, steps
 
 PEER = """
@@ -181,7 +181,7 @@ class Torch:
 def compare(width, args):
     options = reconpatch.fields()
     options.update({"dim": width, "batch_size": args.batch, "learning_rate": 1e-4})
-    check(reconpatch.FIELDS, options, "method")
+    check(reconpatch_fields.FIELDS, options, "method")
     stage = reconpatch._stage(options)
     random = np.random.default_rng(0)
     latent = random.normal(size=(8 * args.batch, 16)) @ random.normal(size=(16, width))
