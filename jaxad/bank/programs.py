@@ -36,7 +36,13 @@ def choosing(
     rounds = -(-size // picks)
     return [
         *found,
-        Program("coreset: check", memory_bank.are_good, (features,), lower=_BUDGET),
+        Program(
+            "coreset: check",
+            memory_bank.are_good,
+            (features,),
+            linear=True,
+            lower=_BUDGET,
+        ),
         Program(
             "coreset: bounds",
             coreset.lower_bounds,
@@ -53,6 +59,7 @@ def choosing(
             (upper, memory_bank.CANDIDATES + 1),
             {"mesh": mesh},
             calls=rounds,
+            linear=True,
             lower=_BUDGET,
         ),
         Program(
@@ -106,6 +113,7 @@ def search(
             "mesh": mesh,
             "spread": spread if mesh else None,
         },
+        scores=True,
         lower=f"config.batch_size, or {_BUDGET}",
         operations=2.0 * m * n * d,
         moved=4.0 * (rows * d * blocks + own * d) + 8.0 * own * rows,

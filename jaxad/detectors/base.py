@@ -335,6 +335,7 @@ def programs(
             name,
             program(function, method, backbone, mesh),
             arguments,
+            scores=function is _describe,
             lower="config.batch_size",
         )
         for name, function in zip(FEATURES, functions, strict=False)
@@ -346,7 +347,7 @@ def map_program(detector_options, shapes: Shapes, size: tuple[int, int]) -> Prog
     patches = jax.ShapeDtypeStruct((shapes.batch, *shapes.grid), "float32")
     patches = sharding.spread_shapes(patches, shapes.mesh)
     arguments = patches, tuple(size), dict(detector_options)["blur_sigma"]
-    return Program("anomaly maps", _map, arguments)
+    return Program("anomaly maps", _map, arguments, scores=True)
 
 
 def _describe(method, backbone, params, images):

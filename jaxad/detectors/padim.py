@@ -155,9 +155,10 @@ def _programs(options: dict, shapes: Shapes) -> list[Program]:
     channels, grid = shape(d, dtype=np.int32), shape(h, w, dtype=np.int32)
     fitted = {**state, "channels": channels, "positions": grid}
     fit = state, rows, channels, first
+    blocks, seen = positions // devices // _BLOCK, (fitted, shapes.described)
     return [
-        Program("padim: fit", _fit_block, fit, regular, positions // devices // _BLOCK),
-        Program("padim: score", _score, (fitted, shapes.described), regular),
+        Program("padim: fit", _fit_block, fit, regular, calls=blocks, linear=True),
+        Program("padim: score", _score, seen, regular, scores=True),
     ]
 
 

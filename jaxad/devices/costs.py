@@ -48,8 +48,17 @@ class Cost:
     moved: float
     collectives: dict[str, tuple[int, int]]
 
+    def of_fewer(self, program: Program, share: float, devices: int) -> "Cost":
+        """Of the same program for that share of the images, which is not compiled."""
+        if program.operations is not None:
+            operations, moved = program.operations / devices, program.moved
+        else:
+            scale = share if program.linear else 1.0
+            operations, moved = scale * self.operations, scale * self.moved
+        return dataclasses.replace(self, operations=operations, moved=moved)
+
     def seconds(self, chip: Chip, passes: int) -> float:
-        """The roofline: no chip can be faster."""
+        """The roofline: nothing with the chip's rates is faster."""
         sent = sum(size for _, size in self.collectives.values())
         return max(
             passes * self.operations / chip.operations,

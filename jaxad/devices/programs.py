@@ -18,6 +18,9 @@ class Program:
       options: the same by name, and what is static.
       calls: how often a run calls it, as far as shapes tell; at least once.
       heads: of categories and seeds that a call works for.
+      scores: whether scoring alone calls it; of that `calls` says nothing.
+      linear: whether what a call takes grows with the images, which the compiler counts
+        for as many as there are.
       lower: what makes it smaller where a device has too little memory.
       operations: of a call on all devices, where a loop of unknown length hides them
         from the compiler; None where it counts them.
@@ -30,6 +33,8 @@ class Program:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     calls: int = 1
     heads: int = 1
+    scores: bool = False
+    linear: bool = False
     lower: str = ""
     operations: float | None = None
     moved: float | None = None

@@ -72,7 +72,7 @@ def of(pipeline: Pipeline, images: int, heads: int = 1) -> list[Program]:
         found.append(rows.map_program(*project, mesh))
     calls = -(-images // pipeline.images_a_call)
     found = [
-        dataclasses.replace(one, calls=calls) if one.name in base.FEATURES else one
+        dataclasses.replace(one, calls=calls) if one.name == base.FEATURES[0] else one
         for one in found
     ]
     batch, width = pipeline.images_a_call, _width(pipeline, params, c)

@@ -154,18 +154,10 @@ def begin(
     results.write_json(folder / PLAN, {"rows": rows, "baseline": baseline})
 
 
-def plan(
-    all_of: Sequence[Job],
-    folder: pathlib.Path,
-    seconds: Callable[[ml_collections.ConfigDict], float],
-) -> Iterator[str]:
+def plan(all_of: Sequence[Job], folder: pathlib.Path) -> Iterator[str]:
     """What is going to be done: lines for people, each as soon as it is known.
 
     No image is loaded for it, so a row that cannot work may fail later on.
-
-    Args:
-      seconds: what a run of a config takes at least, asked of the first row where no
-        run is finished; what it raises that row's run will.
     """
     runs = sum(len(job.seeds) for job in all_of)
     finished = [job for job in all_of if job.is_finished]
@@ -187,26 +179,7 @@ def plan(
     yield f"Shared: programs, compiled {compiled} at most and kept for all seeds"
     yield from told
     if done < runs:
-        yield f"Time: {_left(all_of) or _at_least(all_of, seconds)}"
-
-
-def _at_least(all_of: Sequence[Job], seconds) -> str:
-    """A bound from the first row, whose programs its run then need not compile."""
-    unknown = "told after the first run"
-    if jax.process_count() > 1:
-        return unknown  # where one fails, the others would wait for it
-    try:
-        bound = seconds(all_of[0].configs[0]) * sum(len(job.seeds) for job in all_of)
-    except Exception as error:  # the run fails of it, is recorded, and others go on
-        _LOG.debug("no bound on the time of a study: %r", error)
-        return unknown
-    if bound < 1:
-        return unknown
-    return (
-        f"at least {in_words(bound)} at the speed that this machine has now, if every "
-        f"run has the programs of {all_of[0].row} (reading and scoring images come on "
-        "top); told better after the first run"
-    )
+        yield f"Time: {_left(all_of) or 'told after the first run'}"
 
 
 def _many(count: int, one: str, many: str | None = None) -> str:

@@ -103,7 +103,7 @@ def programs(
     arguments = states, source.drawn(), broken, first, first
     options = {"key": keys, "total": count}
     return [
-        Program(f"{stage.name}: start", start.func, start.args),
+        Program(f"{stage.name}: start", start.func, start.args, heads=runs),
         *source.programs(stage.name),
         Program(
             f"{stage.name}: step",

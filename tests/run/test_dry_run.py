@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import re
 import types
 
 import jax
@@ -37,36 +38,72 @@ def test_every_program_has_a_line_and_nothing_is_left(things, monkeypatch, tmp_p
     monkeypatch.chdir(tmp_path)
     lines = told(monkeypatch, config(things))
     assert lines[0].startswith("patchcore on 8 of 8 images; 8 x cpu")
-    names = [line[:34].strip() for line in lines[2:-1]]
+    names = [line[:34].strip() for line in lines[3:-1]]
     assert names[0] == "features" and names[-1] == "anomaly maps"
     assert "coreset: bounds" in names and "search: exact, queries spread" in names
     # A hundred times slower by memory alone: the roofline is the larger of three.
     slower = told(monkeypatch, config(things), bandwidth=1e7, link=1e7)
-    one, other = (float(found[2].split()[-1]) for found in (lines, slower))
+    one, other = (float(found[3].split()[-1]) for found in (lines, slower))
     assert other > 10 * one
     assert not list(tmp_path.iterdir())
 
 
-def test_further_banks_take_coresets_and_searches_and_no_features(things, monkeypatch):
-    lines = told(monkeypatch, config(things))  # and from here on on that chip
-    bank = sum(
-        float(line[34:].split()[3]) / 1e3
-        for line in lines[2:-1]
-        if line.startswith(("coreset", "search"))
-    )
-    one, ten = (dry_run.seconds(config(things, bank_starts=n)) for n in (1, 10))
-    assert bank > 0 and ten - one == pytest.approx(9 * bank, rel=1e-2)
-    assert f"{one:.3g} s for all" in lines[-1]
+def spent(lines):
+    """(milliseconds of all calls before scoring, seconds of the largest category, and
+    of all)."""
+    rows = [line[34:].split()[:4] for line in lines[3:-1] if line[34:43].strip()]
+    largest, whole = re.findall(r"(\S+) s for", lines[-1])
+    calls = (int(one[0].replace(",", "")) * float(one[3]) for one in rows)
+    return sum(calls), float(largest), float(whole)
 
 
-def test_a_program_of_several_heads_is_shared_by_them(monkeypatch):
-    """Of 3 heads at once, 10 steps of 4 seconds are 40 for three categories."""
-    chip = slices.Chip(operations=100.0, memory=1.0, bandwidth=10.0, link=5.0)
-    cost = costs.Cost(0, 0, 0, operations=400.0, moved=0.0, collectives={})
-    step = Program("step", jax.jit(abs), (), calls=10)
-    assert dry_run._seconds(step, cost, chip, 1) == 40
-    together = dataclasses.replace(step, heads=3)
-    assert dry_run._seconds(together, cost, chip, 1) == 40 / 3
+def test_scoring_is_left_out_and_further_banks_take_coresets_alone(things, monkeypatch):
+    lines = told(monkeypatch, config(things))
+    names = [line[:34].strip() for line in lines[3:-1] if not line[34:43].strip()]
+    assert names == ["search: exact, queries spread", "anomaly maps"]
+    milliseconds, largest, whole = spent(lines)
+    assert largest == whole == pytest.approx(milliseconds / 1e3, rel=1e-2)
+    ten = told(monkeypatch, config(things, bank_starts=10))
+    (features,) = (line for line in lines if line.startswith("features"))
+    others = milliseconds - float(features[34:].split()[3])
+    assert spent(ten)[0] == pytest.approx(milliseconds + 9 * others, rel=1e-2)
+
+
+def test_all_categories_take_what_each_takes(things, monkeypatch):
+    """Coresets are quadratic, networks and what goes through all patches linear."""
+
+    def compiled(one, chip, mesh):
+        rows = one.arguments[0].shape[0] if one.linear else 1e4
+        operations = one.operations or 1e3 * rows
+        return costs.Cost(0, 0, 0, operations / mesh.size, one.moved or 0.0, {})
+
+    def seconds(*counts):
+        monkeypatch.setattr(dry_run, "_images", lambda config: list(counts))
+        _, largest, whole = spent(told(monkeypatch, config(things)))
+        return largest, whole
+
+    monkeypatch.setattr(dry_run, "_compiled", compiled)
+    large, small = (seconds(count)[0] for count in (640, 64))
+    largest, whole = seconds(640, 64, 640)
+    assert largest == large
+    assert whole == pytest.approx(2 * large + small, rel=2e-3)
+    assert small < 0.05 * large
+
+
+def test_a_call_on_fewer_images_takes_a_share_where_it_goes_through_them():
+    cost = costs.Cost(0, 0, 0, operations=400.0, moved=80.0, collectives={})
+    step = Program("step", jax.jit(abs), ())
+    known = dataclasses.replace(step, operations=40.0, moved=3.0)
+    rows = dataclasses.replace(step, linear=True)
+    for one, expected in ((step, (400, 80)), (rows, (100, 20)), (known, (20, 3))):
+        found = cost.of_fewer(one, 0.25, devices=2)
+        assert (found.operations, found.moved) == expected
+
+
+def test_heads_of_one_program_wait_for_the_longest():
+    """3 and 5 seconds as one take 5; a last one of 4 is half of such a program."""
+    assert dry_run._together([3.0, 5.0, 4.0], heads=2) == 5.0 + 2.0
+    assert dry_run._together([3.0, 5.0, 4.0], heads=1) == 12.0
 
 
 def test_what_does_not_fit_is_told_with_its_arrays_and_what_to_lower(
