@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 from jaxad import config as config_lib
-from jaxad import data, methods, models
+from jaxad import data, fields, methods, models
 from jaxad.detectors import base
 from jaxad.devices import processes, sharding
 from jaxad.errors import InputError
@@ -41,17 +41,6 @@ from jaxad.run.pipeline import Pipeline
 
 _LOG = logging.getLogger(__name__)
 
-# Where the images and what runs share lie on this machine.
-_PATHS = (
-    "dataset.data_dir",
-    "dataset.manual_dir",
-    "dataset.path",
-    "dataset.anomalous_path",
-    "dataset.textures",
-    "dataset.cache",
-    "feature_cache",
-    "train.stage_cache",
-)
 _SUSPECTS = 24  # that a report shows
 _PHASES = ("features", "fit", "score", "total")
 
@@ -457,7 +446,8 @@ def card(
 
 def _without_places(config) -> dict:
     """The fields of a config that are true wherever a detector travels."""
-    places = {name: "" for name in _PATHS}
+    table = config_lib.FIELDS
+    places = {name: fields.get(table, name).default for name in identity.PATHS}
     config = config.copy_and_resolve_references().unlock()
     config.update_from_flattened_dict(places)
     return {name: x for name, x in config.to_dict().items() if name != "extensions"}

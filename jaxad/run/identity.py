@@ -5,42 +5,51 @@ import pathlib
 
 import ml_collections
 
-from jaxad import methods
+from jaxad import fields, methods
 from jaxad.devices import processes
 from jaxad.errors import InputError
 from jaxad.run import results
 
 # Beside `config.json`: what the config file of a run has otherwise.
 CONFIG_FILE = "config_file.json"
+# Folders that runs share.
+SHARED = ("dataset.cache", "feature_cache", "train.stage_cache")
 # What may change between two calls of a run, because its numbers do not.
 PLACES = (
+    *SHARED,
     "dataset.download",
     "dataset.data_dir",
     "dataset.manual_dir",
-    "dataset.cache",
     "dataset.check",
     "dataset.max_pixels",
-    "feature_cache",
-    "train.stage_cache",
     "compilation_cache",
     "save_seconds",
+)
+# Where things lie on this machine, which no other one has to have.
+PATHS = (
+    *SHARED,
+    "dataset.data_dir",
+    "dataset.manual_dir",
+    "dataset.path",
+    "dataset.anomalous_path",
+    "dataset.textures",
+    "compilation_cache",
 )
 
 
 def require_alike(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
     """Raises InputError where processes differ in what they run, or in where."""
-    fields = {f"config.{name}": value for name, value in flat(config.to_dict()).items()}
-    for place in PLACES:
-        del fields[f"config.{place}"]
-    processes.require_same(fields | results.versions())
+    same = {
+        f"config.{name}": value
+        for name, value in flat(config.to_dict()).items()
+        if name not in PLACES
+    }
+    processes.require_same(same | results.versions())
     processes.require_shared(folder, "--workdir")
-    for name, place in (
-        ("config.dataset.cache", config.dataset.cache),
-        ("config.feature_cache", config.feature_cache),
-        ("config.train.stage_cache", config.train.stage_cache),
-    ):
-        if place:
-            processes.require_shared(pathlib.Path(place).expanduser(), name)
+    for name in SHARED:
+        if place := fields.get(config, name):
+            place = pathlib.Path(place).expanduser()
+            processes.require_shared(place, f"config.{name}")
 
 
 def stored(workdir: pathlib.Path) -> ml_collections.ConfigDict:

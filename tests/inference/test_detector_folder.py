@@ -24,7 +24,10 @@ def run(tmp_path_factory):
     """The images, and the folder of a run on them."""
     root = tmp_path_factory.mktemp("folder")
     images = runs.category(root / "cap")
-    experiment.run(runs.config(images), str(root / "run"))
+    made = runs.config(images, **{"dataset.cache": str(root / "decoded")})
+    made.feature_cache = str(root / "features")
+    made.train.stage_cache = str(root / "stages")
+    experiment.run(made, str(root / "run"))
     return images, root / "run"
 
 
@@ -65,6 +68,14 @@ def test_a_copy_needs_nothing_else(run, category, tmp_path):
     # And can be copied in turn.
     folder.copy(moved, tmp_path / "again")
     assert scores(predictor.load(tmp_path / "again"), images, list(want)) == want
+
+
+def test_no_path_of_the_machine_that_made_it_travels(run):
+    config = folder.read_card(run[1] / "cap/detector")["members"][0]["config"]
+    places = "cache", "data_dir", "manual_dir", "path", "anomalous_path", "textures"
+    assert {config["dataset"][name] for name in places} == {""}
+    assert config["feature_cache"] == config["train"]["stage_cache"] == ""
+    assert config["compilation_cache"] == "~/.cache/jaxad/xla"  # and not the run's
 
 
 def test_an_ensemble_is_one_detector(run, tmp_path):
