@@ -94,7 +94,7 @@ def jobs(
     found, names = [], {}
     for name, fields in rows.items():
         row = _with(config, name, fields)
-        if methods.leaves(row) == "detector":
+        if _leaves(row) == "detector":
             row.feature_cache = row.feature_cache or str(folder / "features")
             row.train.stage_cache = row.train.stage_cache or str(folder / "stages")
         place = _folder_of(name)
@@ -114,6 +114,14 @@ def jobs(
             ]
             found.append(Job(name, group, configs, folder / place))
     return found
+
+
+def _leaves(row) -> str | None:
+    try:
+        return methods.leaves(row)
+    except Exception as error:  # its runs fail of it, are recorded, and others go on
+        _LOG.debug("nobody knows what the method leaves: %r", error)
+        return None
 
 
 def _folder_of(row: str) -> str:
@@ -198,7 +206,8 @@ def _categories(all_of: Sequence[Job]) -> str:
                 repr(job.configs[0].dataset): job.configs[0].dataset for job in all_of
             }.values()
         }
-    except InputError:  # which the run says better
+    except Exception as error:  # which the run says better
+        _LOG.debug("nobody knows how many categories there are: %r", error)
         return ""
     each = " or ".join(map(str, sorted(counts)))
     return f", of {each} {'category' if each == '1' else 'categories'} each"
@@ -223,7 +232,9 @@ def _shared(all_of: Sequence[Job]):
 def _add_shared(member, passes, stages) -> None:
     method = detector_folder.networks(member).method
     kinds = method.stages
-    start = (member.dataset.to_json(), member.backbone.to_json())
+    start = [member.dataset.to_json(), member.backbone.to_json(), member.precision]
+    if member.backbone.weights == "random":
+        start.append(member.seed)
     if method.grid is None and not any(stage.tunes for stage in kinds):
         key = (*start, member.patches.to_json(), member.batch_size)
         passes.add(repr(key))

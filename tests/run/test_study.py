@@ -15,7 +15,7 @@ from jaxad import sweep
 from jaxad.devices import locks
 from jaxad.errors import InputError
 from jaxad.inference import folder
-from jaxad.run import pipeline, results, study
+from jaxad.run import experiment, pipeline, results, study
 
 
 def jobs(folder, rows=("a", "b"), seeds=(0, 1)):
@@ -105,6 +105,45 @@ def test_the_plan(tmp_path):
     again = list(study.plan(all_of, folder))
     assert again[0].startswith("Study: 4 rows, 8 runs, 1 of them finished")
     assert again[5] == "Time: about 7 minutes"
+
+
+def test_what_rows_share_has_one_precision_and_the_same_weights(tmp_path):
+    path = runs.category(tmp_path / "things")
+    rows = {"one": {}, "other": {"precision": "high"}}
+    counts = []
+    for weights in ("default", "random"):
+        config = runs.config(path, **{"backbone.weights": weights})
+        passes, _, _ = study._shared(study.jobs(config, rows, [0, 1], tmp_path))
+        counts.append(len(passes))
+    assert counts == [2, 4]  # of which random weights are each seed's own
+
+
+def test_a_row_whose_method_or_data_set_breaks_is_recorded(tmp_path, monkeypatch):
+    for name, error in (("broken_method", "RuntimeError"), ("broken_data", "OSError")):
+        (tmp_path / f"{name}.py").write_text(f"raise {error}('no driver')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = {
+        "method": {"method.name": "broken_method.it"},
+        "data": {"dataset.name": "broken_data.it", "dataset.path": ""},
+        "good": {},
+    }
+    config = runs.config(runs.category(tmp_path / "things"))
+    all_of, told = study.jobs(config, rows, [0], tmp_path / "study"), []
+    first, *_, second, last = study.plan(all_of, tmp_path / "study")
+    assert first == "Study: 3 rows, 3 runs"
+    assert second.startswith("The row 'method' cannot work: RuntimeError('no driver')")
+
+    def tried(job):
+        if job.row == "good":
+            return attempt(job)
+        return experiment.run_together(job.runs)
+
+    assert study.run(all_of, tried, told=told.append) == 2
+    assert [line.split(":")[0] for line in told] == [
+        "[1 of 3] method, seed 0 failed",
+        "[2 of 3] data, seed 0 failed",
+        "[3 of 3] good, seed 0",
+    ]
 
 
 def test_a_failed_run_is_recorded_and_the_others_go_on(tmp_path):
