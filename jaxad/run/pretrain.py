@@ -84,10 +84,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     # Last of the checks, for pictures may be millions.
     if not (folder / "config.json").exists():  # else it has been looked at
         doctor.require_sound_corpus(member.dataset, corpus)
-    corpus = decoded.kept(corpus, member.dataset.cache, "corpus")
-    train, held_out = _divide(corpus, pipeline)
     processes.wait()
     results.write_json(folder / "config.json", member.to_dict())
+    corpus = decoded.kept(corpus, member.dataset.cache, "corpus")
+    train, held_out = _divide(corpus, pipeline)
 
     seconds: dict[str, float] = {}
     with fit.timed(seconds, "probe"):

@@ -1,6 +1,7 @@
 """Whole runs of pre-training on generated pictures, and what takes their weights."""
 
 import dataclasses
+import functools
 import json
 import signal
 
@@ -16,7 +17,7 @@ from jaxad.errors import InputError, Preempted
 from jaxad.inference import folder
 from jaxad.methods import two_class_fields
 from jaxad.reporting import reading
-from jaxad.run import doctor, experiment, pretrain
+from jaxad.run import doctor, experiment, pretrain, programs
 from jaxad.training.loop import _Folder
 
 
@@ -207,6 +208,24 @@ def test_pictures_are_looked_at_unless_one_says_not_to(pictures, caplog):
     config.check = False
     doctor.require_sound_corpus(config, broken)
     assert len(caplog.records) == 1
+
+
+def test_a_run_stopped_while_it_decodes_looks_at_its_pictures_once(
+    pictures, tmp_path, monkeypatch
+):
+    looked = []
+
+    def stopped(corpus, folder, label):
+        raise Preempted("SIGTERM")
+
+    monkeypatch.setattr(doctor, "require_sound_corpus", lambda *_: looked.append(1))
+    monkeypatch.setattr(pretrain.decoded, "kept", stopped)
+    shapes = functools.partial(programs.abstract, mesh=None)
+    monkeypatch.setattr(pretrain.pipeline_lib, "load", shapes)
+    for _ in range(2):
+        with pytest.raises(Preempted):
+            experiment.run(make_config(pictures), str(tmp_path / "run"))
+    assert looked == [1]
 
 
 def test_a_supervised_base_runs_local_on_both_cell_types():
