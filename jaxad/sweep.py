@@ -88,7 +88,7 @@ def main() -> int:
     command_line.use_compilation_cache(config)
     with _JOIN():
         from jaxad.reporting import pages
-        from jaxad.run import experiment, identity, study
+        from jaxad.run import dry_run, experiment, identity, study
 
         file, defaults = command_line.config_file()
         folder, first = pathlib.Path(workdir), processes.first()
@@ -115,7 +115,11 @@ def main() -> int:
 
         study.begin(jobs, folder, _BASELINE.value)
         told(f"Workdir: {workdir}")
-        for line in study.plan(jobs, folder):
+
+        def seconds(config) -> float:
+            return dry_run.run(config, None, lambda line: None)
+
+        for line in study.plan(jobs, folder, seconds):
             told(line)
         failed = study.run(jobs, attempt, told=told, changed=changed)
         if first:

@@ -23,7 +23,7 @@ _LOG = logging.getLogger(__name__)
 _SAVED = 4  # times the memory, which more effort has not been seen to save
 
 
-def run(config, slice_name: str | None, show: Callable[[str], None]) -> None:
+def run(config, slice_name: str | None, show: Callable[[str], None]) -> float:
     """Shows what the largest category of a run takes, and how long all of them.
 
     Nothing is faster than the published peaks of a slice's chips. The rates of devices
@@ -33,6 +33,9 @@ def run(config, slice_name: str | None, show: Callable[[str], None]) -> None:
       config: as `experiment.run` takes it.
       slice_name: of TPUs, such as "v5e-8"; None for the devices that are here.
       show: called with every line, as soon as it is known.
+
+    Returns:
+      Seconds for all categories, without reading, scoring and compiling.
 
     Raises:
       InputError: a field that cannot work, an unknown slice, or a program that does not
@@ -76,6 +79,7 @@ def run(config, slice_name: str | None, show: Callable[[str], None]) -> None:
         f"reading, scoring and compiling {takes} {largest:.3g} s for {images} images, "
         f"{whole:.3g} s for all"
     )
+    return whole
 
 
 def _seconds(cost, one: Program, share: float, chip, mesh, passes: int) -> float:

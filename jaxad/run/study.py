@@ -162,10 +162,18 @@ def begin(
     results.write_json(folder / PLAN, {"rows": rows, "baseline": baseline})
 
 
-def plan(all_of: Sequence[Job], folder: pathlib.Path) -> Iterator[str]:
+def plan(
+    all_of: Sequence[Job],
+    folder: pathlib.Path,
+    seconds: Callable[[ml_collections.ConfigDict], float],
+) -> Iterator[str]:
     """What is going to be done: lines for people, each as soon as it is known.
 
     No image is loaded for it, so a row that cannot work may fail later on.
+
+    Args:
+      seconds: that a run of a config takes, asked of the first row where no run is
+        finished; what it raises that row's run will.
     """
     runs = sum(len(job.seeds) for job in all_of)
     finished = [job for job in all_of if job.is_finished]
@@ -187,7 +195,27 @@ def plan(all_of: Sequence[Job], folder: pathlib.Path) -> Iterator[str]:
     yield f"Shared: programs, compiled {compiled} at most and kept for all seeds"
     yield from told
     if done < runs:
-        yield f"Time: {_left(all_of) or 'told after the first run'}"
+        yield f"Time: {_left(all_of) or _guess(all_of, seconds)}"
+
+
+def _guess(all_of: Sequence[Job], seconds) -> str:
+    """From the programs of the first row, which its run then need not compile."""
+    unknown = "told after the first run"
+    if jax.process_count() > 1:
+        return unknown  # where one fails, the others would wait for it
+    try:
+        each = seconds(all_of[0].configs[0])
+    except Exception as error:  # the run fails of it, is recorded, and others go on
+        _LOG.debug("no guess at the time of a study: %r", error)
+        return unknown
+    if each < 1:
+        return unknown
+    runs = sum(len(job.seeds) for job in all_of)
+    return (
+        f"some {in_words(runs * each)}, if every run takes what the programs of "
+        f"{all_of[0].row} do and shares none of it; reading, scoring and compiling "
+        "come on top; told better after the first run"
+    )
 
 
 def _many(count: int, one: str, many: str | None = None) -> str:

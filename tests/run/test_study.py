@@ -82,7 +82,7 @@ def test_a_baseline_that_is_no_row(tmp_path):
         study.begin(jobs(tmp_path), tmp_path, "wide")
 
 
-def test_the_plan(tmp_path):
+def test_the_plan(tmp_path, monkeypatch):
     config = runs.config(runs.category(tmp_path / "things"))
     rows = {
         "one": {},
@@ -92,7 +92,7 @@ def test_the_plan(tmp_path):
     }
     folder = tmp_path / "study"
     all_of = study.jobs(config, rows, [0, 1], folder)
-    told = list(study.plan(all_of, folder))
+    told = list(study.plan(all_of, folder, lambda config: 10.0))
     assert told[:3] == [
         "Study: 4 rows, 8 runs, of 1 category each",
         f"Table: {folder / 'study.md'}, as it grows",
@@ -100,9 +100,25 @@ def test_the_plan(tmp_path):
     ]
     assert told[3].startswith("Shared: programs, compiled 4 times at most")
     assert told[4].startswith("The row 'wrong' cannot work: config.dataset.resize_to")
-    assert told[5:] == ["Time: told after the first run"]
+    assert told[5:] == [
+        "Time: some 80 seconds, if every run takes what the programs of one do and "
+        "shares none of it; reading, scoring and compiling come on top; told better "
+        "after the first run"
+    ]
+
+    def cannot(config):
+        raise TypeError("a step of another shape")
+
+    unknown = "Time: told after the first run"
+    *_, last = study.plan(all_of, folder, cannot)
+    assert last == unknown
+    # Of several processes none asks: where it fails the others would wait for it.
+    with monkeypatch.context() as patch:
+        patch.setattr(study.jax, "process_count", lambda: 2)
+        *_, last = study.plan(all_of, folder, lambda config: 10.0)
+    assert last == unknown
     attempt(all_of[0])
-    again = list(study.plan(all_of, folder))
+    again = list(study.plan(all_of, folder, cannot))
     assert again[0].startswith("Study: 4 rows, 8 runs, 1 of them finished")
     assert again[5] == "Time: about 7 minutes"
 
@@ -129,7 +145,7 @@ def test_a_row_whose_method_or_data_set_breaks_is_recorded(tmp_path, monkeypatch
     }
     config = runs.config(runs.category(tmp_path / "things"))
     all_of, told = study.jobs(config, rows, [0], tmp_path / "study"), []
-    first, *_, second, last = study.plan(all_of, tmp_path / "study")
+    first, *_, second, last = study.plan(all_of, tmp_path / "study", lambda config: 0.0)
     assert first == "Study: 3 rows, 3 runs"
     assert second.startswith("The row 'method' cannot work: RuntimeError('no driver')")
 
