@@ -1,9 +1,7 @@
 """Data sets with a TFDS builder: prepared on first use, read without TensorFlow."""
 
 import contextlib
-import dataclasses
 import functools
-import hashlib
 import importlib
 import io
 import logging
@@ -16,7 +14,7 @@ from collections.abc import Iterator
 import ml_collections
 import numpy as np
 
-from jaxad.data import files, images
+from jaxad.data import images, prepared
 from jaxad.data.split import Split
 from jaxad.errors import InputError
 from tfds_builders.published import ARCHIVES, CATEGORIES
@@ -80,7 +78,29 @@ def load(
         origin = builder.info.metadata["origin"]
         _warn(f"{origin} differs from {builder.info.full_name}: {differences}")
     path = pathlib.Path(builder.data_path)
-    return dataclasses.replace(_whole(path, name, files.state(path)), geometry=geometry)
+    found = prepared.read(
+        path,
+        (name,),
+        mend="remove that folder to have it prepared anew",
+        texts=("filename", "defect_type"),
+    )
+    labels, has_masks = found.labels, "mask" in found.pictures
+
+    def read(i: int) -> tuple[bytes, bytes | None]:
+        record = found.records[i]
+        # Of a normal image it is zeros, which need no decoding.
+        return record["image"], record["mask"] if has_masks and labels[i] else None
+
+    return Split(
+        name=name,
+        filenames=found.texts["filename"],
+        labels=np.array(labels, np.int32),
+        defect_types=found.texts["defect_type"],
+        has_masks=has_masks,
+        geometry=geometry,
+        version=f"{found.name}/{name}/{found.digest}",
+        read=read,
+    )
 
 
 def published(config: ml_collections.ConfigDict, category: str) -> int:
@@ -92,55 +112,6 @@ def published(config: ml_collections.ConfigDict, category: str) -> int:
 
 def _variant(config: ml_collections.ConfigDict, category: str) -> str:
     return f"{category}_{config.protocol}" if config.name == "visa" else category
-
-
-@functools.cache
-def _whole(path: pathlib.Path, name: str, state: tuple) -> Split:
-    """A prepared split, at no size yet; `state` of the folder is for the cache alone.
-
-    All of it is read, once a process: the doctor, training and test share it.
-    """
-    del state
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder_from_directory(path)
-        raw = {
-            feature: tfds.decode.SkipDecoding()
-            for feature, kind in builder.info.features.items()
-            if isinstance(kind, tfds.features.Image)
-        }
-        filenames, labels, defect_types = [], [], []
-        digest = hashlib.sha256(builder.info.full_name.encode())
-        records = builder.as_data_source(split=name, decoders=raw)
-        for record in records:
-            filenames.append(record["filename"].decode())
-            labels.append(record["label"])
-            defect_types.append(record["defect_type"].decode())
-            for feature in ("filename", *raw):
-                digest.update(record[feature])
-    except Exception as error:  # what array_record raises is not documented
-        raise InputError(
-            f"{path} cannot be read as array_record files ({error}); remove that "
-            "folder to have it prepared anew"
-        ) from error
-    has_masks = "mask" in raw
-
-    def read(i: int) -> tuple[bytes, bytes | None]:
-        record = records[i]
-        # Of a normal image it is zeros, which need no decoding.
-        return record["image"], record["mask"] if has_masks and labels[i] else None
-
-    return Split(
-        name=name,
-        filenames=filenames,
-        labels=np.array(labels, np.int32),
-        defect_types=defect_types,
-        has_masks=has_masks,
-        geometry=images.Geometry((0, 0)),
-        version=f"{builder.info.full_name}/{name}/{digest.hexdigest()}",
-        read=read,
-    )
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import ml_collections
 import numpy as np
 
-from jaxad.data import files, folder, images, layout, tars
+from jaxad.data import files, folder, images, layout, prepared, tars
 from jaxad.data.split import Split, joined
 from jaxad.errors import InputError
 
@@ -134,33 +134,19 @@ def _classes(paths: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
 
 
 def _prepared(root: pathlib.Path, geometry) -> Split:
-    """Of TFDS, read without TensorFlow; the pictures stay encoded."""
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder_from_directory(root)
-        features = builder.info.features
-        decoders = {"image": tfds.decode.SkipDecoding()}
-        records = builder.as_data_source(split=_TRAIN, decoders=decoders)
-        label = dict(features).get("label")
-        labelled = isinstance(label, tfds.features.ClassLabel)
-        labels, digest = [], hashlib.sha256(builder.info.full_name.encode())
-        for record in records:
-            labels.append(record["label"] if labelled else 0)
-            digest.update(record["image"])
-    except Exception as error:  # what array_record raises is not documented
-        raise InputError(
-            f"config.dataset.path={root} cannot be read as array_record files with "
-            f"images in a split train ({error}); prepare it with "
-            "file_format='array_record', or name the extracted folder of its pictures"
-        ) from error
+    found = prepared.read(
+        root,
+        (_TRAIN,),
+        mend="prepare it with file_format='array_record', or name the extracted folder "
+        "of its pictures as config.dataset.path",
+    )
     return _split(
-        [f"{builder.info.full_name}, picture {i}" for i in range(len(records))],
-        labels,
-        tuple(label.names) if labelled else (),
+        found.filenames,
+        found.labels,
+        found.classes,
         geometry,
-        f"{builder.info.full_name}/{digest.hexdigest()}",
-        lambda i: records[i]["image"],
+        f"{found.name}/{found.digest}",
+        lambda i: found.records[i]["image"],
     )
 
 

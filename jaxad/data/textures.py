@@ -5,7 +5,6 @@ pictures of 47 kinds of texture.
 """
 
 import dataclasses
-import functools
 import hashlib
 import os
 import pathlib
@@ -13,7 +12,7 @@ import pathlib
 import ml_collections
 import numpy as np
 
-from jaxad.data import files, images
+from jaxad.data import images, prepared
 from jaxad.data.split import Split
 from jaxad.errors import InputError
 
@@ -78,44 +77,16 @@ def _prepared(data_dir: str, geometry: images.Geometry) -> Split | None:
     versions = sorted(folder.expanduser().glob("*.*.*"))
     if not versions:
         return None
-    found = _whole(versions[-1], files.state(versions[-1]))
-    return dataclasses.replace(found, geometry=geometry)
-
-
-@functools.cache
-def _whole(folder: pathlib.Path, state: tuple) -> Split:
-    """All of DTD, at no size yet; `state` of the folder is for the cache alone.
-
-    Every picture is read for the version, once a process.
-    """
-    del state
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder_from_directory(folder)
-        decoders = {"image": tfds.decode.SkipDecoding()}
-        sources = [
-            builder.as_data_source(split=name, decoders=decoders) for name in _SPLITS
-        ]
-        digest = hashlib.sha256(builder.info.full_name.encode())
-        for source in sources:
-            for record in source:
-                digest.update(record["image"])
-    except Exception as error:  # what array_record raises is not documented
-        raise InputError(
-            f"{folder} cannot be read as array_record files ({error}); prepare "
-            "DTD with file_format='array_record', or name a folder of its pictures "
-            "with config.dataset.textures"
-        ) from error
-    places = [(source, i) for source in sources for i in range(len(source))]
-
-    def read(i: int) -> bytes:
-        source, place = places[i]
-        return source[place]["image"]
-
-    names = [f"{builder.info.full_name}, picture {i}" for i in range(len(places))]
-    version = f"{builder.info.full_name}/{digest.hexdigest()}"
-    return _split(names, images.Geometry((0, 0)), version, read)
+    found = prepared.read(
+        versions[-1],
+        _SPLITS,
+        mend="prepare DTD with file_format='array_record', or name a folder of its "
+        "pictures with config.dataset.textures",
+    )
+    version = f"{found.name}/{found.digest}"
+    return _split(
+        found.filenames, geometry, version, lambda i: found.records[i]["image"]
+    )
 
 
 def _split(names, geometry, version, read) -> Split:

@@ -192,12 +192,15 @@ def prepared(root, greys):
     return builder.data_path
 
 
-def test_a_corpus_that_tfds_has_prepared(tmp_path):
+def test_a_corpus_that_tfds_has_prepared(tmp_path, monkeypatch):
     path = prepared(tmp_path, (0, 1, 2))
     split = corpus(path)
     assert split.classes == ("fish", "dog")
     np.testing.assert_array_equal(split.labels, [1, 0, 1])
     assert split[2]["image"].shape == (8, 8, 3)
+    with monkeypatch.context() as patch:  # read whole but once
+        patch.setattr(tfds, "builder_from_directory", None)
+        assert corpus(path).version == split.version
     (path / "dataset_info.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read as array_record files"):
         corpus(path)
