@@ -21,6 +21,8 @@ from jaxad.errors import InputError
 
 # Of windows that differ: so many are summed one by one, which compiles to no gather.
 _WINDOWS = 16
+# Of values that a group of windows takes: more slices than that compile for seconds.
+_SLICES = 64
 
 
 def concat(levels: Sequence[jax.Array], *, neighbourhood: int = 3) -> jax.Array:
@@ -127,9 +129,13 @@ def _averages(parts: Sequence[jax.Array], size: int) -> jax.Array:
     p, q = c // groups, size // groups
     if q > _WINDOWS:
         return _gathered(_side_by_side(parts), size)
+    spans = [(i * p * k // q, -(-(i + 1) * p * k // q)) for i in range(q)]
+    if p * k > _SLICES:
+        x = _side_by_side(parts)
+        x = x.reshape(*x.shape[:-1], groups, p * k)
+        return _side_by_side([x[..., start:stop].mean(-1) for start, stop in spans])
     means = []
-    for window in range(q):
-        start, stop = window * p * k // q, -(-(window + 1) * p * k // q)
+    for start, stop in spans:
         inside = [parts[i % k][..., i // k :: p] for i in range(start, stop)]
         means.append(sum(inside) / len(inside))
     return _side_by_side(means)
