@@ -62,6 +62,14 @@ def pytest_unconfigure():
         shutil.rmtree(_COMPILED, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _temporary(tmp_path_factory):
+    """TFDS leaves an empty folder for every builder that it makes: here they go."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("other")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def one_device():
     """Runs have one, whose programs compile in a third of the time that eight take."""
