@@ -12,7 +12,8 @@ from jaxad import data, methods
 from jaxad.devices import compilation
 from jaxad.inference.folder import Loaded
 from jaxad.inference.predictor import Predictor
-from jaxad.run import calibrate, experiment
+from jaxad.run import calibrate
+from jaxad.run import detector as detector_lib
 from jaxad.run import fit as fit_lib
 from jaxad.run import pipeline as pipeline_lib
 
@@ -79,7 +80,7 @@ def fit(images: Any, config: ml_collections.ConfigDict | None = None) -> Predict
             {},
             label=label,
         )
-    card = experiment.card(pipelines, detectors, label, train, decision)
+    card = detector_lib.card(pipelines, detectors, label, train, decision)
     return Predictor(Loaded(detectors, tuple(members), card))
 
 

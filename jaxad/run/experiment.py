@@ -3,26 +3,24 @@
 import dataclasses
 import logging
 import pathlib
-import shutil
 import sys
 import time
 from collections.abc import Sequence
 
 import ml_collections
-import numpy as np
 
 from jaxad import config as config_lib
-from jaxad import data, fields, methods, models
+from jaxad import data, methods, models
 from jaxad.detectors import base
 from jaxad.devices import processes, sharding
 from jaxad.errors import InputError
-from jaxad.inference import decisions, places
-from jaxad.inference import folder as detector_folder
+from jaxad.inference import places
 from jaxad.run import (
     banks,
     calibrate,
     decoded,
     descriptors,
+    detector,
     doctor,
     evaluate,
     fit,
@@ -33,7 +31,6 @@ from jaxad.run import (
     pretrain,
     provenance,
     results,
-    stages,
 )
 from jaxad.run import pipeline as pipeline_lib
 from jaxad.run.passes import Passes
@@ -41,7 +38,6 @@ from jaxad.run.pipeline import Pipeline
 
 _LOG = logging.getLogger(__name__)
 
-_SUSPECTS = 24  # that a report shows
 _PHASES = ("features", "fit", "score", "total")
 
 # By phase, spent on what is trained in a folder.
@@ -65,29 +61,11 @@ class _Run:
     outcome: dict | None = None
 
 
-class Maker:
-    """How a category's detector comes about; unless somebody says else, by a fit."""
-
-    def images(self, train: data.Split) -> tuple[data.Split, int]:
-        """What it learns from, as far as that is at hand.
-
-        Args:
-          train: the training images that nothing else is to be done with.
-
-        Returns:
-          (the images, the place of the first of them among all that it learns from).
-        """
-        return train, 0
-
-    def make(
-        self, pipeline: Pipeline, train: data.Split, folder: pathlib.Path, *, label: str
-    ) -> fit.Fitted:
-        """A member of the detector, as `fit.fit`."""
-        return fit.fit(pipeline, train, folder, label=label)
-
-
 def run(
-    config: ml_collections.ConfigDict, workdir: str, *, maker: Maker | None = None
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    *,
+    maker: detector.Maker | None = None,
 ) -> dict:
     """Trains, fits and evaluates every category of the config.
 
@@ -135,7 +113,7 @@ def run_together(runs: Sequence[tuple[ml_collections.ConfigDict, str]]) -> list[
             )
     opened = [_open(config, workdir) for config, workdir in runs]
     seconds = _train_together([run for run in opened if run.outcome is None])
-    return [_finish(run, seconds, Maker()) for run in opened]
+    return [_finish(run, seconds, detector.Maker()) for run in opened]
 
 
 def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
@@ -199,19 +177,19 @@ def _train_together(runs: list[_Run]) -> Seconds:
         for category in runs[0].categories:
             for run, pipeline in zip(runs, pipelines, strict=True):
                 folder = run.folder / category
-                place = member_folder(pipeline, folder)
+                place = detector.member_folder(pipeline, folder)
                 if not place.exists() and not (folder / "result.json").exists():
                     split = provenance.train_images(pipeline.config, category)
                     split = _decoded(split, pipeline.config, category)
                     split, _ = calibrate.divide([pipeline], split)
-                    work = work_folder(pipeline, folder)
+                    work = detector.work_folder(pipeline, folder)
                     tasks.append(fit.Task(pipeline, split, work, category))
         for task, spent in zip(tasks, fit.train_together(tasks, size), strict=True):
             seconds[task.folder] = spent
     return seconds
 
 
-def _finish(run: _Run, seconds: Seconds, maker: Maker) -> dict:
+def _finish(run: _Run, seconds: Seconds, maker: detector.Maker) -> dict:
     """What is left of a run; `seconds` of what has been done for its detectors."""
     if run.outcome is not None:
         return run.outcome
@@ -228,23 +206,12 @@ def _finish(run: _Run, seconds: Seconds, maker: Maker) -> dict:
     return outcome
 
 
-def member_folder(pipeline: Pipeline, folder: pathlib.Path) -> pathlib.Path:
-    """Where a member of the detector lies in its category's folder."""
-    return folder / "detector" / pipeline.backbone.name
-
-
-def work_folder(pipeline: Pipeline, folder: pathlib.Path) -> pathlib.Path:
-    """Where the stages of a member lie in its category's folder."""
-    ensemble = pipeline.config.ensemble.members
-    return folder / pipeline.backbone.name if ensemble else folder
-
-
 def _category(
     pipelines: list[Pipeline],
     category: str,
     folder: pathlib.Path,
     earlier: Seconds,
-    maker: Maker,
+    maker: detector.Maker,
 ) -> dict:
     """One row of the results, from `result.json` where the category is finished."""
     row, config = results.read_json(folder / "result.json"), pipelines[0].config
@@ -261,7 +228,7 @@ def _category(
     seconds = dict.fromkeys(_PHASES, 0.0)
     everything = provenance.train_images(config, category)
     train, held_out = calibrate.divide(pipelines, everything)
-    members, decision = _detector(
+    members, decision = detector.made(
         pipelines, everything, category, folder, maker, seconds, earlier
     )
 
@@ -349,114 +316,6 @@ def _decoded(split: data.Split, config, category: str) -> data.Split:
     return decoded.kept(split, config.dataset.cache, f"{category}: {split.name}")
 
 
-def _detector(pipelines, everything, category, folder, maker, seconds, earlier):
-    """The fitted members and the decision, from disk where they are there."""
-    place = folder / "detector"
-    train, _ = calibrate.divide(pipelines, everything)
-    _forget_other(place, provenance.key_of(pipelines, train))
-    if (place / places.CARD).exists():
-        members = tuple(
-            restored(pipeline, member_folder(pipeline, folder))
-            for pipeline in pipelines
-        )
-        decision = decisions.Decision.from_card(detector_folder.read_card(place))
-        return members, decision
-    images = _decoded(everything, pipelines[0].config, category)
-    train, held_out = calibrate.divide(pipelines, images)
-    members, decision, calibration = calibrate.decided(
-        pipelines,
-        (
-            _member(pipeline, train, category, folder, maker, seconds, earlier)
-            for pipeline in pipelines
-        ),
-        maker.images(train)[0] if held_out is None else held_out,
-        lambda pipeline: work_folder(pipeline, folder),
-        seconds,
-        label=category,
-    )
-    if calibration:
-        _show_suspects(folder, members, calibration, decision, pipelines[0].config)
-    detector_folder.save_card(
-        place, card(pipelines, members, category, train, decision)
-    )
-    for pipeline in pipelines:
-        _forget(pipeline, work_folder(pipeline, folder))
-    return members, decision
-
-
-def _forget_other(place: pathlib.Path, key: str) -> None:
-    """Removes a detector, or a part of one, that something else has made."""
-    path, known = place / "made_by", None
-    if place.exists():
-        known = path.read_text(encoding="utf-8") if path.exists() else ""
-    processes.wait()  # all have looked
-    if processes.first() and known != key:
-        if known is not None:
-            _LOG.warning(
-                "%s was fitted on other images, or with other weights or versions; it "
-                "is fitted again",
-                place,
-            )
-            shutil.rmtree(place)
-        results.write_text(path, key)
-    processes.wait()
-
-
-def _show_suspects(folder, members, calibration, decision, config) -> None:
-    """The good images by how unlike the others they are: a table, and pictures."""
-    split, scores = calibration.split, calibration.scores
-    results.write_suspects(folder / "suspects.csv", split, scores)
-    count = config.overlays
-    if count == "all":  # which means the test images
-        count = config_lib.FIELDS["overlays"].default
-    worst = np.argsort(-scores, kind="stable")[: max(count, _SUSPECTS)]
-    maps = calibrate.maps(members, calibration, worst)
-    overlays.write_suspects(folder, split, scores, maps, worst, decision, count)
-
-
-def card(
-    pipelines: Sequence[Pipeline],
-    members: Sequence[base.Detector],
-    category: str,
-    train: data.Split,
-    decision: decisions.Decision | None,
-) -> dict:
-    """What a detector's folder says of it."""
-    return {
-        "category": category,
-        "dataset": pipelines[0].config.dataset.name,
-        "members": [
-            {
-                "name": pipeline.backbone.name,
-                "config": _without_places(pipeline.config),
-                "backbone": {
-                    "sha256": pipeline.fingerprint,
-                    "weights": provenance.weights(pipeline),
-                    "learnt": _learnt(pipeline, member),
-                },
-            }
-            for pipeline, member in zip(pipelines, members, strict=True)
-        ],
-        **(decision.to_card() if decision else decisions.NO_DECISION),
-        "train": {"images": len(train), "version": train.version},
-        "versions": results.versions(),
-        "key": provenance.key_of(pipelines, train),
-    }
-
-
-def _without_places(config) -> dict:
-    """The fields of a config that are true wherever a detector travels."""
-    table = config_lib.FIELDS
-    places = {name: fields.get(table, name).default for name in identity.PATHS}
-    config = config.copy_and_resolve_references().unlock()
-    config.update_from_flattened_dict(places)
-    return {name: x for name, x in config.to_dict().items() if name != "extensions"}
-
-
-def _learnt(pipeline: Pipeline, member: base.Detector) -> bool:
-    return member.params["backbone"] is not pipeline.variables
-
-
 def _scores_key(pipelines: list[Pipeline], every, test) -> str:
     """Names all that scores depend on and the config does not say."""
     members, *others = every
@@ -475,52 +334,6 @@ def _scores_key(pipelines: list[Pipeline], every, test) -> str:
             for pipeline, member in zip(pipelines, members, strict=True)
         }
     )
-
-
-def _member(pipeline, train, category, folder, maker, seconds, earlier) -> fit.Fitted:
-    """A fitted member of the detector, from disk where it is there."""
-    place, work = member_folder(pipeline, folder), work_folder(pipeline, folder)
-    if place.exists():
-        detector = restored(pipeline, place)
-        return fit.Fitted(detector, None, {}, first=maker.images(train)[1])
-    fitted = maker.make(pipeline, train, work, label=category)
-    for phase, value in fitted.seconds.items():
-        seconds[phase] = seconds.get(phase, 0.0) + value
-    for phase, value in earlier.get(work, {}).items():
-        seconds[phase] = seconds.get(phase, 0.0) + value
-        seconds["total"] += value
-    if not _learnt(pipeline, fitted.detector):
-        name = pipeline.backbone.name
-        detector_folder.save_backbone(
-            folder.parent / "backbone" / name, pipeline.variables, pipeline.fingerprint
-        )
-    banks.save(folder, pipeline, fitted.banks)
-    detector_folder.save_member(
-        place, fitted.detector, pipeline.variables, pipeline.fingerprint
-    )
-    return fitted
-
-
-def restored(pipeline: Pipeline, place: pathlib.Path) -> base.Detector:
-    """A fitted member, from the folder that `member_folder` names.
-
-    Raises:
-      InputError: as `inference.folder.restore_member`.
-    """
-    return detector_folder.restore_member(
-        place,
-        pipeline.config,
-        pipeline.networks,
-        pipeline.variables,
-        pipeline.fingerprint,
-        pipeline.mesh,
-    )
-
-
-def _forget(pipeline: Pipeline, folder: pathlib.Path) -> None:
-    """Removes what only a detector that is not saved yet needs."""
-    stages.forget(pipeline, folder)
-    passes.remove(folder / "unfinished")
 
 
 def _outcome(pipelines: list[Pipeline], rows: dict[str, dict]) -> dict:

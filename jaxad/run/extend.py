@@ -19,6 +19,7 @@ from jaxad.devices.rows import Stack
 from jaxad.errors import InputError, did_you_mean
 from jaxad.inference import folder as detector_folder
 from jaxad.run import descriptors, doctor, experiment, fit, identity, results
+from jaxad.run import detector as detector_lib
 from jaxad.run.passes import Passes
 from jaxad.run.pipeline import Pipeline
 
@@ -114,15 +115,15 @@ def run(
             raise InputError(f"the training images of {base} have changed since")
         return [train, *(_again(config.dataset, r, category) for r in earlier)]
 
-    class Maker(experiment.Maker):
+    class Maker(detector_lib.Maker):
         def images(self, train):
             if mode == "fast":
                 return added, count
             return data.joined([*old_images(train), added]), 0
 
         def make(self, pipeline, train, folder, *, label):
-            place = experiment.member_folder(pipeline, base_folder / category)
-            detector, old = experiment.restored(pipeline, place), None
+            place = detector_lib.member_folder(pipeline, base_folder / category)
+            detector, old = detector_lib.restored(pipeline, place), None
             try:
                 old = old_images(train)
             except InputError as error:
