@@ -176,14 +176,25 @@ def require(holds: bool, field: str, value: Any, must_be: str) -> None:
 # ---- Tables
 
 
-def flat(table: Table, group: str = "") -> Iterator[tuple[str, Field]]:
-    """Every field with its name in dots, after that of the group."""
-    for name, entry in table.items():
+def flat(tree: Mapping, group: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field of a table, or value of a config, with its name in dots.
+
+    Args:
+      tree: groups in groups: a table, or the dictionary of a config.
+      group: what the names begin with, before a dot.
+    """
+    for name, entry in tree.items():
         name = f"{group}.{name}" if group else name
-        if isinstance(entry, Field):
-            yield name, entry
-        else:
+        if isinstance(entry, Mapping):
             yield from flat(entry, name)
+        else:
+            yield name, entry
+
+
+def differing(one: Mapping, other: Mapping) -> set[str]:
+    """Names of the values that the dictionaries of two configs do not have the same."""
+    one, other = dict(flat(one)), dict(flat(other))
+    return {name for name in one | other if one.get(name) != other.get(name)}
 
 
 def defaults(table: Table) -> ml_collections.ConfigDict:

@@ -1,7 +1,15 @@
-"""What fields of a config may name, without a dotted path.
+"""What fields of a config name: one of ours, or a module by its dotted path.
 
-Here, and not beside what is named: a misspelt name is then told before JAX is imported.
+Ours are listed here, and not beside what is named: a misspelt name is then told before
+JAX is imported.
 """
+
+import importlib
+import types
+from collections.abc import Sequence
+
+from jaxad.errors import InputError
+from jaxad.fields import choose, require
 
 BACKBONES = (
     "efficientnet_lite0",
@@ -26,3 +34,50 @@ OPTIMISERS = ("adam", "adamw", "sgd", "lars")
 LINEAR_PROBES = ("lbfgs", "sgd", "lars")
 NORMS = ("batch", "layer")
 SKIPS = ("none", "unet")
+
+
+def require_known(field: str, name: str, known: Sequence[str]) -> None:
+    """Raises InputError for a name that is none of these, and no dotted path."""
+    if "." not in name:
+        choose(field, name, tuple(known), " or, of your own, a dotted path")
+
+
+def find_module(
+    field: str, name: str, package: str, known: Sequence[str], needs: Sequence[str]
+) -> types.ModuleType:
+    """The file that a field names: one of a package, or any by its dotted path.
+
+    Args:
+      field: for messages, such as "method.name".
+      name: its value; a dotted path such as "mypackage.mymethod" is imported as it is.
+      package: of the files that are named without one.
+      known: those files.
+      needs: functions that the file defines, with their arguments for messages:
+        "build(config, backbone)".
+
+    Raises:
+      InputError: there is no such file, it imports what is not installed, or it lacks
+        a function.
+    """
+    require_known(field, name, known)
+    path = name if "." in name else f"{package}.{name}"
+    named = all(part.isidentifier() for part in path.split("."))
+    require(named, field, repr(name), "a dotted path, such as mypackage.mymodule")
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if f"{path}.".startswith(f"{error.name}."):
+            raise InputError(
+                f"config.{field}={name} does not exist: there is no module "
+                f"{error.name}; install its package, or put its folder on PYTHONPATH"
+            ) from error
+        raise InputError(
+            f"config.{field}={name} imports {error.name}, which is not installed"
+        ) from error
+    for function in needs:
+        if not callable(getattr(module, function.partition("(")[0], None)):
+            raise InputError(
+                f"config.{field}={name} has no {function}; the docstring of {package} "
+                "says what such a file defines"
+            )
+    return module

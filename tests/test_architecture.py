@@ -17,8 +17,8 @@ MODULES = {
 }
 
 COMMANDS = {"main", "check", "predict", "report", "extend", "sweep", "export", "serve"}
-EVERYWHERE = {"errors", "config", "fields", "names", "rng", "arrays", "signals"}
-EVERYWHERE |= {"progress"}
+EVERYWHERE = {"errors", "config", "config_fields", "fields", "names", "rng", "arrays"}
+EVERYWHERE |= {"progress", "signals"}
 # What the commands share, and what calls them by name.
 AROUND = {"command_line", "arguments", "__main__"}
 PURE = {

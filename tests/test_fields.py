@@ -28,6 +28,7 @@ from jaxad.fields import (
     between,
     check,
     defaults,
+    differing,
     flat,
     idle,
     markdown,
@@ -294,3 +295,10 @@ def test_help_of_a_config_that_does_not_exist():
 
 def test_the_table_of_a_method_without_fields_is_its_name():
     assert list(methods.fields(config_lib.base())) == ["name"]
+
+
+def test_what_differs_goes_by_names_in_dots():
+    one = {"seed": 0, "train": {"keep": 2, "save": {"every": 5}}}
+    other = {"seed": 0, "train": {"keep": 3, "save": {"every": 5}}, "more": 1}
+    assert list(flat(one)) == [("seed", 0), ("train.keep", 2), ("train.save.every", 5)]
+    assert differing(one, other) == differing(other, one) == {"train.keep", "more"}

@@ -41,6 +41,7 @@ from jaxad.data.images import Geometry
 from jaxad.data.split import Decoded, Note, Split, joined
 from jaxad.data.textures import load as load_textures
 from jaxad.errors import InputError, did_you_mean
+from jaxad.names import find_module
 
 __all__ = (
     "THREADS",
@@ -304,7 +305,7 @@ def _source(config: ml_collections.ConfigDict):
         )
     if name not in known:
         needs = "categories(config)", "load(config, category, name, geometry)"
-        own = config_lib.find_module("dataset.name", name, __name__, known, needs)
+        own = find_module("dataset.name", name, __name__, known, needs)
     config_lib.choose("dataset.protocol", config.protocol, protocol.NAMES)
     protocol.check(config)
     config_lib.require(

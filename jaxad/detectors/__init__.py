@@ -3,9 +3,9 @@
 What a detector is stands in `jaxad.detectors.base`.
 """
 
-from jaxad import config as config_lib
 from jaxad.detectors.base import Scorer
 from jaxad.names import DETECTORS as NAMES
+from jaxad.names import find_module
 
 
 def build(config) -> Scorer:
@@ -14,7 +14,7 @@ def build(config) -> Scorer:
     Raises:
       InputError: there is none, or its fields cannot work.
     """
-    module = config_lib.find_module(
+    module = find_module(
         "detector.name",
         config.detector.name,
         "jaxad.detectors",

@@ -15,6 +15,7 @@ from jaxad import config as config_lib
 from jaxad import fields as fields_lib
 from jaxad.fields import Idle, Table
 from jaxad.names import METHODS as NAMES
+from jaxad.names import find_module
 
 if TYPE_CHECKING:  # config files import the tables of fields, which need no JAX
     from jaxad.methods.base import Backbone, Method
@@ -149,7 +150,7 @@ def idle(config) -> list[Idle]:
 
 
 def _module(config):
-    return config_lib.find_module(
+    return find_module(
         "method.name",
         config.method.name,
         __name__,

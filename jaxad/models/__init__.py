@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxad.config import find_module
 from jaxad.errors import InputError, did_you_mean
 from jaxad.models import densenet, efficientnet, pretrained, resnet, vit
 from jaxad.models.folding import extractor, fold
+from jaxad.names import find_module
 
 __all__ = [
     "Spec",

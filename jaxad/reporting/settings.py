@@ -1,6 +1,6 @@
 """Configs of finished runs: what is not at its default, and what differs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jaxad import config as config_lib
@@ -15,7 +15,7 @@ def changed(run: Run) -> dict[str, Any]:
 
     Of a run without one, those that are not at the default of any config.
     """
-    flat = dict(_flat(run.config))
+    flat = dict(fields.flat(run.config))
     try:
         config = config_lib.completed(run.config)
         table = config_lib.FIELDS | {"method": methods.fields(config)}
@@ -44,15 +44,6 @@ def changed(run: Run) -> dict[str, Any]:
     return {"file": file and file["file"], "changed": others, "all": everything}
 
 
-def _flat(tree: dict, group: str = "") -> Iterator[tuple[str, Any]]:
-    """Every field with its name in dots."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{group}{name}.")
-        else:
-            yield f"{group}{name}", value
-
-
 def _plain(value):
     """As JSON has it, which knows no tuples."""
     return list(map(_plain, value)) if isinstance(value, list | tuple) else value
@@ -71,7 +62,7 @@ def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 def values_that_differ(configs: Sequence[dict]) -> list[tuple[str, list[Any]]]:
     """As `differing`, the values as they are; None where a config has no such field."""
-    flat = [dict(_flat(config)) for config in configs]
+    flat = [dict(fields.flat(config)) for config in configs]
     names = dict.fromkeys(name for one in flat for name in one)
     return [
         (name, [one.get(name) for one in flat])

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxad import config as config_lib
 from jaxad import data, metrics, protocols, rng
 from jaxad.augment.disturbance import disturb
 from jaxad.devices import processes, sharding
 from jaxad.errors import InputError
 from jaxad.inference.thumbnails import Thumbnails
 from jaxad.metrics import PixelMetrics
+from jaxad.names import find_module
 from jaxad.resampled import PixelCounts
 from jaxad.run import passes
 from jaxad.run.passes import Pass
@@ -262,7 +262,7 @@ def further_metrics(config) -> tuple[Further, ...]:
 
 def _of_module(path: str) -> Further:
     needs = ("compute(scores, labels)",)
-    module = config_lib.find_module("metrics", path, __name__, protocols.NAMES, needs)
+    module = find_module("metrics", path, __name__, protocols.NAMES, needs)
     name = path.rpartition(".")[2]
 
     def compute(scores, labels, pixels):

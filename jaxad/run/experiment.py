@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from jaxad import config as config_lib
-from jaxad import data, methods, models
+from jaxad import data, fields, methods, models
 from jaxad.detectors import base
 from jaxad.devices import processes, sharding
 from jaxad.errors import InputError
@@ -105,7 +105,7 @@ def run_together(runs: Sequence[tuple[ml_collections.ConfigDict, str]]) -> list[
         return [pretrain.run(config, workdir) for config, workdir in runs]
     first = runs[0][0].to_dict()
     for config, _ in runs:
-        differing = identity.differing(first, config.to_dict()) - {"seed"}
+        differing = fields.differing(first, config.to_dict()) - {"seed"}
         if differing:
             raise InputError(
                 "runs can train together if they differ in config.seed alone, not in "

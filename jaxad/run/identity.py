@@ -41,7 +41,7 @@ def require_alike(config: ml_collections.ConfigDict, folder: pathlib.Path) -> No
     """Raises InputError where processes differ in what they run, or in where."""
     same = {
         f"config.{name}": value
-        for name, value in flat(config.to_dict()).items()
+        for name, value in fields.flat(config.to_dict())
         if name not in PLACES
     }
     processes.require_same(same | results.versions())
@@ -86,12 +86,9 @@ def note_config_file(
     path = workdir / CONFIG_FILE
     if not processes.first() or path.exists():
         return
-    defaults, config = flat(defaults.to_dict()), flat(config.to_dict())
-    changed = {
-        name: defaults.get(name)
-        for name, value in config.items()
-        if name not in defaults or defaults[name] != value
-    }
+    as_file, mine = defaults.to_dict(), config.to_dict()
+    other, defaults = fields.differing(as_file, mine), dict(fields.flat(as_file))
+    changed = {n: defaults.get(n) for n, _ in fields.flat(mine) if n in other}
     results.write_json(path, {"file": file, "defaults": changed})
 
 
@@ -110,26 +107,9 @@ def require_same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) ->
             )
         return
     theirs = json.loads(json.dumps(methods.completed(theirs).to_dict()))
-    others = differing(mine, theirs) - set(PLACES)
+    others = fields.differing(mine, theirs) - set(PLACES)
     if others:
         raise InputError(
             f"{path} is of another run (it differs in {', '.join(sorted(others))}); "
             "choose another --workdir, or remove that folder"
         )
-
-
-def differing(one: dict, other: dict) -> set[str]:
-    """Names of the fields that two configs do not have the same."""
-    one, other = flat(one), flat(other)
-    return {f for f in one.keys() | other.keys() if one.get(f) != other.get(f)}
-
-
-def flat(tree: dict, prefix: str = "") -> dict:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    found = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found

@@ -2,7 +2,7 @@
 
 import logging
 
-from jaxad import data, methods, models
+from jaxad import data, fields, methods, models
 from jaxad.devices import processes
 from jaxad.errors import InputError
 from jaxad.run import identity, keys
@@ -64,10 +64,10 @@ def weights(pipeline: Pipeline) -> str:
 
 def key_of(pipelines: list[Pipeline], *splits: data.Split) -> str:
     """Names all that comes of the images: data, weights, config, code."""
-    config = identity.flat(pipelines[0].config.to_dict())
+    config = fields.flat(pipelines[0].config.to_dict())
     return keys.digest(
         {
-            "config": {k: v for k, v in config.items() if k not in identity.PLACES},
+            "config": {k: v for k, v in config if k not in identity.PLACES},
             "images": [split.version for split in splits],
             **made_by(pipelines),
         }
