@@ -295,13 +295,17 @@ def test_duplicates_are_counted_and_copies_of_test_images_refused(
 def test_changed_training_images(places, tmp_path):
     category(tmp_path / "cap", range(3))
     workdir, new = tmp_path / "base", tmp_path / "new"
-    experiment.run(config(tmp_path / "cap"), str(workdir))
+    decoded = tmp_path / "decoded"
+    fields = {"dataset.cache": str(decoded)}
+    experiment.run(config(tmp_path / "cap", **fields), str(workdir))
     (tmp_path / "cap/train/good/00.png").unlink()
-    with pytest.raises(InputError, match="the training images of .* have changed"):
-        extend.run(str(workdir), str(places / "more"), str(new))
     outcome = extend.run(
         str(workdir), str(places / "more"), str(tmp_path / "fast"), mode="fast"
     )
+    # Those of the base, train and test: what is not read is not decoded.
+    assert len(list(decoded.iterdir())) == 2
+    with pytest.raises(InputError, match="the training images of .* have changed"):
+        extend.run(str(workdir), str(places / "more"), str(new))
     # Its share is that of the three images that the bank has seen, and the new ones.
     assert outcome["categories"]["cap"]["detector"]["resnet18"]["bank_patches"] == int(
         0.2 * 6 * 64

@@ -33,7 +33,13 @@ _SUSPECTS = 24  # that a report shows
 
 
 class Maker:
-    """How a category's detector comes about; unless somebody says else, by a fit."""
+    """How a category's detector comes about; unless somebody says else, by a fit.
+
+    Attributes:
+      reads: whether it reads the training images, which are then decoded beforehand.
+    """
+
+    reads = True
 
     def images(self, train: data.Split) -> tuple[data.Split, int]:
         """What it learns from, as far as that is at hand.
@@ -94,12 +100,10 @@ def made(
         )
         decision = decisions.Decision.from_card(detector_folder.read_card(place))
         return members, decision
-    images = decoded.kept(
-        everything,
-        pipelines[0].config.dataset.cache,
-        f"{category}: {everything.name}",
-    )
-    train, held_out = calibrate.divide(pipelines, images)
+    if maker.reads:
+        cache = pipelines[0].config.dataset.cache
+        everything = decoded.kept(everything, cache, f"{category}: {everything.name}")
+    train, held_out = calibrate.divide(pipelines, everything)
     members, decision, calibration = calibrate.decided(
         pipelines,
         (

@@ -116,6 +116,9 @@ def run(
         return [train, *(_again(config.dataset, r, category) for r in earlier)]
 
     class Maker(detector_lib.Maker):
+        # An ensemble's spread is of all images.
+        reads = mode == "exact" or bool(config.ensemble.members)
+
         def images(self, train):
             if mode == "fast":
                 return added, count
