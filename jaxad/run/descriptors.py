@@ -9,7 +9,7 @@ from jaxad import models
 from jaxad.detectors import base
 from jaxad.devices.rows import Sharded, Stack
 from jaxad.methods.base import Method, Params, identity
-from jaxad.run import cache, features, keys, results
+from jaxad.run import cache, features, keys
 from jaxad.run.passes import Passes
 from jaxad.run.pipeline import Pipeline
 
@@ -99,14 +99,9 @@ def key_of(pipeline: Pipeline, params: Params, *splits) -> str:
             "weights": pipeline.fingerprint,
             "learnt": models.fingerprint(learnt),
             "images": [split.version for split in splits],
-            "versions": _versions(),
+            "versions": keys.versions(with_device=True),
         }
     )
-
-
-def _versions() -> dict[str, str]:
-    """Without the number of devices, on which no bit of a descriptor depends."""
-    return results.versions() | {"device": jax.devices()[0].device_kind}
 
 
 def is_cached(pipeline: Pipeline, params: Params, split) -> bool:
@@ -140,5 +135,5 @@ def _cache_key(pipeline: Pipeline, split) -> dict:
         "images": split.version,
         # The size of a batch can change the last bit of a product.
         "batch_size": config.batch_size,
-        "versions": _versions(),
+        "versions": keys.versions(with_device=True),
     }

@@ -3,6 +3,8 @@
 import hashlib
 import json
 
+import jax
+
 from jaxad.run import results
 
 
@@ -12,6 +14,8 @@ def digest(key: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def versions() -> dict[str, str]:
-    """Versions of the code, whatever the devices."""
-    return {name: v for name, v in results.versions().items() if name != "device"}
+def versions(*, with_device: bool = False) -> dict[str, str]:
+    """Versions of the code, and where bits depend on it the kind of the devices; they
+    never depend on how many there are."""
+    found = {name: v for name, v in results.versions().items() if name != "device"}
+    return found | ({"device": jax.devices()[0].device_kind} if with_device else {})
