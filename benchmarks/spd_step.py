@@ -80,8 +80,10 @@ def make_gradient(arguments, together: bool):
     def loss(learnt, images):
         def one(view):
             statistics, backbone = variables["batch_stats"], networks.backbone
-            found, _ = spd._show(config.method, backbone, {}, learnt, statistics, view)
-            return (found["pooled"] ** 2).sum()
+            found, _ = spd._show(
+                config.method, backbone, {}, learnt, statistics, {"view": view}
+            )
+            return (found["view"]["pooled"] ** 2).sum()
 
         return jax.vmap(one)(images).sum() if together else sum(map(one, images))
 

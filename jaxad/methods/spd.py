@@ -210,23 +210,34 @@ def _heads(options, width: int) -> dict:
 
 
 def _show(options, backbone: Backbone, tops, learnt, statistics, images):
-    """What the networks find in a view, and the running statistics after it.
+    """What the networks find in each view, by name, and the running statistics after.
 
-    Each group of the batch is normalised by itself.
+    Each group of a view is normalised by itself. Heads see all views at once: they
+    have far more weights to read, and to sum gradients of, than there are features.
     """
 
-    def of_group(images):
+    def of_view(images):
         variables = {"params": learnt["backbone"], "batch_stats": statistics}
         (_, maps), moved = backbone.module.apply(
             variables, backbone.normalise(images), train=True, mutable=["batch_stats"]
         )
-        found = {"pooled": _pooled(maps, options.level)}
+        return _pooled(maps, options.level), moved.get("batch_stats", {})
+
+    def of_all(pooled):
+        found = {"pooled": pooled}
         for name, (head, source, _) in tops.items():
             if name in learnt:
                 found[name] = head.apply({"params": learnt[name]}, found[source])
-        return found, moved.get("batch_stats", {})
+        return found, {}
 
-    return _by_groups(of_group, images, options.groups)
+    seen = [_by_groups(of_view, x, options.groups) for x in images.values()]
+    pooled, moved = zip(*seen, strict=True)
+    found, _ = _by_groups(of_all, jnp.stack(pooled, 1), options.groups)
+    found = {
+        name: {layer: x[:, i] for layer, x in found.items()}
+        for i, name in enumerate(images)
+    }
+    return found, jax.tree.map(lambda *x: sum(x) / len(x), *moved)
 
 
 def _slow(learnt):
@@ -326,16 +337,14 @@ def _stage(config, backbone: Backbone, view_size) -> Stage:
         slow = optax.incremental_update(_slow(state["learnt"]), state["slow"], decay)
 
         def keys_of(images):
-            return show(slow, state["statistics"], images)[0]["z"]
+            found, _ = show(slow, state["statistics"], {"key": images})
+            return found["key"]["z"]
 
         keys = _shuffled(keys_of, key, images)
         return {"slow": slow, "keys": keys, "queue": state["queue"]}
 
     def loss_of(learnt, statistics, images, labels, memory):
-        found, moved = {}, []
-        for name, x in images.items():
-            found[name], after = show(learnt, statistics, x)
-            moved.append(after)
+        found, moved = show(learnt, statistics, images)
         if options.eta and options.anchor == "view":
             found["anchor"] = found["view1"]
         base = _BASE_LOSSES[options.base](options, found, labels, memory)
@@ -349,7 +358,7 @@ def _stage(config, backbone: Backbone, view_size) -> Stage:
             "spread": heads.collapse(seen),
             "rank": heads.participation_ratio(seen),
         }
-        return loss, (curves, jax.tree.map(lambda *x: sum(x) / len(x), *moved))
+        return loss, (curves, moved)
 
     def step(state, batch, key):
         images, memory = views_of(key, batch), None

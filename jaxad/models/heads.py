@@ -68,7 +68,7 @@ class SimSiamHeads(nn.Module):
 
 
 class Projector(nn.Module):
-    """Layers, the last one normalised but not rescaled: [n, c] -> [n, widths[-1]].
+    """Layers, the last one normalised but not rescaled: [n, ..., c] to widths[-1].
 
     Attributes:
       widths: of the layers.
@@ -93,7 +93,7 @@ class Projector(nn.Module):
 
 
 class Predictor(nn.Module):
-    """A bottleneck of two layers: [n, width] -> [n, width]; `norm` as `Projector`'s."""
+    """A bottleneck of two layers: [n, ..., width] to width; `norm` as `Projector`'s."""
 
     width: int
     bottleneck: int
@@ -109,7 +109,7 @@ class Predictor(nn.Module):
 
 
 class Linear(nn.Module):
-    """A linear classifier: [n, c] -> logits [n, classes]."""
+    """A linear classifier: [n, ..., c] -> logits [n, ..., classes]."""
 
     classes: int
 
@@ -119,9 +119,10 @@ class Linear(nn.Module):
 
 
 class Norm(nn.Module):
-    """Normalises [n, d] over the batch, or its first `count` rows, or over each row.
+    """Normalises [n, ..., d] over the batch, or its first `count` rows, or each row.
 
-    Heads are dropped after training, so batch normalisation keeps no statistics.
+    What the axes between have are batches of their own, of n rows each. Heads are
+    dropped after training, so batch normalisation keeps no statistics.
     """
 
     kind: str
@@ -130,15 +131,15 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, count: int | None = None) -> jax.Array:
-        axis = {"batch": 0, "layer": 1}[self.kind]
+        axis = {"batch": 0, "layer": -1}[self.kind]
         rows = slice(count if axis == 0 else None)
         centred = x - x[rows].mean(axis, keepdims=True)
         variance = (centred[rows] ** 2).mean(axis, keepdims=True)
         x = centred * jax.lax.rsqrt(variance + self.epsilon)
         if self.affine:
-            shape = (1, x.shape[1])
-            x = x * self.param("scale", nn.initializers.ones, shape[1:]).reshape(shape)
-            x = x + self.param("bias", nn.initializers.zeros, shape[1:]).reshape(shape)
+            width, shape = x.shape[-1:], (1,) * (x.ndim - 1) + (-1,)
+            x = x * self.param("scale", nn.initializers.ones, width).reshape(shape)
+            x = x + self.param("bias", nn.initializers.zeros, width).reshape(shape)
         return x
 
 

@@ -93,15 +93,15 @@ def unrolled(x, kernel, *, strides, padding):
 
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Matrix product in the dtype of both, with sums in float32."""
-    if x.dtype == jnp.float32:
-        return x @ kernel
 
-    # For a bfloat16 result XLA on a CPU makes float32 matrices of both factors first.
-    def with_float32_sums(x, kernel):
-        product = jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
-        return product.astype(x.dtype)
+    def flat(x, kernel):
+        # For a bfloat16 result XLA on a CPU makes float32 matrices of both factors
+        # first, and for the gradient of a kernel over several axes transposes `dy`.
+        rows = x.reshape(-1, x.shape[-1])
+        product = jnp.matmul(rows, kernel, preferred_element_type=jnp.float32)
+        return product.astype(x.dtype).reshape(*x.shape[:-1], kernel.shape[-1])
 
-    return lax.platform_dependent(x, kernel, cpu=with_float32_sums, default=jnp.matmul)
+    return lax.platform_dependent(x, kernel, cpu=flat, default=jnp.matmul)
 
 
 def depthwise_shifted(x, kernel, *, strides, padding):

@@ -111,6 +111,9 @@ def test_batch_norm_by_hand():
     x = jnp.asarray([[1.0, 2.0], [3.0, 6.0]])
     norm = heads.Norm("batch", affine=False, epsilon=0.0)
     np.testing.assert_allclose(norm.apply({}, x), [[-1, -1], [1, 1]], atol=1e-6)
+    both = norm.apply({}, jnp.stack([x, 10 * x[::-1]], 1))  # batches of their own
+    np.testing.assert_allclose(both[:, 1], [[1, 1], [-1, -1]], atol=1e-6)
+    np.testing.assert_allclose(both[:, 0], [[-1, -1], [1, 1]], atol=1e-6)
     rows = heads.Norm("layer", affine=False, epsilon=0.0)
     np.testing.assert_allclose(rows.apply({}, x), [[-1, 1], [-1, 1]], atol=1e-6)
 
