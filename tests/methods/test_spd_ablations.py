@@ -25,7 +25,7 @@ def jobs(name, arg, folder, monkeypatch):
     for job in found:
         (config,) = job.configs
         config_lib.validate(config)
-        config_lib.check(methods.fields(config), config.method, "method")
+        methods.check(config)
         if methods.leaves(config) == "backbone":
             pretrain._require_no_effect(config)
     return found
