@@ -79,6 +79,11 @@ def kept(split: data.Split, folder: str, label: str) -> data.Split:
     return dataclasses.replace(split, kept=of)
 
 
+def of_category(split: data.Split, config, category: str) -> data.Split:
+    """`kept`, of a category's split whose images are read from now on."""
+    return kept(split, config.dataset.cache, f"{category}: {split.name}")
+
+
 def _decode(split: data.Split, images: range, empty) -> np.ndarray | None:
     """`compute` of `cache.cached`."""
     if not processes.first():

@@ -101,8 +101,7 @@ def made(
         decision = decisions.Decision.from_card(detector_folder.read_card(place))
         return members, decision
     if maker.reads:
-        cache = pipelines[0].config.dataset.cache
-        everything = decoded.kept(everything, cache, f"{category}: {everything.name}")
+        everything = decoded.of_category(everything, pipelines[0].config, category)
     train, held_out = calibrate.divide(pipelines, everything)
     members, decision, calibration = calibrate.decided(
         pipelines,

@@ -180,7 +180,7 @@ def _train_together(runs: list[_Run]) -> Seconds:
                 place = detector.member_folder(pipeline, folder)
                 if not place.exists() and not (folder / "result.json").exists():
                     split = provenance.train_images(pipeline.config, category)
-                    split = _decoded(split, pipeline.config, category)
+                    split = decoded.of_category(split, pipeline.config, category)
                     split, _ = calibrate.divide([pipeline], split)
                     work = detector.work_folder(pipeline, folder)
                     tasks.append(fit.Task(pipeline, split, work, category))
@@ -237,7 +237,8 @@ def _category(
     def predict(images, which=every):
         return base.predict_each(which, pipelines[0].place(images))
 
-    test = _decoded(provenance.test_images(config, category), config, category)
+    test = provenance.test_images(config, category)
+    test = decoded.of_category(test, config, category)
     recall = {}
     if pipelines[0].scorer.recall and len(test):
         with fit.timed(seconds, "recall"):
@@ -309,11 +310,6 @@ def _category(
     passes.remove(unfinished)
     banks.remove(folder)
     return row
-
-
-def _decoded(split: data.Split, config, category: str) -> data.Split:
-    """A split whose images are read from now on."""
-    return decoded.kept(split, config.dataset.cache, f"{category}: {split.name}")
 
 
 def _scores_key(pipelines: list[Pipeline], every, test) -> str:
