@@ -27,6 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from configs import spd_elpv  # noqa: E402
 from jaxad import models  # noqa: E402
+from jaxad.devices import allocation  # noqa: E402
 from jaxad.inference import folder  # noqa: E402
 from jaxad.methods import spd  # noqa: E402
 
@@ -170,6 +171,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
+    allocation.keep_freed()  # as every command does
     peer(arguments) if arguments.what == "peer" else term(arguments)
 
 

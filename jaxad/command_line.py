@@ -23,6 +23,7 @@ from ml_collections import config_flags
 
 from jaxad import arguments, fields, signals
 from jaxad import config as config_lib
+from jaxad.devices import allocation
 from jaxad.errors import InputError, NotHere, Preempted, ending
 
 _HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
@@ -79,6 +80,7 @@ def run(
 
     def call(argv: list[str]) -> int | None:
         _set_up_logging()
+        allocation.keep_freed()
         # Names of files are bytes, and a terminal has not a letter for each.
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="backslashreplace")
