@@ -94,10 +94,8 @@ def note_config_file(
 
 def require_same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """Raises InputError if the folder holds another run, or anything else."""
-    mine = json.loads(json.dumps(config.to_dict()))
     path = folder / "config.json"
-    theirs = results.read_json(path)
-    if theirs is None:
+    if not path.exists():
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--workdir={folder} is a file; name a folder")
         # A killed write leaves a hidden temporary file, which is nobody's.
@@ -106,10 +104,25 @@ def require_same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) ->
                 f"{folder} is not empty and holds no run; choose another --workdir"
             )
         return
-    theirs = json.loads(json.dumps(methods.completed(theirs).to_dict()))
-    others = fields.differing(mine, theirs) - set(PLACES)
-    if others:
+    if others := changed(folder, config):
         raise InputError(
             f"{path} is of another run (it differs in {', '.join(sorted(others))}); "
             "choose another --workdir, or remove that folder"
         )
+
+
+def changed(folder: pathlib.Path, config: ml_collections.ConfigDict) -> dict:
+    """Fields in which the run in a folder is another, with the value it has there.
+
+    Args:
+      folder: of a run, or of none, which nothing is changed from.
+      config: completed.
+    """
+    theirs = results.read_json(folder / "config.json")
+    if theirs is None:
+        return {}
+    mine = json.loads(json.dumps(config.to_dict()))
+    theirs = json.loads(json.dumps(methods.completed(theirs).to_dict()))
+    values = dict(fields.flat(theirs))
+    others = fields.differing(mine, theirs) - set(PLACES)
+    return {name: values.get(name) for name in others}

@@ -18,12 +18,13 @@ import ml_collections
 import numpy as np
 
 from jaxad import data, methods
+from jaxad import fields as fields_lib
 from jaxad.devices import locks, processes
 from jaxad.errors import InputError, did_you_mean
 from jaxad.inference import folder as detector_folder
 from jaxad.progress import in_words
+from jaxad.run import identity, results
 from jaxad.run import pipeline as pipeline_lib
-from jaxad.run import results
 
 _LOG = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ def begin(
       baseline: the row that others are compared with; by default the first.
 
     Raises:
-      InputError: there is no such row.
+      InputError: there is no such row, or a row has been run with other fields.
     """
     rows = {job.row: job.place.name for job in all_of}
     if baseline is not None and baseline not in rows:
@@ -159,7 +160,31 @@ def begin(
             f"{did_you_mean(baseline, rows)}"
         )
     baseline = baseline or next(iter(rows))
+    for job in all_of:
+        _require_same_runs(job, folder)
     results.write_json(folder / PLAN, {"rows": rows, "baseline": baseline})
+
+
+def _require_same_runs(job: Job, folder: pathlib.Path) -> None:
+    for config, place in job.runs:
+        try:
+            member = pipeline_lib.members(config)[0]
+            there = identity.changed(pathlib.Path(place), member)
+        except Exception as error:  # its run fails of it, is recorded, others go on
+            _LOG.debug("nobody knows whether %s is another run: %r", place, error)
+            continue
+        if member.method.get("classes") == 0:
+            there.pop("method.classes", None)  # which a run fills in from its corpus
+        if there:
+            names = ", ".join(
+                f"config.{name}={fields_lib.shown(value)}"
+                for name, value in sorted(there.items())
+            )
+            raise InputError(
+                f"the row {job.row!r} of the study in {folder} has been run with "
+                f"{names}, which is another value now; choose another --workdir, or "
+                "put back what was"
+            )
 
 
 def plan(

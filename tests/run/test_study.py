@@ -82,6 +82,28 @@ def test_a_baseline_that_is_no_row(tmp_path):
         study.begin(jobs(tmp_path), tmp_path, "wide")
 
 
+def test_a_row_that_was_run_with_other_fields(tmp_path):
+    folder, rows = tmp_path / "study", {"a": {}, "b": {"coreset.ratio": 0.1}}
+
+    def begin(rows, **others):
+        config = runs.config(tmp_path, **others)
+        study.begin(study.jobs(config, rows, [0], folder), folder, "b")
+
+    (job, _) = study.jobs(runs.config(tmp_path), rows, [0], folder)
+    (member,) = pipeline.members(job.configs[0])
+    results.write_json(job.place / "0" / "config.json", member.to_dict())
+    begin(rows, save_seconds=5.0)
+    written = results.read_json(folder / study.PLAN)
+    says = "row 'a' of .* with config.bank_starts=1, which .* another --workdir"
+    with pytest.raises(InputError, match=says):
+        begin(dict(reversed(rows.items())), bank_starts=2)
+    with pytest.raises(InputError, match="config.batch_size=8, config.coreset.ratio"):
+        begin({"a": rows["b"], "b": {}}, batch_size=4)
+    assert results.read_json(folder / study.PLAN) == written
+    begin(rows | {"new": {"bank_starts": 2}})  # of which nothing has been run
+    assert [*results.read_json(folder / study.PLAN)["rows"]] == ["a", "b", "new"]
+
+
 def test_the_plan(tmp_path, monkeypatch):
     config = runs.config(runs.category(tmp_path / "things"))
     rows = {
