@@ -133,6 +133,21 @@ def use_compilation_cache(config) -> None:
     compilation.use_cache(config.compilation_cache)
 
 
+def tell_warnings_once() -> None:
+    """Of a warning that runs have in common the first is told alone."""
+    told: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        before = len(told)
+        told.add(record.getMessage())
+        return len(told) > before
+
+    for handler in logging.getLogger("jaxad").handlers:
+        handler.addFilter(is_new)
+
+
 def workdir(given: str | None) -> str:
     """Where a run lies: what its flag says, or else `runs/<name of the config>`.
 

@@ -83,6 +83,8 @@ def main() -> None:
         identity.note_config_file(pathlib.Path(workdir), file, defaults, config)
         if not processes.first():
             return
+        if finished:
+            print("This run is finished: nothing to do")
     if "backbone" not in outcome:
         pages.after(workdir)
     print(results.table(outcome), end="")

@@ -86,6 +86,7 @@ def main() -> int:
     from jaxad.devices import processes
 
     command_line.use_compilation_cache(config)
+    command_line.tell_warnings_once()
     with _JOIN():
         from jaxad.reporting import pages
         from jaxad.run import dry_run, experiment, identity, study

@@ -47,6 +47,7 @@ def get_config(arg=None):
     config = config_lib.base()
     config.dataset.name, config.compilation_cache = "folder", ""
     config.backbone.name = "plugins.backbone"
+    config.detector.name, config.coreset.ratio = "padim", 0.5
     return config
 
 def sweep(add):
@@ -61,5 +62,6 @@ def test_the_exit_status_says_that_runs_have_failed(tmp_path, server):
     done = server.start(*arguments, folder=tmp_path).wait()
     assert done.returncode == 1
     assert done.stdout.count("failed: config.dataset.path=") == 2
+    assert done.stderr.count("without effect: config.coreset.ratio with") == 1
     assert "Study: 2 rows, 2 runs" in done.stdout and "## Failed" in done.stdout
     assert (tmp_path / "runs" / "here" / "0.failed.txt").exists()

@@ -129,7 +129,6 @@ def _open(config: ml_collections.ConfigDict, workdir: str) -> _Run:
     identity.require_same_run(folder, members[0])
     finished = results.read_json(folder / "results.json")
     if finished is not None:
-        _LOG.info("%s holds this run, finished: nothing to do", folder)
         provenance.tell_changes(finished["categories"], members[0])
         return _Run(folder, list(finished["categories"]), [], finished)
     categories = data.categories(config.dataset)

@@ -114,7 +114,7 @@ def tell_idle(config) -> None:
         by_cause.setdefault(cause, []).append(f"config.{one.name}")
     if by_cause:
         causes = (f"{', '.join(names)} with {x}" for x, names in by_cause.items())
-        _LOG.info("without effect: %s", "; ".join(causes))
+        _LOG.warning("without effect: %s", "; ".join(causes))
 
 
 def load(config) -> Pipeline:

@@ -73,7 +73,6 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     identity.require_same_run(folder, member)
     finished = results.read_json(folder / "results.json")
     if finished is not None:
-        _LOG.info("%s holds this run, finished: nothing to do", folder)
         if finished["pictures"]["version"] != corpus.version:
             _LOG.warning("the pictures have changed since; these results are of before")
         return finished

@@ -348,8 +348,10 @@ def _stamp(place: pathlib.Path) -> int | None:
 
 
 def _do(job: Job, attempt, all_of: Sequence[Job], told) -> bool:
-    """Does a job, and says in one line how it went."""
+    """Does a job, and tells that it begins and how it went, unless it is finished."""
     finished, start = job.is_finished, time.monotonic()
+    if not finished:
+        told(f"{job.name} begins")
     try:
         outcomes = attempt(job)
     except Exception as error:

@@ -177,7 +177,7 @@ def test_a_row_whose_method_or_data_set_breaks_is_recorded(tmp_path, monkeypatch
         return experiment.run_together(job.runs)
 
     assert study.run(all_of, tried, told=told.append) == 2
-    assert [line.split(":")[0] for line in told] == [
+    assert [line.split(":")[0] for line in told[1::2]] == [
         "[1 of 3] method, seed 0 failed",
         "[2 of 3] data, seed 0 failed",
         "[3 of 3] good, seed 0",
@@ -199,19 +199,24 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(tmp_path):
 
     failed = study.run(all_of, fails, told=told.append, changed=changed)
     assert failed == 2 and grown == [0, 0, 1, 2]
-    assert told[0] == "[1 of 4] a, seed 0 failed: no such file"
+    assert told[::2] == [f"{job.name} begins" for job in all_of]
+    assert told[1] == "[1 of 4] a, seed 0 failed: no such file"
     place = tmp_path / "a" / "1.failed.txt"
-    assert told[1].startswith("[2 of 4] a, seed 1 failed: RuntimeError(")
-    assert told[1].endswith(f"({place} has all of it)")
+    assert told[3].startswith("[2 of 4] a, seed 1 failed: RuntimeError(")
+    assert told[3].endswith(f"({place} has all of it)")
     assert "Traceback" in place.read_text()
-    assert told[2] == (
+    assert told[5] == (
         "[3 of 4] b, seed 0: image_auroc 50.00, in 0 seconds; about 60 seconds left"
     )
     assert not list(tmp_path.rglob(".*.lock"))
-    # The next call does what has failed, and nothing else.
+    # The next call does what has failed, and of the rest it says nothing.
     told.clear()
     assert study.run(all_of, attempt, told=told.append) == 0
-    assert [line[:18] for line in told] == ["[4 of 4] a, seed 0", "[4 of 4] a, seed 1"]
+    assert told[::2] == ["a, seed 0 begins", "a, seed 1 begins"]
+    assert [line[:18] for line in told[1::2]] == [
+        "[4 of 4] a, seed 0",
+        "[4 of 4] a, seed 1",
+    ]
     assert not list(tmp_path.rglob("*.failed.txt"))
 
 
