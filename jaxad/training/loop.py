@@ -36,6 +36,10 @@ from jaxad.training import feed, steps
 from jaxad.training.checkpoint import Checkpoints
 from jaxad.training.writer import Writer
 
+_ANOTHER = (
+    "that is another run: in another --workdir or, of a study, in a row of another name"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -276,7 +280,7 @@ class _Folder:
         if reason is not None:
             raise InputError(
                 f"stage {name!r} stopped at step {step} of {self.total} in "
-                f"{self.workdir}: {reason}; choose another --workdir"
+                f"{self.workdir}: {reason}; {_ANOTHER}"
             )
 
     def restore(self, shapes, mesh: sharding.Mesh | None):
@@ -332,5 +336,5 @@ def _check(name: str, folders, states, metrics, broken: int, step: int):
         raise InputError(
             f"stage {name!r} diverged in {folder.workdir}: {what} not finite at step "
             f"{at} ({kept if folder.saved > 0 else 'none was saved yet'}); lower the "
-            "learning rate in config.method and choose another --workdir"
+            f"learning rate in config.method; {_ANOTHER}"
         )
