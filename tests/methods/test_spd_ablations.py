@@ -70,7 +70,8 @@ def test_detectors_of_what_was_pretrained(tmp_path, monkeypatch):
         (place / "backbone.safetensors").touch()
         (place / "backbone.json").write_text(json.dumps({"name": network}))
     arg = f"pretrained={tmp_path},data=mvtec"
-    rows = distinct(jobs("spd_downstream", arg, tmp_path, monkeypatch))
+    others = tmp_path, monkeypatch
+    rows = distinct(jobs("spd_downstream", arg, *others))
     assert len(rows) == 4
     padim = rows["eta=1/0, padim"]
     assert (padim.backbone.name, padim.detector.dim) == ("resnet18", 100)
@@ -78,5 +79,17 @@ def test_detectors_of_what_was_pretrained(tmp_path, monkeypatch):
     patchcore = rows["eta=0/0, patchcore"]
     assert (patchcore.detector.name, patchcore.backbone.name) == ("knn", "resnet50")
     assert patchcore.dataset.name == "mvtec_ad"
+    alone = distinct(jobs("spd_downstream", f"{arg},detector=padim", *others))
+    assert [*alone] == ["eta=0/0, padim", "eta=1/0, padim"]
+    with pytest.raises(InputError, match="weights=... has no effect beside pretrained"):
+        jobs("spd_downstream", f"{arg},weights=a", *others)
     with pytest.raises(InputError, match="pretrained=.* has no backbone.safetensors"):
         jobs("spd_downstream", "pretrained=nowhere", tmp_path, monkeypatch)
+
+
+def test_a_padim_beside_patchcore_has_one_bank():
+    path = str(ROOT / "configs/ablations/spd_downstream.py")
+    fields = sweep.rows(path)
+    assert fields["padim"]["bank_starts"] == 1
+    assert "bank_starts" not in fields["patchcore"]
+    assert "bank_starts" not in sweep.rows(path, "detector=padim")["padim"]
