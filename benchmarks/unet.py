@@ -5,8 +5,9 @@
 Both have the same seeded weights, copied over by name, and see the same images: the
 numbers of parameters, the largest difference of a logit, and seconds of a forward pass
 and of a training step (focal loss, AdamW) on the same `--threads` cores, the fastest of
-`--repeats`. Install the peer with `pip install '.[bench]'`, or name an interpreter that
-has segmentation_models_pytorch 0.6.0. CPU seconds are what a shared machine tells best.
+`--repeats`. The peer has an environment of its own, whose interpreter is named: `pip
+install segmentation-models-pytorch==0.6.0`, which brings torch and torchvision. CPU
+seconds are what a shared machine tells best.
 """
 
 import argparse

@@ -19,7 +19,7 @@ def knn_accuracy(
     queries: np.ndarray,
     truth: np.ndarray,
     *,
-    k: int = 200,
+    k: int | None = None,
     temperature: float = 0.1,
 ) -> float:
     """How often the neighbours of a query vote for its class.
@@ -32,7 +32,8 @@ def knn_accuracy(
       labels: their classes, int [n].
       queries: features, [m, d].
       truth: their classes, int [m].
-      k: neighbours, all n where there are fewer.
+      k: neighbours, all n where there are fewer. None is 200, or the size of the
+        bank's smallest class where that is less: of all n the largest class would win.
       temperature: of the votes.
 
     Returns:
@@ -44,6 +45,8 @@ def knn_accuracy(
     """
     bank, queries = _unit(bank), _unit(queries)
     classes, right = int(labels.max()) + 1, 0
+    if k is None:
+        k = min(200, np.unique(labels, return_counts=True)[1].min())
     for first in range(0, len(queries), _QUERIES):
         cosine = queries[first : first + _QUERIES] @ bank.T
         nearest = np.argsort(-cosine, axis=1, kind="stable")[:, :k]

@@ -26,6 +26,15 @@ def test_knn_accuracy_by_hand():
     assert probes.knn_accuracy(bank, labels, query, np.array([0]), k=200) == 1.0
 
 
+def test_knn_accuracy_asks_no_more_neighbours_than_the_smallest_class_has():
+    """All ten would be wrong: nine of a cosine of 0.8 outvote one of 1."""
+    bank = np.repeat([[1.0, 0.0], [0.8, 0.6]], (1, 9), axis=0)
+    labels = np.repeat((0, 1), (1, 9))
+    query, truth = np.array([[1.0, 0.0]]), np.array([0])
+    assert probes.knn_accuracy(bank, labels, query, truth) == 1.0
+    assert probes.knn_accuracy(bank, labels, query, truth, k=200) == 0.0
+
+
 def test_knn_accuracy_equals_the_naive_count(monkeypatch):
     random = np.random.default_rng(0)
     bank, queries = random.normal(size=(40, 5)), random.normal(size=(23, 5))
