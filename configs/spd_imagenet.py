@@ -21,7 +21,13 @@ from jaxad.methods import spd_fields
 
 def get_config(arg=None):
     args = config_lib.parse_arg(
-        arg, runlocal=False, path="", base="simsiam", eta=0.1, backbone="resnet50"
+        arg,
+        local=dict(backbone="resnet18"),
+        runlocal=False,
+        path="",
+        base="simsiam",
+        eta=0.1,
+        backbone="resnet50",
     )
     config = config_lib.base()
     config.dataset.name = "folder"

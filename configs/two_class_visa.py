@@ -28,6 +28,7 @@ from jaxad.methods import two_class_fields
 def get_config(arg=None):
     args = config_lib.parse_arg(
         arg,
+        local=dict(backbone="efficientnet_lite0"),
         runlocal=False,
         task="classification",
         category="all",

@@ -149,15 +149,22 @@ def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
-def parse_arg(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
+def parse_arg(
+    arg: str | None, local: Mapping[str, Any] | None = None, **defaults: Any
+) -> ml_collections.ConfigDict:
     """Reads a config file's argument, `"category=poly,runlocal"`.
 
     Each value takes the type of its default; a bare name means True.
 
+    Args:
+      arg: None is none.
+      local: with `runlocal`, what arguments are that were not given.
+      **defaults: the arguments.
+
     Raises:
       InputError: unknown name, or a value that does not fit the default's type.
     """
-    values = dict(defaults)
+    chosen = {}
     for item in filter(None, (arg or "").split(",")):
         name, given, text = item.partition("=")
         if name not in defaults:
@@ -166,8 +173,9 @@ def parse_arg(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
                 f"{did_you_mean(name, defaults)}; this config takes "
                 f"{', '.join(sorted(defaults))}"
             )
-        values[name] = _cast(name, text if given else "true", defaults[name])
-    return ml_collections.ConfigDict(values)
+        chosen[name] = _cast(name, text if given else "true", defaults[name])
+    small = (local or {}) if chosen.get("runlocal") else {}
+    return ml_collections.ConfigDict({**defaults, **small, **chosen})
 
 
 def _cast(name: str, text: str, default: Any) -> Any:

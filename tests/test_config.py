@@ -201,6 +201,13 @@ def test_reconpatch_s_configs_say_that_they_leave_its_equation_10_out():
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_backbone_that_is_given_wins_over_runlocal(path):
+    if "backbone=" in path.read_text() and path.parent.name == "configs":
+        config = load(path).get_config("runlocal,backbone=resnet34")
+        assert config.backbone.name == "resnet34"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_takes_runlocal(path):
     full, local = load(path).get_config(), load(path).get_config("runlocal")
     config_lib.validate(local)

@@ -228,7 +228,6 @@ def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if config.method.base == "supervised":
         config.dataset.category = category  # all of which are the classes
     config.dataset.update(image_size=(32, 32), resize="resize", resize_to=0)
-    config.backbone.name = "resnet18"
     config.method.update(batch_size=8, epochs=2, view_size=(0, 0), collapsed=0.0)
     if config.method.base != "supervised":
         config.method.projector = (32,) * len(config.method.projector)
