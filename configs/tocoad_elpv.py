@@ -10,16 +10,11 @@ descriptors and on what D sees, chosen on poly), `category` (mono, poly, or all)
 """
 
 from jaxad import config as config_lib
-from jaxad.errors import InputError
 from jaxad.methods import tocoad_fields
 
 
 def get_config(arg=None):
     args = config_lib.parse_arg(arg, runlocal=False, category="mono", reading="paper")
-    if args.reading not in ("paper", "map"):
-        raise InputError(
-            f"config argument reading={args.reading} must be one of paper, map"
-        )
     config = config_lib.base()
     config.dataset.name = "elpv"
     config.dataset.category = args.category
@@ -28,9 +23,9 @@ def get_config(arg=None):
     # The deepest map is 4 x 4: without skips D guides to nothing (docs/tocoad.md).
     config.method.decoder.skip = "unet"
     config.method.dnp.update(epochs=0, min_steps=600, learning_rate=1e-3)
+    tocoad_fields.read(config, args.reading)
     if args.reading == "map":
-        config.method.update(stages=("dnp", "whitening"), grey=True)
-        config.method.whitening.update(shrinkage=1.0, log_odds=1.0)
+        config.method.grey = True
     else:
         config.method.heads.update(width=512, bottleneck=128)
         config.method.ncl.update(batch_size=16, epochs=0, min_steps=150)

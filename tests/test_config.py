@@ -216,3 +216,17 @@ def test_every_config_takes_runlocal(path):
     if path.parent.name == "configs":
         assert re.search("second|minute", load(path).__doc__.partition("`runlocal`")[2])
     assert local.dataset.name == "folder" or "," not in local.dataset.category != "all"
+
+
+@pytest.mark.parametrize("name", ["elpv", "mvtec", "visa", "btad"])
+def test_tocoad_s_configs_have_the_map_chosen_on_poly(name):
+    module = load(ROOT / f"configs/tocoad_{name}.py")
+    config = module.get_config("reading=map")
+    methods.check(config)
+    assert config.method.stages == ("dnp", "whitening")
+    whitening = config.method.whitening
+    assert (whitening.shrinkage, whitening.log_odds) == (1.0, 1.0)
+    assert config.method.grey == (name == "elpv")
+    assert methods.idle(config) == []
+    with pytest.raises(InputError, match="reading=D must be one of paper, map"):
+        module.get_config("reading=D")

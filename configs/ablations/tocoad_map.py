@@ -16,7 +16,7 @@ def get_config(arg=None):
     given = arg or ""
     if "data=" not in given:
         given = f"data=elpv,{given}"
-    if "reading" not in given and "data=elpv" in given:
+    if "reading" not in given:
         given = f"{given},reading=map"
     config = config_lib.study("tocoad", given)
     config.bank_starts = 10

@@ -12,6 +12,7 @@ from jaxad import config as config_lib
 from jaxad import fields as fields_lib
 from jaxad import names
 from jaxad.augment import fields as augment
+from jaxad.errors import InputError
 from jaxad.fields import (
     ABOVE_0,
     NOT_NEGATIVE,
@@ -291,6 +292,20 @@ FIELDS = dict(
 def fields() -> ml_collections.ConfigDict:
     """`config.method` with its defaults."""
     return defaults(FIELDS)
+
+
+def read(config: ml_collections.ConfigDict, reading: str) -> None:
+    """Sets the stages of a config's argument `reading`: the paper's two, or a map on
+    descriptors and on what D sees in place of stage II, as chosen on ELPV's poly.
+
+    Raises:
+      InputError: it is neither "paper" nor "map".
+    """
+    if reading not in ("paper", "map"):
+        raise InputError(f"config argument reading={reading} must be one of paper, map")
+    if reading == "map":
+        config.method.stages = ("dnp", "whitening")
+        config.method.whitening.update(shrinkage=1.0, log_odds=1.0)
 
 
 def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
