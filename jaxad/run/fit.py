@@ -6,7 +6,7 @@ import functools
 import logging
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from jaxad.devices import processes, sharding
 from jaxad.devices.rows import Sharded, Stack
 from jaxad.errors import InputError
 from jaxad.fields import require
-from jaxad.methods.base import Params
+from jaxad.methods.base import Metrics, Params
 from jaxad.run import decoded, features, programs, stages
 from jaxad.run.descriptors import describe, grid, key_of, project
 from jaxad.run.passes import Passes
@@ -170,6 +170,7 @@ def learn(
     seconds: dict[str, float],
     *,
     label: str,
+    probe: Callable[[Params], Metrics] | None = None,
 ) -> tuple[Params, np.ndarray | Sharded | None]:
     """Trains the method's stages.
 
@@ -180,6 +181,7 @@ def learn(
       passes: what is not finished is kept there.
       seconds: what the phases take is added here.
       label: what the progress bars say first.
+      probe: what looks at the stages' outcome as they go, as `loop.train` takes it.
 
     Returns:
       (what the last stage hands on, descriptors of all images by the backbone as it is
@@ -219,6 +221,7 @@ def learn(
                 workdir=workdir,
                 options=_options(pipeline),
                 mesh=pipeline.mesh,
+                probe=probe,
             )
         if stage.inputs == "images":
             descriptors = None

@@ -4,6 +4,7 @@ backbone.safetensors   for `config.backbone.weights` of any other run
 backbone.json          its card: how it came about, and the sha256 of its variables
 results.json           the card, and the probes before and after
 spd/metrics.jsonl      the curves of the stage, here SPD's
+spd/probes/metrics.jsonl   the probes while it trains, at every checkpoint that is due
 """
 
 import logging
@@ -30,6 +31,7 @@ _LOG = logging.getLogger(__name__)
 WEIGHTS, CARD = "backbone.safetensors", "backbone.json"
 # Pictures that probes look at, at most: of those held out, and of those to learn from.
 _HELD_OUT, _BANK = 5_000, 20_000
+_ONE_DIRECTION = 1.5  # a rank below it is told
 # Fields of the shared table that only a detector goes by.
 _OF_DETECTORS = (
     *("patches", "coreset", "detector", "threshold", "ensemble", "disturbance"),
@@ -91,8 +93,19 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     seconds: dict[str, float] = {}
     with fit.timed(seconds, "probe"):
         before = _probe(pipeline, pipeline.variables, train, held_out, "before")
+
+    def probe(params) -> dict[str, float]:
+        found = _probe(pipeline, params["backbone"], train, held_out, "now")
+        told = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+        _LOG.info("on pictures held out: %s", told)
+        return found
+
     with fit.unfinished(pipeline, folder) as passes:
-        params, _ = fit.learn(pipeline, train, folder, passes, seconds, label="corpus")
+        params, _ = fit.learn(
+            *(pipeline, train, folder, passes, seconds),
+            label="corpus",
+            probe=probe if len(held_out) else None,
+        )
     variables = params["backbone"]
     with fit.timed(seconds, "probe"):
         after = _probe(pipeline, variables, train, held_out, "after")
@@ -174,7 +187,8 @@ def _divide(corpus: data.Split, pipeline: Pipeline) -> tuple[data.Split, data.Sp
 def _probe(
     pipeline: Pipeline, variables, train: data.Split, held_out: data.Split, when: str
 ) -> dict[str, float]:
-    """The probes of a backbone as it is, none where no picture is held out."""
+    """The probes of a backbone as it is, none where no picture is held out; while it
+    trains ("now") all but the linear one, which is as dear as a short training."""
     if not len(held_out):
         return {}
     product = pipeline.method.product
@@ -195,11 +209,18 @@ def _probe(
         "spread": float(heads.collapse(z)),
         "rank": float(heads.participation_ratio(z)),
     }
+    if found["rank"] < _ONE_DIRECTION and when != "before":
+        _LOG.warning(
+            "features of the pictures held out lie along about one direction (rank "
+            "%.2f): if it stays so, lower config.method.eta or the learning rate",
+            found["rank"],
+        )
     if seen.classes:
         bank = embedded(known)
         given = bank, known.labels, z, seen.labels
         found["knn_accuracy"] = probes.knn_accuracy(*given)
-        found["linear_accuracy"] = probes.linear_accuracy(*given, **product.linear)
+        if when != "now":
+            found["linear_accuracy"] = probes.linear_accuracy(*given, **product.linear)
     return found | _compared(compare, pipeline, variables, seen)
 
 

@@ -4,9 +4,10 @@ The order of operations, which resuming relies on:
 
   1. save, if a checkpoint is due
   2. leave, if the process has been told to stop
-  3. draw the batches of the next steps
-  4. run these steps
-  5. check that all is finite, and log, if one of these is due next
+  3. probe, where a checkpoint was due
+  4. draw the batches of the next steps
+  5. run these steps
+  6. check that all is finite, and log, if one of these is due next
 
 A batch and a step's randomness are functions of (seed, stage, step) alone, so the state
 at step s is all there is to save, and a run that was stopped ends in the same bytes as
@@ -21,7 +22,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ from jaxad import rng
 from jaxad.devices import processes, sharding
 from jaxad.devices.rows import Sharded
 from jaxad.errors import InputError, Preempted
-from jaxad.methods.base import Params, Stage
+from jaxad.methods.base import Metrics, Params, Stage
 from jaxad.training import feed, steps
 from jaxad.training.checkpoint import Checkpoints
 from jaxad.training.writer import Writer
@@ -65,6 +66,7 @@ def train(
     workdir: str | pathlib.Path,
     options: Options = Options(),
     mesh: sharding.Mesh | None = None,
+    probe: Callable[[Params], Metrics] | None = None,
 ) -> Params:
     """Runs a stage from its latest checkpoint, or its start, to its end.
 
@@ -81,6 +83,9 @@ def train(
       options: how often to log and to save.
       mesh: the devices that share a batch, on all of which `params` lie. A batch whose
         size they do not divide is worked on by each of them, whole.
+      probe: what looks at the params that the stage would hand on, every
+        `options.save_every` steps but the last; its numbers are the curves in
+        `probes/metrics.jsonl`.
 
     Returns:
       What the stage hands on.
@@ -110,6 +115,7 @@ def train(
         [total],
         [workdir],
         options,
+        probe and (lambda state: probe(stage.finish(state, params))),
     )
     return stage.finish(state, params)
 
@@ -186,7 +192,7 @@ def _require_same_shapes(stage: Stage, inits) -> None:
             )
 
 
-def _loop(stage, source, init, program, totals, workdirs, options: Options):
+def _loop(stage, source, init, program, totals, workdirs, options: Options, probe=None):
     """From the latest checkpoints, or the start, to the states after the last step.
 
     Args:
@@ -196,13 +202,14 @@ def _loop(stage, source, init, program, totals, workdirs, options: Options):
       program: `[first step of each run] -> steps`, their key and total given.
       totals: steps of each run.
       workdirs: of each run.
+      probe: `state -> {name: number}`, or None.
     """
     name, told = stage.name, stage.stop
     with contextlib.ExitStack() as stack:
         # First in, last out: the last checkpoint is on disk before a signal can kill.
         told_to_stop = stack.enter_context(processes.stoppable())
         folders = [
-            _Folder(stack, workdir, total, options)
+            _Folder(stack, workdir, total, options, probe)
             for workdir, total in zip(workdirs, totals, strict=True)
         ]
         states = _states(folders, init, source.mesh)
@@ -221,6 +228,10 @@ def _loop(stage, source, init, program, totals, workdirs, options: Options):
                 raise Preempted(f"stage {name!r} is saved at step {step}")
             if step == total:
                 return states
+            # Behind the checkpoint, for a signal may leave seconds: what goes on there
+            # looks first.
+            for folder, state in zip(folders, states, strict=True):
+                folder.look(step, state)
 
             end = min(
                 step + source.steps_a_call,
@@ -253,7 +264,7 @@ class _Folder:
       saved: the step of the latest checkpoint, -1 where there is none.
     """
 
-    def __init__(self, stack, workdir, total: int, options: Options):
+    def __init__(self, stack, workdir, total: int, options: Options, probe):
         self.checkpoints = stack.enter_context(Checkpoints(workdir, keep=options.keep))
         latest = self.checkpoints.latest_step()
         self.saved, self.start = (-1, 0) if latest is None else (latest, latest)
@@ -264,6 +275,10 @@ class _Folder:
             )
         self.writer = stack.enter_context(Writer(workdir, start_step=self.start))
         self.workdir, self.total, self._options = workdir, total, options
+        self._probe = probe
+        if probe is not None:  # made again at the step that the run goes on from
+            probes = Writer(pathlib.Path(workdir, "probes"), start_step=self.start - 1)
+            self._probes = stack.enter_context(probes)
 
     def saves(self, step: int, stop: bool = False) -> bool:
         """Whether a checkpoint is due."""
@@ -287,6 +302,12 @@ class _Folder:
         state = self.checkpoints.restore(self.saved, sharding.shapes_on(shapes, mesh))
         # On one device bound to none, as a new state is.
         return state if mesh else jax.tree.map(jnp.asarray, jax.device_get(state))
+
+    def look(self, step: int, state) -> None:
+        """Writes what the probe says, where that is due."""
+        due = step > 0 and step % self._options.save_every == 0
+        if self._probe is not None and due and step < self.total:
+            self._probes.write(step, self._probe(state))
 
     def save(self, step: int, state) -> None:
         self.checkpoints.save(step, state)

@@ -20,6 +20,8 @@ from jaxad.reporting import reading
 from jaxad.run import doctor, experiment, pretrain, programs
 from jaxad.training.loop import _Folder
 
+PROBES = "spd/probes/metrics.jsonl"
+
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
@@ -42,7 +44,7 @@ def make_config(pictures, base="simsiam", **changes):
     config.backbone.name = "plugins.levels"
     config.compilation_cache = ""
     config.batch_size = 4
-    config.train.log_every = 1
+    config.train.log_every, config.train.save_every = 1, 3
     config.method.update(zero_residuals=False, held_out=0.25, epochs=3, level="layer2")
     config.update_from_flattened_dict(changes)
     return config
@@ -74,6 +76,12 @@ def test_it_leaves_a_backbone_with_its_card_and_probes(whole):
     assert "| knn_accuracy " in (workdir / "results.md").read_text()
     curves = (workdir / "spd/metrics.jsonl").read_text().splitlines()
     assert len(curves) == 6 and "cosine_to_negative" in json.loads(curves[-1])
+    # While it trains they are made where a checkpoint is due, but at the end.
+    (line,) = (workdir / PROBES).read_text().splitlines()
+    between = json.loads(line)
+    assert between.pop("step") == 3
+    assert between.keys() == after.keys() - {"linear_accuracy"}
+    assert before["spread"] != between["spread"] != after["spread"]
     # Checkpoints are gone with the run, and there is nothing of a detector.
     assert {path.name for path in workdir.iterdir()} == {
         "backbone.json", "backbone.safetensors", "config.json", "results.json",
@@ -104,7 +112,7 @@ def test_a_run_stopped_in_the_middle_ends_in_the_same_bytes(
             experiment.run(make_config(pictures), str(tmp_path / "run"))
     assert not (tmp_path / "run" / pretrain.WEIGHTS).exists()
     experiment.run(make_config(pictures), str(tmp_path / "run"))
-    for name in (pretrain.WEIGHTS, pretrain.CARD, "spd/metrics.jsonl"):
+    for name in (pretrain.WEIGHTS, pretrain.CARD, "spd/metrics.jsonl", PROBES):
         content = (tmp_path / "run" / name).read_bytes()
         assert content == (whole[0] / name).read_bytes(), name
 
@@ -240,3 +248,14 @@ def test_outputs_that_collapse_end_the_run_in_one_sentence(pictures, tmp_path):
     with pytest.raises(InputError, match="stopped at step 1 of 6 in .*have collapsed"):
         experiment.run(config, str(tmp_path / "run"))
     assert not (tmp_path / "run" / pretrain.WEIGHTS).exists()
+
+
+def test_features_along_one_direction_are_told(pictures, monkeypatch, caplog):
+    pipeline = pretrain.pipeline_lib.load(make_config(pictures))
+    corpus = data.corpus(pipeline.config.dataset)
+    given = pipeline, pipeline.variables, corpus.take(range(8)), corpus.take([9, 20])
+    for rank, when in ((1.6, "now"), (1.2, "before"), (1.2, "now")):
+        monkeypatch.setattr(pretrain.heads, "participation_ratio", lambda z, r=rank: r)
+        assert not caplog.messages
+        pretrain._probe(*given, when)
+    assert "about one direction (rank 1.20)" in caplog.text
