@@ -118,7 +118,7 @@ def test_a_finished_run_does_nothing(finished, places, command):
         "--config.dataset.category=mono,poly",
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
-    assert "finished" in again.stderr
+    assert "finished" in again.stdout
     assert (workdir / "results.md").read_text() in again.stdout
     assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
 
