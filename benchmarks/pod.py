@@ -110,7 +110,8 @@ class Run:
     def kill_one(self, there: Callable[[], bool]) -> None:
         """The last process, as soon as `there()` says that the run is so far."""
         while not there():
-            if any(process.has_ended() for process in self._running):
+            late = time.monotonic() > self._start + _SECONDS  # or ended by a signal
+            if late or any(process.has_ended() for process in self._running):
                 self.end().require(False)
             time.sleep(0.01)
         os.kill(self._running[-1].pid, signal.SIGKILL)

@@ -93,6 +93,14 @@ def test_what_a_run_has_stored_has_later_fields_at_their_defaults(tmp_path):
     config.method.ncl.anchor = 1.0
     with pytest.raises(InputError, match="it differs in method.ncl.anchor"):
         identity.require_same_run(tmp_path, config)
+    # Before each guide had a weight of its own.
+    (tmp_path / "config.json").write_text(
+        json.dumps(stored | {"method": stored["method"] | {"lambda_neg": 1.0}})
+    )
+    with pytest.raises(
+        InputError, match="another form in this version .*anew"
+    ):
+        identity.require_same_run(tmp_path, config)
 
 
 def test_validate_wants_a_crop_no_larger_than_what_it_is_cut_from():

@@ -74,6 +74,8 @@ def _read(folder, splits, mend: str, texts, state: tuple) -> Prepared:
             for name, kind in features.items()
             if isinstance(kind, tfds.features.Image)
         }
+        if "image" not in raw:
+            raise ValueError(f"it has no pictures named image, only {sorted(features)}")
         records = _Joined(
             [builder.as_data_source(split=name, decoders=raw) for name in splits]
         )

@@ -13,6 +13,7 @@ import ml_collections
 
 from jaxad import config as config_lib
 from jaxad import fields as fields_lib
+from jaxad.errors import InputError
 from jaxad.fields import Idle, Table
 from jaxad.names import METHODS as NAMES
 from jaxad.names import find_module
@@ -115,12 +116,19 @@ def completed(stored: dict) -> ml_collections.ConfigDict:
     defaults, and the others as `config.completed` has them.
 
     Raises:
-      InputError: there is no such method.
+      InputError: there is no such method, or it has other groups of fields now.
     """
     config = config_lib.completed(stored)
     with config.unlocked():
         method = fields_lib.defaults(fields(config)).unlock()
-        method.update(config.method)
+        try:
+            method.update(config.method)
+        except (AttributeError, TypeError) as error:  # a number in place of a group
+            raise InputError(
+                f"the fields of config.method.name={config.method.name} have another "
+                f"form in this version than in the stored run ({error}); run it anew "
+                "in another --workdir"
+            ) from error
         config.method = method
     return config
 

@@ -195,7 +195,7 @@ FIELDS = dict(
         0.0,
         "stage II ends where D's pixel AUROC on defects drawn anew is less than this "
         "(ours): it guides to nothing then; 0 never",
-        SHARE,
+        Bound("0, or 0.5 (blind) to 1", lambda x: x == 0 or 0.5 <= x <= 1),
         under=("guide", "gradient", "per_class", "feature"),
     ),
     lambda_neg=dict(

@@ -72,7 +72,18 @@ def cached(
                 else:
                     compute(_one_row)
                 processes.wait()
-    return np.load(entry / file, mmap_mode="r")
+    try:
+        return np.load(entry / file, mmap_mode="r")
+    except OSError as error:
+        raise _unreadable(entry, field, error) from error
+
+
+def _unreadable(entry: pathlib.Path, field: str, error: OSError) -> InputError:
+    """Says nothing of what the file holds."""
+    return InputError(
+        f"{entry} cannot be read ({error.strerror or error}); mend that, or choose "
+        f"another {field}"
+    )
 
 
 def _compute_into(
@@ -118,11 +129,8 @@ def _fault(entry: pathlib.Path, file: str, key: dict, field: str) -> str | None:
         expected = {"key": json.loads(json.dumps(key)), "sha256": _sha256(array)}
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         return str(error)
-    except OSError as error:  # which says nothing of what the file holds
-        raise InputError(
-            f"{entry} cannot be read ({error.strerror or error}); mend that, or choose "
-            f"another {field}"
-        ) from error
+    except OSError as error:
+        raise _unreadable(entry, field, error) from error
     except Exception as error:  # a damaged header makes numpy raise almost anything
         return str(error)
     if content != expected:

@@ -40,6 +40,20 @@ def test_a_lock_of_another_user_is_waited_for_and_taken(others):
     assert waited == [0] and not locks.is_locked(others)
 
 
+def test_a_lock_of_another_user_may_be_let_go_while_it_is_asked_for(
+    tmp_path, monkeypatch
+):
+    asked = []
+
+    def opened(path, mode="r"):
+        asked.append(mode)
+        return denied() if asked == ["w"] else path.open(mode)
+
+    monkeypatch.setattr(locks, "open", opened, raising=False)
+    with locks.locked(tmp_path / "bank", lambda: None):
+        assert asked == ["w", "r", "w"]
+
+
 def test_where_no_lock_can_be_made_the_sentence_names_the_place(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "open", denied, raising=False)
     with pytest.raises(InputError, match=r"Permission denied.*another config\.cache"):

@@ -244,9 +244,15 @@ def test_cache_computes_a_damaged_entry_again(tmp_path, damage, caplog):
 
 
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.EACCES])
-def test_an_entry_that_cannot_be_read_is_no_damaged_one(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize("checked", [False, True])
+def test_an_entry_that_cannot_be_read_is_no_damaged_one(
+    tmp_path, monkeypatch, error, checked
+):
     cache.cached(tmp_path, {"size": 1}, compute(ARRAY))
-    cache._checked.clear()
+    if checked:
+        cache.cached(tmp_path, {"size": 1}, never)
+    else:
+        cache._checked.clear()
 
     def refuse(*_, **__):
         raise OSError(error, os.strerror(error))
