@@ -97,9 +97,7 @@ def test_what_a_run_has_stored_has_later_fields_at_their_defaults(tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps(stored | {"method": stored["method"] | {"lambda_neg": 1.0}})
     )
-    with pytest.raises(
-        InputError, match="another form in this version .*anew"
-    ):
+    with pytest.raises(InputError, match="another form in this version .*anew"):
         identity.require_same_run(tmp_path, config)
 
 

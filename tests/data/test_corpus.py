@@ -203,9 +203,7 @@ def test_a_corpus_that_tfds_has_prepared(tmp_path, monkeypatch):
         assert corpus(path).version == split.version
     features = path / "features.json"
     features.write_text(features.read_text().replace('"image"', '"photo"', 1))
-    with pytest.raises(
-        InputError, match=r"no pictures named image, only \['label"
-    ):
+    with pytest.raises(InputError, match=r"no pictures named image, only \['label"):
         corpus(path)
     (path / "dataset_info.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read as array_record files"):
