@@ -27,7 +27,7 @@ def of_images(scores: ArrayLike, labels: ArrayLike) -> Callable[[np.ndarray], Me
       labels: 1 = anomalous, 0 = normal, [n].
 
     Returns:
-      weights -> {"image_auroc", "image_ap", "image_f1_max"}, each [r].
+      weights -> {"image_auroc", "image_ap", "image_aupr", "image_f1_max"}, each [r].
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     order = np.argsort(-scores, kind="stable")
@@ -132,8 +132,9 @@ class PixelCounts:
           limit: the false-positive rate up to which AUPRO is wanted.
 
         Returns:
-          weights -> {"pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro_<limit>"}, each
-          [r]; NaN where a set has no anomalous, or no normal pixel.
+          weights -> {"pixel_auroc", "pixel_ap", "pixel_aupr", "pixel_f1_max",
+          "aupro_<limit>"}, each [r]; NaN where a set has no anomalous, or no normal,
+          pixel.
         """
         images = [self._found[i] for i in sorted(self._found)]
         steps = np.unique(np.concatenate([x[0] for x in images]))[::-1]
@@ -155,7 +156,7 @@ class PixelCounts:
 
 
 def _curve_metrics(hits: np.ndarray, alarms: np.ndarray) -> Metrics:
-    """AUROC, AP and the highest F1 of items counted at falling scores, [r, k]."""
+    """AUROC, AP, AU-PR, highest F1 of items counted at falling scores, [r, k]."""
     total_hits, total_alarms = hits.sum(1), alarms.sum(1)
     found, raised = hits.cumsum(1), alarms.cumsum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -164,10 +165,15 @@ def _curve_metrics(hits: np.ndarray, alarms: np.ndarray) -> Metrics:
         precision = np.divide(
             found, called, out=np.zeros_like(called), where=called > 0
         )
+        # Just above a score; 1 with nothing above, as `metrics.aupr_trapezoid`.
+        above, hits_above = called - hits - alarms, found - hits
+        before = np.divide(hits_above, above, out=np.ones_like(above), where=above > 0)
+        weight = hits / np.where(total_hits, total_hits, np.nan)[:, None]
         f1 = 2 * found / (called + total_hits[:, None])
         return {
             "auroc": (hits * below).sum(1) / (total_hits * total_alarms),
-            "ap": (hits * precision).sum(1) / np.where(total_hits, total_hits, np.nan),
+            "ap": (weight * precision).sum(1),
+            "aupr": (weight * (before + precision) / 2).sum(1),
             "f1_max": np.where(total_hits > 0, f1.max(1), np.nan),
         }
 

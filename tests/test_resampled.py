@@ -23,6 +23,8 @@ def test_image_metrics_of_many_sets():
         assert found["image_auroc"][i] == pytest.approx(metrics.auroc(one, labels))
         wanted = metrics.average_precision(one, labels)
         assert found["image_ap"][i] == pytest.approx(wanted)
+        wanted = metrics.aupr_trapezoid(one, labels)
+        assert found["image_aupr"][i] == pytest.approx(wanted)
         wanted = metrics.f1_max(one, labels)[0]
         assert found["image_f1_max"][i] == pytest.approx(wanted)
 

@@ -72,10 +72,11 @@ def tests(study: Study) -> list[Test]:
             for row in study.rows:
                 if row != study.baseline and seed in study.runs[row]:
                     other = _scored(study.runs[row][seed] / category)
-                    for metric, kind, difference in _tests(one, other):
-                        family.append(
-                            Test(row, seed, category, metric, kind, difference)
-                        )
+                    family += [
+                        Test(row, seed, category, metric, kind, difference)
+                        for metric, kind, difference in _tests(one, other)
+                        if metric in {*results.COLUMNS, *study.metrics}
+                    ]
             found += _adjusted(family)
     return found
 

@@ -166,14 +166,16 @@ def _rankings(study: Study) -> str:
             continue
         rows, unit, ranks = found
         order = sorted(range(len(rows)), key=lambda i: ranks.ranks[i])
-        named = ", ".join(f"{rows[i]} {ranks.ranks[i]:.2f}" for i in order)
+        named = "; ".join(f"{rows[i]} {ranks.ranks[i]:.2f}" for i in order)
         groups = [" = ".join(rows[i] for i in group) for group in ranks.alike()]
         alike = f" Not told apart: {'; '.join(groups)}." if groups else ""
+        said = f"{metric}, over {ranks.count} {_plural(unit, ranks.count)}: {named}. "
         if ranks.critical_difference > len(rows) - 1:
-            alike += " Too few: no ranks could lie as far apart."
+            # Nor do Friedman's approximations hold for so few.
+            parts.append(f"{said}Too few: no ranks could lie far enough apart.")
+            continue
         parts.append(
-            f"{metric}, over {ranks.count} {_plural(unit, ranks.count)}: {named}. "
-            f"Friedman p {p_value(ranks.chi_square_p_value)}, Iman-Davenport p "
+            f"{said}Friedman p {p_value(ranks.chi_square_p_value)}, Iman-Davenport p "
             f"{p_value(ranks.f_p_value)}; critical difference (Nemenyi, 0.05) "
             f"{ranks.critical_difference:.2f}.{alike}"
         )
@@ -189,6 +191,9 @@ def _on_images(study: Study, tests: Sequence[study_images.Test]) -> str:
         "else by the stratified paired bootstrap over images; p-values with Holm's "
         "adjustment over the rows. `study_tests.csv` has every test."
     )
+    tested = {test.metric for test in tests}
+    if without := [metric for metric in study.metrics if metric not in tested]:
+        head += f" No such test: {', '.join(without)}."
     if len(tests) <= _SHOWN:
         rows = [
             [x.row, x.category, str(x.seed), x.metric, _interval(study, x.difference)]

@@ -1,6 +1,7 @@
 """A study's numbers, tables and charts, on results that are written by hand."""
 
 import csv
+import dataclasses
 
 import made
 import numpy as np
@@ -135,6 +136,8 @@ def test_ranks_are_over_categories_or_of_one_over_seeds(tmp_path):
     np.testing.assert_allclose(found.ranks, wanted)
     told = study_tables.markdown(write(tmp_path / "two", three[:, :, :2]), [])
     assert "over 2 categories: " in told and "Too few: no ranks could lie" in told
+    ranks = told.split("## Ranks")[1]
+    assert ranks.count("; r") == 2 and "Iman-Davenport" not in ranks
     one = write(tmp_path / "one", three[:, :, :1])
     assert study_results.ranking(one, "image_auroc")[1] == "seed"
 
@@ -172,6 +175,12 @@ def test_tests_on_the_same_images(tmp_path):
     assert float(rows["image_auroc"]["difference"]) == pytest.approx(1 / 9)
     text = (tmp_path / "study.md").read_text()
     assert "| r1 | c0 | 0 | image_auroc | +11.11 [" in text
+    # VisA's metrics, of which one is no function of how often an image is drawn.
+    asked = [*study.metrics, "image_aupr", "visa_pixel_aupr"]
+    study = dataclasses.replace(study, metrics=asked)
+    tests = study_images.tests(study)
+    assert {test.metric for test in tests} - found.keys() == {"image_aupr"}
+    assert "No such test: visa_pixel_aupr." in study_tables.markdown(study, tests)
 
 
 def test_the_field_that_is_swept(tmp_path):
