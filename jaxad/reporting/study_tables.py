@@ -22,8 +22,10 @@ def markdown(study: Study, tests: Sequence[study_images.Test] | None = None) -> 
     """
     parts = [f"# Study {study.name}", _means(study)]
     parts += [_failed(study)] if any(study.failed.values()) else []
-    if tests is not None and not study.plain:
-        parts += [_differences(study), _rankings(study), _on_images(study, tests)]
+    if tests is not None:
+        parts.append(_differences(study))
+        if not study.plain:
+            parts += [_rankings(study), _on_images(study, tests)]
     if len(study.categories()) > 1:
         parts.append(_by_category(study))
     return "\n\n".join(part.strip() for part in parts) + "\n"

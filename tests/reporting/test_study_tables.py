@@ -213,3 +213,20 @@ def test_a_run_of_several_banks_has_their_mean(tmp_path):
     results.write_json(tmp_path / "results.json", outcome)
     page = pages.write(tmp_path).read_text()
     assert "mean of all banks" in page and "<td>90.00 ± 1.00</td>" in page
+
+
+def test_probes_have_differences_but_no_ranks_and_no_images(tmp_path):
+    for row, values in (("r0", (0.1, 0.2, 0.4)), ("r1", (0.2, 0.5, 0.6))):
+        for seed, value in enumerate(values):
+            place = tmp_path / row / str(seed)
+            probes = {"cosine_to_negative": value}
+            outcome = {"probes": {"after": probes}, "mean": probes}
+            results.write_json(place / "results.json", outcome)
+            results.write_json(place / "config.json", {})
+    written = {"rows": {row: row for row in ("r0", "r1")}, "baseline": "r0"}
+    results.write_json(tmp_path / "study.json", written)
+    study = study_results.read(tmp_path)
+    text = study_tables.markdown(study, study_images.tests(study))
+    # 0.1, 0.3 and 0.2 more: 0.2, less and plus 4.3027 x 0.1 / sqrt(3).
+    assert "| r1 | cosine_to_negative | +0.2000 [-0.0484, +0.4484] | 3 seeds |" in text
+    assert "## Ranks" not in text and "same test images" not in text
