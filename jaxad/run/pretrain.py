@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 WEIGHTS, CARD = "backbone.safetensors", "backbone.json"
 # Pictures that probes look at, at most: of those held out, and of those to learn from.
 _HELD_OUT, _BANK = 5_000, 20_000
-_ONE_DIRECTION = 1.5  # a rank below it is told
+_ONE_DIRECTION, _TELLING = 1.5, 10  # a rank below it is told, of so many pictures
 # Fields of the shared table that only a detector goes by.
 _OF_DETECTORS = (
     *("patches", "coreset", "detector", "threshold", "ensemble", "disturbance"),
@@ -209,7 +209,8 @@ def _probe(
         "spread": float(heads.collapse(z)),
         "rank": float(heads.participation_ratio(z)),
     }
-    if found["rank"] < _ONE_DIRECTION and when != "before":
+    folded = found["rank"] < _ONE_DIRECTION and len(seen) >= _TELLING
+    if folded and when != "before":
         _LOG.warning(
             "features of the pictures held out lie along about one direction (rank "
             "%.2f): if it stays so, lower config.method.eta or the learning rate",

@@ -253,9 +253,14 @@ def test_outputs_that_collapse_end_the_run_in_one_sentence(pictures, tmp_path):
 def test_features_along_one_direction_are_told(pictures, monkeypatch, caplog):
     pipeline = pretrain.pipeline_lib.load(make_config(pictures))
     corpus = data.corpus(pipeline.config.dataset)
-    given = pipeline, pipeline.variables, corpus.take(range(8)), corpus.take([9, 20])
-    for rank, when in ((1.6, "now"), (1.2, "before"), (1.2, "now")):
+    train, few, held_out = (corpus.take(range(n)) for n in (8, 9, 10))
+    for rank, seen, when in (
+        (1.6, held_out, "now"),
+        (1.2, held_out, "before"),
+        (1.2, few, "now"),
+        (1.2, held_out, "now"),
+    ):
         monkeypatch.setattr(pretrain.heads, "participation_ratio", lambda z, r=rank: r)
         assert not caplog.messages
-        pretrain._probe(*given, when)
+        pretrain._probe(pipeline, pipeline.variables, train, seen, when)
     assert "about one direction (rank 1.20)" in caplog.text
