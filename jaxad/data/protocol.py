@@ -60,7 +60,8 @@ def divided(train: Split, test: Split, protocol: str, category: str, name: str):
             raise InputError(
                 f"config.dataset.protocol={protocol} divides the {len(of_class)} "
                 f"{kind} images of {category} into {count} that train and "
-                f"{len(of_class) - count} that test; there must be some of both"
+                f"{len(of_class) - count} that test; there must be some of both: add "
+                f"{kind} images of it, or choose another config.dataset.protocol"
             )
         generator = np.random.default_rng([label, *category.encode()])
         chosen += generator.permutation(of_class)[:count].tolist()
@@ -88,13 +89,13 @@ def few_shot(category: str, draw: int, shots: int, labels: Sequence[int]) -> lis
     Raises:
       InputError: the pool has fewer.
     """
-    rows = []
+    rows, most = [], min(np.bincount(labels, minlength=2))
     for label, kind in enumerate(("normal", "anomalous")):
         of_class = np.flatnonzero(np.asarray(labels) == label)
         if len(of_class) < shots:
             raise InputError(
                 f"config.dataset.shots={shots}, but the pool of {category} has only "
-                f"{len(of_class)} {kind} images"
+                f"{len(of_class)} {kind} images; {most} of each class is the most"
             )
         generator = np.random.default_rng([draw, label, *category.encode()])
         rows += of_class[generator.permutation(len(of_class))[:shots]].tolist()

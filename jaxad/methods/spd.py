@@ -284,8 +284,8 @@ def _check_networks(options, backbone: Backbone) -> None:
         options.base != "supervised" or options.classes > 1,
         "method.base",
         options.base,
-        "one that needs no labels: the corpus has no classes; docs/spd.md says how "
-        "folders name them",
+        "simsiam, moco or simclr, which need no labels: the corpus has no classes; "
+        "docs/spd.md says how folders name them",
     )
     require(
         not options.zero_residuals or models.spec(backbone.name).zero_residuals,

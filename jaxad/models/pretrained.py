@@ -36,6 +36,10 @@ _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 # OIHW to HWIO, and [out, in] to [in, out].
 _LAYOUTS = {4: (2, 3, 1, 0), 2: (1, 0)}
 _OURS = ("params/", "batch_stats/")
+_MEND = (
+    "set config.backbone.name to the network that they are of, or choose other "
+    "config.backbone.weights"
+)
 _LEAVES = {"bias": "bias", "running_mean": "mean", "running_var": "var"}
 
 
@@ -219,7 +223,9 @@ def restore(path: str, state: dict[str, np.ndarray], shapes: dict) -> dict:
 def _require_shape(path, name, value, wanted, place="") -> None:
     if value.shape != wanted.shape:
         what = f"{name} has shape {value.shape}{place and f' as {place}'}"
-        raise InputError(f"{path}: {what}, but the backbone needs {wanted.shape}")
+        raise InputError(
+            f"{path}: {what}, but the backbone needs {wanted.shape}; {_MEND}"
+        )
 
 
 def _whole(path, found, wanted, left_over) -> dict:
@@ -236,7 +242,7 @@ def _whole(path, found, wanted, left_over) -> dict:
         ]
         raise InputError(
             f"{path} does not hold this backbone's weights: parameters "
-            f"{' and '.join(parts)}"
+            f"{' and '.join(parts)}; {_MEND}"
         )
     found = {key: jnp.asarray(value, jnp.float32) for key, value in found.items()}
     return flax.traverse_util.unflatten_dict(found, sep="/")

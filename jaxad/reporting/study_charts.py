@@ -94,15 +94,32 @@ def swept(study: Study) -> Swept | None:
     if not numbers:
         return None
     field, values = max(numbers, key=lambda one: len(set(one[1])))
+    others = {
+        name: [f"{name.rpartition('.')[2]}={value}" for value in found]
+        for name, found in differing
+        if name != field
+    }
+    for name in list(others):
+        if _follows(others, name, values):
+            del others[name]
     series: dict[str, dict[float, str]] = {}
     for i, row in enumerate(study.rows):
-        others = [
-            f"{name.rpartition('.')[2]}={found[i]}"
-            for name, found in differing
-            if name != field
-        ]
-        series.setdefault(", ".join(others), {})[values[i]] = row
+        key = ", ".join(found[i] for found in others.values())
+        series.setdefault(key, {})[values[i]] = row
     return Swept(field, sorted(set(values)), series)
+
+
+def _follows(others: dict[str, list[str]], name: str, values: list[float]) -> bool:
+    """Whether among rows alike in the rest a field is the same, or goes one to one with
+    the swept one: then it makes no series of its own."""
+    rest = [found for other, found in others.items() if other != name]
+    groups: dict[tuple[str, ...], list[tuple[str, float]]] = {}
+    for i, pair in enumerate(zip(others[name], values, strict=True)):
+        groups.setdefault(tuple(found[i] for found in rest), []).append(pair)
+    counts = [
+        (len(g), *(len(set(x)) for x in zip(*g, strict=True))) for g in groups.values()
+    ]
+    return all(own == 1 or own == swept == rows for rows, own, swept in counts)
 
 
 def _is_number(value: Any) -> bool:

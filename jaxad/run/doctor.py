@@ -124,7 +124,7 @@ def require_sound_corpus(config: ml_collections.ConfigDict, corpus: data.Split) 
     ):
         for i, look in zip(mine, _tried(pool, smaller, mine), strict=True):
             if isinstance(look, Exception):
-                broken = f"{corpus.filenames[i]} cannot be read ({look})"
+                broken = f"{corpus.name}: {corpus.filenames[i]} cannot be read ({look})"
                 break
             small += [i] * look
             progress.update()

@@ -37,8 +37,8 @@ def train_images(config, category: str):
     if kind == "masks" and not split.has_masks:
         raise InputError(
             f"config.method.name={config.method.name} learns from masks, and the "
-            f"training images of {category} have none; add them, or learn from the "
-            "labels alone"
+            f"training images of {category} have none; add them (docs/own_images.md "
+            "says where), or learn from labels: config.method.task=classification"
         )
     return split
 

@@ -203,6 +203,18 @@ def test_the_field_that_is_swept(tmp_path):
     assert study_charts.swept(two) is None
 
 
+def test_what_goes_with_the_swept_field_is_no_series_of_its_own():
+    dim, head = [1, 2, 3, 2, 3], ["f", "f", "f", "g", "g"]
+    for target, follows in (
+        (["4", "5", "6", "5", "6"], True),
+        (["4", "5", "6", "7", "7"], True),  # one wherever the head is g
+        (["4", "5", "5", "5", "6"], False),  # one for the numbers 2 and 3 of f
+    ):
+        assert study_charts._follows({"t": target, "h": head}, "t", dim) is follows
+    # Two rows have the number 2, one of each head.
+    assert not study_charts._follows({"h": head}, "h", dim)
+
+
 def test_a_run_of_several_banks_has_their_mean(tmp_path):
     made.run(tmp_path)
     outcome = results.read_json(tmp_path / "results.json")
