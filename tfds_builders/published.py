@@ -125,6 +125,12 @@ CATEGORIES = {
     "visa": tuple(VISA),
     "btad": tuple(BTAD),
 }
+# Of which tables have means beside that of all, as ReConPatch's 4 and 5.
+_TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
+GROUPS = {
+    "objects": tuple(name for name in MVTEC_AD if name not in _TEXTURES),
+    "textures": _TEXTURES,
+}
 ARCHIVES = {
     "mvtec_ad": Archive(
         name="mvtec_anomaly_detection.tar.xz",

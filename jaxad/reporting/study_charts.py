@@ -172,17 +172,14 @@ def heat(study: Study, metric: str) -> dict[str, Any] | None:
 
     None of one category.
     """
-    categories, step, width = study.categories(), 24, 74
-    if len(categories) < 2:
+    columns, step, width = study.columns(), 24, 74
+    if len(study.categories()) < 2:
         return None
-    found = {
-        (row, category): study_results.cell(study, row, metric, category)
-        for row in study.rows
-        for category in categories
-    }
     cells = []
-    for j, category in enumerate(categories):
-        column = [found[row, category] for row in study.rows]
+    for j, (_, categories) in enumerate(columns):
+        column = [
+            study_results.cell(study, row, metric, categories) for row in study.rows
+        ]
         known = [one.mean.value for one in column if one]
         for i, one in enumerate(column):
             if one:
@@ -197,14 +194,14 @@ def heat(study: Study, metric: str) -> dict[str, Any] | None:
                     }
                 )
     return {
-        "width": _LEFT + width * len(categories) + 8,
+        "width": _LEFT + width * len(columns) + 8,
         "height": 38 + step * len(study.rows),
         "left": _LEFT,
         "step": (width, step),
         "cells": cells,
         "rows": [(name, 30 + step * (i + 0.5)) for i, name in enumerate(study.rows)],
         "columns": [
-            (name, _LEFT + width * (j + 0.5)) for j, name in enumerate(categories)
+            (name, _LEFT + width * (j + 0.5)) for j, (name, _) in enumerate(columns)
         ],
     }
 

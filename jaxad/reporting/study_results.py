@@ -10,7 +10,7 @@ import csv
 import dataclasses
 import io
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from jaxad.errors import InputError
 from jaxad.reporting import reading
 from jaxad.run import results, study
 from jaxad.statistics import Difference, Mean
+from tfds_builders.published import GROUPS
 
 Key = tuple[int, str, int]  # seed, category, bank
 UNITS = ("seed", "bank", "category")
@@ -77,6 +78,20 @@ class Study:
                 for category in _categories(outcome)
             )
         )
+
+    def columns(self) -> list[tuple[str, Set[str] | None]]:
+        """What tables of categories have a column for, and which categories it is of:
+        each of them, each of the groups, and all, None."""
+        found = self.categories()
+        single = [(name, {name}) for name in found]
+        groups = [(name, set(parts)) for name, parts in self.groups().items()]
+        return [*single, *groups, ("mean", None)]
+
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """Categories that a mean is published of, where all of them, and others, are
+        there; by their names, so that a folder laid out like MVTec AD has them too."""
+        found = set(self.categories())
+        return {name: parts for name, parts in GROUPS.items() if set(parts) < found}
 
 
 def _categories(outcome: dict) -> dict[str, dict]:
@@ -164,17 +179,18 @@ class Cell:
     banks: float | None
 
 
-def cell(study: Study, row: str, metric: str, category: str | None = None):
+def cell(study: Study, row: str, metric: str, categories: Set[str] | None = None):
     """A `Cell`, or None where a run has no such number.
 
     Args:
-      category: of that one alone.
+      categories: the mean of these alone; of a row that has them all.
     """
     values = study.values(row, metric)
-    if category is not None:
-        values = {key: x for key, x in values.items() if key[1] == category}
-    if not values:
+    there = {key[1] for key in values}
+    wanted = categories or there
+    if not values or not wanted <= there:
         return None
+    values = {key: x for key, x in values.items() if key[1] in wanted}
     unit = unit_of(values)
     # Over categories there is a mean and no repetition.
     repeated = unit if unit in ("seed", "bank") else "seed"
@@ -278,14 +294,16 @@ def write_values(study: Study) -> None:
     """`study.csv`: every number there is, one a line."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("row", "seed", "category", "bank", "metric", "value"))
+    writer.writerow(("row", "seed", "category", "group", "bank", "metric", "value"))
     for line in _lines(study):
         writer.writerow(line)
     results.write_text(study.folder / "study.csv", out.getvalue())
 
 
 def _lines(study: Study) -> Iterator[tuple]:
+    of = {name: group for group, names in study.groups().items() for name in names}
     for row in study.rows:
         for metric in study.metrics:
             for (seed, category, bank), value in study.values(row, metric).items():
-                yield row, seed, category, bank, metric, f"{value:.9g}"
+                group = of.get(category, "")
+                yield row, seed, category, group, bank, metric, f"{value:.9g}"

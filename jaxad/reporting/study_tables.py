@@ -216,18 +216,18 @@ def _on_images(study: Study, tests: Sequence[study_images.Test]) -> str:
 
 
 def _by_category(study: Study) -> str:
-    parts, categories = ["## Per category"], study.categories()
+    parts, columns = ["## Per category"], study.columns()
+    header = ["row", *(name for name, _ in columns)]
     for metric in study.metrics:
         rows = [
             [row]
             + [
-                shown(study, study_results.cell(study, row, metric, c))
-                for c in categories
+                shown(study, study_results.cell(study, row, metric, categories))
+                for _, categories in columns
             ]
-            + [shown(study, study_results.cell(study, row, metric))]
             for row in study.rows
         ]
-        parts.append(f"### {metric}\n\n{_table(['row', *categories, 'mean'], rows)}")
+        parts.append(f"### {metric}\n\n{_table(header, rows)}")
     return "\n\n".join(parts)
 
 
@@ -244,10 +244,10 @@ def latex(study: Study) -> str:
         for metric in study.metrics
     }
 
-    def value(row, metric, category=None):
-        one = study_results.cell(study, row, metric, category)
+    def value(row, metric, categories=None):
+        one = study_results.cell(study, row, metric, categories)
         text = shown(study, one).replace("±", r"$\pm$").replace("-", "--")
-        bold = category is None and row == best[metric]
+        bold = categories is None and row == best[metric]
         return rf"\textbf{{{text}}}" if bold else text
 
     said = "Mean over categories"
@@ -263,16 +263,15 @@ def latex(study: Study) -> str:
             f"{_escaped(study.name)}. {said}",
         )
     ]
-    categories = study.categories()
-    if len(categories) > 1:
+    if len(study.categories()) > 1:
+        columns = study.columns()
         for metric in study.metrics:
             tables.append(
                 _booktabs(
-                    [*categories, "mean"],
+                    [name for name, _ in columns],
                     study.rows,
                     lambda row, metric=metric: [
-                        *(value(row, metric, category) for category in categories),
-                        value(row, metric),
+                        value(row, metric, categories) for _, categories in columns
                     ],
                     f"{_escaped(study.name)}: {_escaped(metric)} of every category.",
                 )

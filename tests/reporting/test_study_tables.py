@@ -17,13 +17,15 @@ from jaxad.reporting import (
     study_tables,
 )
 from jaxad.run import results
+from tfds_builders.published import GROUPS
 
 
-def write(folder, auroc, *, ratios=(0.1, 0.2, 0.4), baseline="r0"):
+def write(folder, auroc, *, ratios=(0.1, 0.2, 0.4), baseline="r0", names=None):
     """A study with rows r0, r1, ...
 
     Args:
       auroc: [rows, seeds, categories, banks].
+      names: of the categories; c0, c1, ... by default.
     """
     auroc = np.asarray(auroc)
     rows = [f"r{i}" for i in range(len(auroc))]
@@ -31,9 +33,10 @@ def write(folder, auroc, *, ratios=(0.1, 0.2, 0.4), baseline="r0"):
         for seed, categories in enumerate(seeds):
             place, found = folder / row / str(seed), {}
             for j, banks in enumerate(categories.tolist()):
-                found[f"c{j}"] = {"image_auroc": banks[0]}
+                name = names[j] if names else f"c{j}"
+                found[name] = {"image_auroc": banks[0]}
                 if len(banks) > 1:
-                    found[f"c{j}"]["banks"] = {"metrics": {"image_auroc": banks}}
+                    found[name]["banks"] = {"metrics": {"image_auroc": banks}}
             outcome = {"categories": found, "seconds": {"total": 1.0}}
             results.write_json(place / "results.json", outcome)
             results.write_json(place / "config.json", {"coreset": {"ratio": ratio}})
@@ -57,7 +60,7 @@ def test_means_over_banks_categories_and_seeds(tmp_path):
     assert one.mean.deviation == pytest.approx(0.04 / 2**0.5)
     # Banks of a seed, over categories: 0.85 and 0.87.
     assert one.banks == pytest.approx(0.02 / 2**0.5)
-    alone = study_results.cell(study, "r0", "image_auroc", "c1")
+    alone = study_results.cell(study, "r0", "image_auroc", {"c1"})
     assert alone.mean.value == pytest.approx(0.93)
 
 
@@ -123,8 +126,31 @@ def test_tables(tmp_path):
     with open(tmp_path / "study.csv") as file:
         rows = list(csv.reader(file))
     assert len(rows) == 1 + 2 * 2 * 2 * 2
-    assert rows[1] == ["r0", "0", "c0", "0", "image_auroc", "0.8"]
-    assert rows[-1] == ["r1", "1", "c1", "1", "image_auroc", "0.99"]
+    assert rows[1] == ["r0", "0", "c0", "", "0", "image_auroc", "0.8"]
+    assert rows[-1] == ["r1", "1", "c1", "", "1", "image_auroc", "0.99"]
+
+
+def test_objects_and_textures_have_means_of_their_own(tmp_path):
+    objects, textures = GROUPS["objects"], GROUPS["textures"]
+    assert (len(objects), len(textures)) == (10, 5)
+    # Objects 0.80 to 0.89, textures 0.95 to 0.99; the second seed is 0.01 higher.
+    first = np.concatenate([np.arange(80, 90), np.arange(95, 100)]) / 100
+    auroc = np.array([[first, first + 0.01]])[..., None]
+    study = write(tmp_path, auroc, names=objects + textures)
+    text = study_tables.markdown(study)
+    assert "| zipper | carpet | grid | leather | tile | wood | objects | text" in text
+    assert "| 85.00 ± 0.71 | 97.50 ± 0.71 | 89.17 ± 0.71 |" in text
+    assert "wood & objects & textures & mean" in study_tables.latex(study)
+    heat = study_charts.heat(study, "image_auroc")
+    assert [cell["text"] for cell in heat["cells"][-3:]] == ["85.00", "97.50", "89.17"]
+    study_results.write_values(study)
+    with open(tmp_path / "study.csv") as file:
+        of = {row["category"]: row["group"] for row in csv.DictReader(file)}
+    assert of["bottle"] == "objects" and of["wood"] == "textures"
+    # A category is missing; a group is all that there is.
+    some = write(tmp_path / "some", auroc[:, :, 1:], names=objects[1:] + textures)
+    assert [*some.groups()] == ["textures"]
+    assert not write(tmp_path / "one", auroc[:, :, 10:], names=textures).groups()
 
 
 def test_ranks_are_over_categories_or_of_one_over_seeds(tmp_path):
