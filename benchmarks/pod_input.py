@@ -67,7 +67,7 @@ def needed(one: Demand, chip: slices.Chip) -> float:
     """Images a second of one chip."""
     (member,) = pipeline_lib.members(config_of(one.config, one.argument, False))
     pipeline = programs.abstract(member, None)
-    found = {each.name: each for each in programs.of(pipeline, 1000)}
+    found = {each.name: each for each in programs.of(pipeline, 10_000)}
     if one.program not in found:
         raise SystemExit(f"{one.program} is none of {', '.join(found)}")
     images = pipeline.images_a_call

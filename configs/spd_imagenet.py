@@ -2,10 +2,12 @@
 
   python -m jaxad.main --config configs/spd_imagenet.py:path=DIR --workdir runs/spd
 
-`path` is the extracted ImageNet-2012, with `train` in it; or the folder with its tar,
-ILSVRC2012_img_train.tar, as it is downloaded; or what TFDS has prepared of it (or of
-imagenette) as array_record files. docs/spd.md says more. The hyper-parameters are the
-official ones of each base, which the paper leaves as they are.
+`path` is the extracted ImageNet-2012, with `train` and `val` in it; or the folder with
+its tars, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, as they are downloaded;
+or what TFDS has prepared of it (or of imagenette) as array_record files. docs/spd.md
+says more. The hyper-parameters are the official ones of each base, which the paper
+leaves as they are; so are those of the linear evaluation behind the training, whose
+`top1_accuracy` of the validation set is the number that they publish.
 
 Arguments: `path`, `base` (simsiam, moco, simclr or supervised), `eta` (0 is the base
 alone), `backbone` (resnet50, wide_resnet50_2, resnet18) and `runlocal`, which shrinks

@@ -26,12 +26,16 @@ BACKBONES = (
     "dinov3_vits16",
     "dinov3_vitb16",
 )
+# Those with residual blocks, which can begin as the identity.
+RESIDUAL = (
+    *("resnet18", "resnet50", "wide_resnet50_2", "wide_resnet101_2"),
+    "resnext101_32x8d",
+)
 METHODS = ("patchcore", "reconpatch", "tocoad", "spd", "two_class")
 DETECTORS = ("knn", "padim", "logits")
-# Of methods: `optim.scale_by`, `probes.linear_accuracy`, and in `models` what heads
-# normalise with and what `decoder` connects to a backbone with.
+# Of methods: `optim.scale_by`, and in `models` what heads normalise with and what
+# `decoder` connects to a backbone with.
 OPTIMISERS = ("adam", "adamw", "sgd", "lars")
-LINEAR_PROBES = ("lbfgs", "sgd", "lars")
 NORMS = ("batch", "layer")
 SKIPS = ("none", "unet")
 

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxad import optim
-
 _QUERIES = 1024  # at a time
 _DECAY, _STEPS = 1e-3, 100  # of L-BFGS
 
@@ -62,64 +60,24 @@ def linear_accuracy(
     labels: np.ndarray,
     queries: np.ndarray,
     truth: np.ndarray,
-    *,
-    optimiser: str = "lbfgs",
-    learning_rate: float = 0.1,
-    epochs: int = 90,
-    batch_size: int = 256,
-    seed: int = 0,
 ) -> float:
     """How often a linear classifier is right.
 
-    "lbfgs" solves a multinomial logistic regression on standardised features, with
-    0.0005 |W|^2: no rate to choose. "sgd" and "lars" train it as the papers do, on
-    features as they are, with a momentum of 0.9, without decay, along a cosine. Either
-    sees each picture as it is, where the papers train on crops of it.
+    It is a multinomial logistic regression on standardised features, with 0.0005 |W|^2,
+    solved: there is no rate to choose.
 
     Args:
       bank, labels, queries, truth: as `knn_accuracy` takes them.
-      optimiser: one of `names.LINEAR_PROBES`.
-      learning_rate: for a batch of 256; in proportion for others.
-      epochs: passes over the bank.
-      batch_size: features a batch, all of them where there are fewer.
-      seed: of their order.
 
     Returns:
       Share of the queries.
     """
     classes = int(labels.max()) + 1
-    if optimiser == "lbfgs":
-        mean, deviation = bank.mean(0), bank.std(0) + 1e-6
-        bank, queries = ((x - mean) / deviation for x in (bank, queries))
-        weights = _solved(jnp.asarray(bank), jnp.asarray(labels), classes)
-    else:
-        batch, random = min(batch_size, len(bank)), np.random.default_rng(seed)
-        steps = len(bank) // batch
-        order = np.stack([random.permutation(len(bank)) for _ in range(epochs)])
-        order = order[:, : steps * batch].reshape(epochs * steps, batch)
-        rate = learning_rate * batch / 256
-        weights = _trained(
-            *(jnp.asarray(x) for x in (bank, labels, order)), rate, classes, optimiser
-        )
+    mean, deviation = bank.mean(0), bank.std(0) + 1e-6
+    bank, queries = ((x - mean) / deviation for x in (bank, queries))
+    weights = _solved(jnp.asarray(bank), jnp.asarray(labels), classes)
     logits = _logits(weights, jnp.asarray(queries))
     return float((np.asarray(logits).argmax(1) == truth).mean())
-
-
-@functools.partial(jax.jit, static_argnums=(4, 5))
-def _trained(x, labels, order, rate, classes, optimiser):
-    """By the rows of `order` [steps, batch], one step each."""
-    rule = optim.scale_by(optimiser, betas=(0.9, 0.0), weight_decay=0.0)
-
-    def step(i, carry):
-        weights, state = carry
-        rows = order[i]
-        grads = jax.grad(_cross_entropy)(weights, x[rows], labels[rows])
-        updates, state = rule.update(grads, state, weights)
-        now = rate * optim.cosine(i / len(order))
-        return jax.tree.map(lambda w, u: w - now * u, weights, updates), state
-
-    zeros = _zeros(x, classes)
-    return jax.lax.fori_loop(0, len(order), step, (zeros, rule.init(zeros)))[0]
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -139,12 +97,8 @@ def _solved(x, labels, classes):
         )
         return optax.apply_updates(weights, updates), state
 
-    zeros = _zeros(x, classes)
+    zeros = {"kernel": jnp.zeros((x.shape[1], classes)), "bias": jnp.zeros(classes)}
     return jax.lax.fori_loop(0, _STEPS, step, (zeros, solver.init(zeros)))[0]
-
-
-def _zeros(x, classes):
-    return {"kernel": jnp.zeros((x.shape[1], classes)), "bias": jnp.zeros(classes)}
 
 
 def _cross_entropy(weights, x, labels):

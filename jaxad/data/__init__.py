@@ -60,6 +60,7 @@ __all__ = (
     "published",
     "require_enough_textures",
     "train_batches",
+    "validation",
 )
 
 _LOG = logging.getLogger(__name__)
@@ -193,18 +194,41 @@ def corpus(config: ml_collections.ConfigDict) -> Split:
     Raises:
       InputError: data or a package are missing, or there is no picture.
     """
-
     plain = corpus_lib.pictures(config, _geometry(config))
     if plain is not None:
-        # They may be millions, and no pixel is judged: decoded as small as they can.
-        decode = images.decoder(config.max_pixels, plain.geometry)
-        return _completed(dataclasses.replace(plain, decode=decode), config)
+        return _decoded_small(plain, config)
     names = categories(config)
     splits = [load(config, name, "train").normal() for name in names]
     for name, split in zip(names, splits, strict=True):
         if not len(split):
             raise InputError(f"{config.name}/{name} has no normal training image")
     return corpus_lib.of_categories(names, splits)
+
+
+def validation(config: ml_collections.ConfigDict, corpus: Split) -> Split | None:
+    """What a data set has to test classifiers of its corpus on.
+
+    Args:
+      config: `config.dataset`.
+      corpus: of `corpus`.
+
+    Returns:
+      A split with the corpus's classes; None where that has none, or the data set has
+      no validation set of them.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    if not corpus.classes:
+        return None
+    found = corpus_lib.validation(config, _geometry(config), corpus.classes)
+    return found and _decoded_small(found, config)
+
+
+def _decoded_small(plain: Split, config: ml_collections.ConfigDict) -> Split:
+    """Pictures may be millions, and no pixel is judged: as small as they can be."""
+    decode = images.decoder(config.max_pixels, plain.geometry)
+    return _completed(dataclasses.replace(plain, decode=decode), config)
 
 
 def _completed(split: Split, config: ml_collections.ConfigDict) -> Split:

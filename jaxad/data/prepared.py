@@ -60,6 +60,13 @@ def read(
     return _read(folder, splits, mend, texts, files.state(folder))
 
 
+def splits(folder: pathlib.Path) -> tuple[str, ...]:
+    """Names of the splits of a folder that `read` can read."""
+    import tensorflow_datasets as tfds
+
+    return tuple(tfds.builder_from_directory(folder).info.splits)
+
+
 @functools.cache
 def _read(folder, splits, mend: str, texts, state: tuple) -> Prepared:
     """`state` of the folder is for the cache alone."""

@@ -15,6 +15,7 @@ from jaxad.data import files
 from jaxad.errors import InputError
 
 IMAGENET = "ILSVRC2012_img_train.tar"
+IMAGENET_VALIDATION = "ILSVRC2012_img_val.tar"
 
 
 class Picture(NamedTuple):

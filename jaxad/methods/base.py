@@ -165,14 +165,15 @@ class Product:
         whose means the results have before and after.
       held_out: the share of the corpus that is for the probes alone.
       card: what the backbone's card says of how it was trained, plain JSON.
-      linear: how the linear probe is trained, as `probes.linear_accuracy` takes it.
+      test: `(params, batch) -> {name: float32 [b]}`, numbers of each picture by what
+        the last stage hands on, whose means the results have; None for no such numbers.
     """
 
     embed: Callable[[Any, jax.Array], jax.Array]
     compare: Callable[[Any, dict[str, jax.Array], jax.Array], Metrics]
     held_out: float
     card: dict[str, Any]
-    linear: dict[str, Any] = dataclasses.field(default_factory=dict)
+    test: Callable[[Params, dict[str, jax.Array]], Metrics] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -230,6 +231,7 @@ class Method:
             self.product,
             embed=at_it(self.product.embed),
             compare=at_it(self.product.compare),
+            test=self.product.test and at_it(self.product.test),
         )
         is_learnt = self.project is not identity
         return dataclasses.replace(

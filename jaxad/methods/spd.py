@@ -29,16 +29,17 @@ import optax
 from jaxad import losses, models, optim, rng
 from jaxad.augment import anomalies, views
 from jaxad.fields import require
-from jaxad.methods import spd_fields
+from jaxad.methods import spd_fields, spd_linear
 from jaxad.methods.base import Backbone, Method, Product, Stage, identity
 from jaxad.methods.spd_fields import fields as fields
+from jaxad.methods.spd_linear import resized
 from jaxad.models import heads
 
 LEAVES = "backbone"
 
 
 def build(config, backbone: Backbone) -> Method:
-    """One stage, which trains the backbone.
+    """A stage that trains the backbone, and one that evaluates it.
 
     Raises:
       InputError: a field that cannot work; from `stages`, a level that the backbone
@@ -54,7 +55,7 @@ def build(config, backbone: Backbone) -> Method:
 
     def compare(variables, batch, key):
         """SPD's two cosines, of the backbone itself, on images as they are."""
-        anchors = _resized(batch["image"], view_size)
+        anchors = resized(batch["image"], view_size)
         made = {"anchor": anchors} | _spots(options)(key, batch, anchors)
         z = {name: embed(variables, images) for name, images in made.items()}
         cosine = functools.partial(losses.cosine_similarity, z["anchor"])
@@ -66,19 +67,25 @@ def build(config, backbone: Backbone) -> Method:
     def features(params, images):
         return embed(params["backbone"], images)[:, None, None]
 
+    tests = options.linear.optimiser != "none"
+
+    def stages():
+        (pooled,) = backbone.shapes(view_size, (options.level,))
+        width = pooled.shape[-1]
+        _check_networks(options, backbone)
+        made = [_stage(config, backbone, width, view_size)] if options.epochs else []
+        if tests:
+            made += [spd_linear.stage(options, backbone, embed, width, view_size)]
+        return tuple(made)
+
     product = Product(
-        embed=lambda variables, x: embed(variables, _resized(x, view_size)),
+        embed=lambda variables, x: embed(variables, resized(x, view_size)),
         compare=compare,
         held_out=options.held_out,
         card={"base": options.base, "eta": options.eta, "term": options.term},
-        linear=dict(options.linear),
+        test=functools.partial(spd_linear.test, embed, view_size) if tests else None,
     )
-    return Method(
-        features,
-        identity,
-        lambda: (_stage(config, backbone, view_size),),
-        product=product,
-    )
+    return Method(features, identity, stages, product=product)
 
 
 # -----------------------------------------------------------------------------
@@ -124,17 +131,11 @@ def _views(options, size) -> Callable:
         if options.eta and options.anchor == "view":
             made |= spots(key, batch, made["view1"])
         elif options.eta:
-            made["anchor"] = _resized(batch["image"], size)
+            made["anchor"] = resized(batch["image"], size)
             made |= spots(key, batch, made["anchor"])
         return made
 
     return apply
-
-
-def _resized(images, size):
-    if images.shape[1:3] == size:
-        return images
-    return jax.image.resize(images, (len(images), *size, 3), "linear", antialias=True)
 
 
 # -----------------------------------------------------------------------------
@@ -281,6 +282,12 @@ def _shuffled(function: Callable, key: jax.Array, images: jax.Array) -> jax.Arra
 def _check_networks(options, backbone: Backbone) -> None:
     """Raises InputError where the corpus or the backbone cannot have what is asked."""
     require(
+        options.linear.optimiser == "none" or options.classes > 1,
+        "method.linear.optimiser",
+        options.linear.optimiser,
+        "none: the corpus has no classes; docs/spd.md says how folders name them",
+    )
+    require(
         options.base != "supervised" or options.classes > 1,
         "method.base",
         options.base,
@@ -288,18 +295,17 @@ def _check_networks(options, backbone: Backbone) -> None:
         "docs/spd.md says how folders name them",
     )
     require(
-        not options.zero_residuals or models.spec(backbone.name).zero_residuals,
+        not (options.zero_residuals and options.epochs)
+        or models.spec(backbone.name).zero_residuals,
         "method.zero_residuals",
         True,
         f"False: {backbone.name} has no blocks that could begin as the identity",
     )
 
 
-def _stage(config, backbone: Backbone, view_size) -> Stage:
+def _stage(config, backbone: Backbone, width: int, view_size) -> Stage:
     options = config.method
-    (pooled,) = backbone.shapes(view_size, (options.level,))
-    _check_networks(options, backbone)
-    tops = _heads(options, pooled.shape[-1])
+    tops = _heads(options, width)
     views_of, moco = _views(options, view_size), options.base == "moco"
     show = functools.partial(_show, options, backbone, tops)
     optimiser = optim.scale_by(

@@ -109,7 +109,12 @@ FIELDS = dict(
     ),
     # Training
     batch_size=Field(512, "images a batch", at_least(2)),
-    epochs=Field(100, "passes over the images", at_least(1)),
+    epochs=Field(
+        100,
+        "passes over the images; 0 leaves the weights as they are, for the linear "
+        "evaluation alone",
+        at_least(0),
+    ),
     optimiser=Field("sgd", "see jaxad.optim", one_of(*names.OPTIMISERS)),
     betas=Field(
         (0.9, 0.999),
@@ -141,7 +146,10 @@ FIELDS = dict(
     ),
     # What is looked at
     held_out=Field(
-        0.1, "share of the corpus that is only looked at, by the probes (ours)", NOT_ALL
+        0.1,
+        "share of the corpus that is only looked at, by the probes (ours); none where "
+        "there is a validation set, which is looked at",
+        NOT_ALL,
     ),
     collapsed=Field(
         0.02,
@@ -151,16 +159,22 @@ FIELDS = dict(
     ),
     linear=dict(
         optimiser=Field(
-            "lbfgs",
-            'of the linear probe: "lbfgs" is a logistic regression, solved (ours); sgd '
-            "and lars train as the papers do, on whole pictures",
-            one_of(*names.LINEAR_PROBES),
+            "none",
+            "of the papers' linear evaluation, a stage of its own behind the "
+            'pre-training; "none" leaves it out',
+            one_of("none", "sgd", "lars"),
         ),
         **acting(
             dict(
-                learning_rate=Field(0.1, "for a batch of 256, not of lbfgs", ABOVE_0),
-                epochs=Field(90, "not of lbfgs", at_least(1)),
-                batch_size=Field(256, "features a batch, not of lbfgs", at_least(1)),
+                learning_rate=Field(0.1, "for a batch of 256", ABOVE_0),
+                drops=Field(
+                    (),
+                    "shares of its steps after each of which the rate is a tenth; () "
+                    "is a cosine",
+                    numbers_of("shares between 0 and 1", lambda x: 0 < x < 1),
+                ),
+                epochs=Field(90, "passes over all training pictures", at_least(1)),
+                batch_size=Field(256, "pictures a batch", at_least(1)),
             ),
             *("linear.optimiser", "sgd", "lars"),
         ),
@@ -199,10 +213,10 @@ RECIPES = dict(
 )
 
 
-# The linear probe as the bases' papers train it on ImageNet.
+# The linear evaluation as the bases' papers have it on ImageNet.
 LINEAR = dict(
     simsiam=dict(optimiser="lars", batch_size=4096),
-    moco=dict(optimiser="sgd", learning_rate=30.0, epochs=100),
+    moco=dict(optimiser="sgd", learning_rate=30.0, epochs=100, drops=(0.6, 0.8)),
     simclr=dict(optimiser="sgd", batch_size=4096),
     supervised={},
 )
@@ -229,6 +243,7 @@ def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         config.dataset.category = category  # all of which are the classes
     config.dataset.update(image_size=(32, 32), resize="resize", resize_to=0)
     config.method.update(batch_size=8, epochs=2, view_size=(0, 0), collapsed=0.0)
+    config.method.linear.update(batch_size=8, epochs=2)
     if config.method.base != "supervised":
         config.method.projector = (32,) * len(config.method.projector)
     if config.method.base == "simsiam":
@@ -277,9 +292,15 @@ def check(config) -> None:
         len(options.projector) > 0 or supervised,
         "at least one layer",
     )
+    zeroed, backbone = options.zero_residuals and options.epochs, config.backbone.name
     need(
         "zero_residuals",
-        not options.zero_residuals or config.backbone.weights == "random",
+        not zeroed or "." in backbone or backbone in names.RESIDUAL,
+        f"False: {backbone} has no blocks that could begin as the identity",
+    )
+    need(
+        "zero_residuals",
+        not zeroed or config.backbone.weights == "random",
         'False unless config.backbone.weights is "random": weights that are given '
         "would lose a part of themselves",
     )

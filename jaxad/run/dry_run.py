@@ -17,7 +17,7 @@ from jaxad.devices import costs, sharding, slices
 from jaxad.devices.programs import Program
 from jaxad.errors import InputError, NotHere
 from jaxad.run import pipeline as pipeline_lib
-from jaxad.run import programs, provenance
+from jaxad.run import pretrain, programs, provenance
 
 _LOG = logging.getLogger(__name__)
 _SAVED = 4  # times the memory, which more effort has not been seen to save
@@ -97,8 +97,9 @@ def _together(seconds: Sequence[float], heads: int) -> float:
 def _images(config) -> list[int]:
     """That each category is learnt from."""
     if methods.leaves(config) == "backbone":
-        count = len(data.corpus(config.dataset))
-        return [round(count * (1 - config.method.held_out))]
+        corpus, validation = pretrain.pictures(config)
+        share = 0.0 if validation else config.method.held_out
+        return [round(len(corpus) * (1 - share))]
     return [_count(config, name) for name in data.categories(config.dataset)]
 
 

@@ -181,7 +181,8 @@ def learn(
       passes: what is not finished is kept there.
       seconds: what the phases take is added here.
       label: what the progress bars say first.
-      probe: what looks at the stages' outcome as they go, as `loop.train` takes it.
+      probe: what looks at the outcome of stages that train the backbone as they go, as
+        `loop.train` takes it.
 
     Returns:
       (what the last stage hands on, descriptors of all images by the backbone as it is
@@ -221,7 +222,7 @@ def learn(
                 workdir=workdir,
                 options=_options(pipeline),
                 mesh=pipeline.mesh,
-                probe=probe,
+                probe=probe if stage.tunes else None,
             )
         if stage.inputs == "images":
             descriptors = None

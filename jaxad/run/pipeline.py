@@ -140,7 +140,8 @@ def load(config) -> Pipeline:
     jax.eval_shape(backbone.levels, folded, image)  # names a tap that does not exist
     fingerprint = models.fingerprint(variables)
     processes.require_same({f"the weights of {name}": fingerprint})
-    if not any(stage.tunes for stage in method.stages):
+    # A backbone that is left is left as it came.
+    if method.product is None and not any(stage.tunes for stage in method.stages):
         variables = folded
     mesh = sharding.make_mesh() if jax.device_count() > 1 else None
     if mesh:

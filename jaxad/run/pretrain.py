@@ -5,6 +5,7 @@ backbone.json          its card: how it came about, and the sha256 of its variab
 results.json           the card, and the probes before and after
 spd/metrics.jsonl      the curves of the stage, here SPD's
 spd/probes/metrics.jsonl   the probes while it trains, at every checkpoint that is due
+linear/metrics.jsonl   the curves of the linear evaluation, where there is one
 """
 
 import logging
@@ -68,34 +69,43 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     identity.require_alike(config, folder)
     (member,) = pipeline_lib.members(config)
     with processes.one_after_first():
-        corpus = data.corpus(member.dataset)
-    processes.require_same({"the pictures": corpus.version})
-    if "classes" in member.method:
-        _fill_in_classes(member, corpus)
+        corpus, validation = pictures(member)
+    version = corpus.version + (validation.version if validation else "")
+    processes.require_same({"the pictures": version})
     identity.require_same_run(folder, member)
     finished = results.read_json(folder / "results.json")
     if finished is not None:
-        if finished["pictures"]["version"] != corpus.version:
+        if finished["pictures"]["version"] != version:
             _LOG.warning("the pictures have changed since; these results are of before")
         return finished
     pipeline = pipeline_lib.load(member)
-    train, _ = _divide(corpus, pipeline)
+    train, seen = divided(corpus, validation, pipeline)
     for stage in pipeline.stages:
         feed.require_enough(stage, len(train), "what is not held out of the corpus")
+    test = pipeline.method.product.test
+    if test and not len(seen):
+        raise InputError(
+            "config.method.held_out=0 leaves no picture to test the linear evaluation "
+            "on: the corpus has no validation set; hold some out, or leave the "
+            "evaluation out with config.method.linear.optimiser=none"
+        )
     # Last of the checks, for pictures may be millions.
-    if not (folder / "config.json").exists():  # else it has been looked at
-        doctor.require_sound_corpus(member.dataset, corpus)
+    if not (folder / "config.json").exists():  # else they have been looked at
+        for split in filter(None, (corpus, validation)):
+            doctor.require_sound_corpus(member.dataset, split)
     processes.wait()
     results.write_json(folder / "config.json", member.to_dict())
     corpus = decoded.kept(corpus, member.dataset.cache, "corpus")
-    train, held_out = _divide(corpus, pipeline)
+    if validation:
+        validation = decoded.kept(validation, member.dataset.cache, "validation set")
+    train, seen = divided(corpus, validation, pipeline)
 
     seconds: dict[str, float] = {}
     with fit.timed(seconds, "probe"):
-        before = _probe(pipeline, pipeline.variables, train, held_out, "before")
+        before = _probe(pipeline, pipeline.variables, train, seen, "before")
 
     def probe(params) -> dict[str, float]:
-        found = _probe(pipeline, params["backbone"], train, held_out, "now")
+        found = _probe(pipeline, params["backbone"], train, seen, "now")
         told = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
         _LOG.info("on pictures held out: %s", told)
         return found
@@ -104,11 +114,13 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
         params, _ = fit.learn(
             *(pipeline, train, folder, passes, seconds),
             label="corpus",
-            probe=probe if len(held_out) else None,
+            probe=probe if len(seen) else None,
         )
     variables = params["backbone"]
     with fit.timed(seconds, "probe"):
-        after = _probe(pipeline, variables, train, held_out, "after")
+        after = _probe(pipeline, variables, train, seen, "after")
+        if test:
+            after |= _means(test, pipeline, params, seen)
     variables = jax.tree.map(sharding.fetch, variables)
     card = _card(pipeline, variables, train)
     if processes.first():
@@ -123,9 +135,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
             "backbone": card,
             "pictures": {
                 "train": len(train),
-                "held_out": len(held_out),
+                "validation" if validation else "held_out": len(seen),
                 "classes": len(corpus.classes),
-                "version": corpus.version,
+                "version": version,
             },
             "probes": {"before": before, "after": after},
             "mean": after,
@@ -158,8 +170,16 @@ def _require_no_effect(config) -> None:
             )
 
 
+def pictures(config) -> tuple[data.Split, data.Split | None]:
+    """A corpus and its validation set, None where there is none; fills into the config
+    how many classes there are, where it does not say."""
+    corpus = data.corpus(config.dataset)
+    if "classes" in config.method:
+        _fill_in_classes(config, corpus)
+    return corpus, data.validation(config.dataset, corpus)
+
+
 def _fill_in_classes(config, corpus: data.Split) -> None:
-    """As many classes as there are, where the config does not say."""
     given, there = config.method.classes, len(corpus.classes)
     config_lib.require(
         given in (0, there),
@@ -171,8 +191,13 @@ def _fill_in_classes(config, corpus: data.Split) -> None:
         config.method.classes = there
 
 
-def _divide(corpus: data.Split, pipeline: Pipeline) -> tuple[data.Split, data.Split]:
-    """What is trained on, and what the probes look at; drawn by the seed."""
+def divided(
+    corpus: data.Split, validation: data.Split | None, pipeline: Pipeline
+) -> tuple[data.Split, data.Split]:
+    """What is trained on, and what the probes look at: the validation set, or some of
+    the corpus, drawn by the seed."""
+    if validation is not None:
+        return corpus, validation
     share = pipeline.method.product.held_out
     order = np.random.default_rng((pipeline.config.seed, 4)).permutation(len(corpus))
     count = round(share * len(corpus))
@@ -185,16 +210,16 @@ def _divide(corpus: data.Split, pipeline: Pipeline) -> tuple[data.Split, data.Sp
 
 
 def _probe(
-    pipeline: Pipeline, variables, train: data.Split, held_out: data.Split, when: str
+    pipeline: Pipeline, variables, train: data.Split, seen: data.Split, when: str
 ) -> dict[str, float]:
     """The probes of a backbone as it is, none where no picture is held out; while it
     trains ("now") all but the linear one, which is as dear as a short training."""
-    if not len(held_out):
+    if not len(seen):
         return {}
     product = pipeline.method.product
     label = f"probes {when}"
-    seen, known = _some(held_out, _HELD_OUT), _some(train, _BANK)
-    embed, compare = jax.jit(product.embed), jax.jit(product.compare)
+    seen, known = _some(seen, _HELD_OUT), _some(train, _BANK)
+    embed = jax.jit(product.embed)
 
     def embedded(split):
         return features.extract(
@@ -221,8 +246,9 @@ def _probe(
         given = bank, known.labels, z, seen.labels
         found["knn_accuracy"] = probes.knn_accuracy(*given)
         if when != "now":
-            found["linear_accuracy"] = probes.linear_accuracy(*given, **product.linear)
-    return found | _compared(compare, pipeline, variables, seen)
+            found["linear_accuracy"] = probes.linear_accuracy(*given)
+    key = rng.stream(pipeline.config.seed, "probes")
+    return found | _means(product.compare, pipeline, variables, seen, key)
 
 
 def _some(split: data.Split, most: int) -> data.Split:
@@ -231,15 +257,14 @@ def _some(split: data.Split, most: int) -> data.Split:
     return split.take(np.arange(count) * len(split) // count)
 
 
-def _compared(compare, pipeline: Pipeline, variables, split) -> dict[str, float]:
-    """The means of the method's own numbers over a split."""
-    key = rng.stream(pipeline.config.seed, "probes")
-    total: dict[str, float] = {}
+def _means(function, pipeline: Pipeline, params, split, *key) -> dict[str, float]:
+    """The means over a split of the numbers that a method has of each picture."""
+    function, total = jax.jit(function), {}
     batches = data.eval_batches(split, pipeline.images_a_call, **processes.share())
     for batch in batches:
-        shown = {name: pipeline.place(batch[name]) for name in ("image", "index")}
+        shown = {x: pipeline.place(batch[x]) for x in ("image", "index", "label")}
         valid = sharding.fetch(pipeline.place(batch["valid"]))
-        for name, values in compare(variables, shown, key).items():
+        for name, values in function(params, shown, *key).items():
             values = sharding.fetch(values)[valid].astype(np.float64)
             total[name] = total.get(name, 0.0) + float(values.sum())
     return {name: value / len(split) for name, value in total.items()}
@@ -248,7 +273,7 @@ def _compared(compare, pipeline: Pipeline, variables, split) -> dict[str, float]
 def _card(pipeline: Pipeline, variables, train: data.Split) -> dict:
     """How a backbone came about."""
     config = pipeline.config
-    (stage,) = pipeline.stages
+    stages = [stage for stage in pipeline.stages if stage.tunes]
     return {
         "name": pipeline.backbone.name,
         "sha256": models.fingerprint(variables),
@@ -261,8 +286,8 @@ def _card(pipeline: Pipeline, variables, train: data.Split) -> dict:
             "classes": len(train.classes),
             "version": train.version,
         },
-        "steps": stage.num_steps(len(train)),
-        "batch_size": stage.batch_size,
+        "steps": sum(stage.num_steps(len(train)) for stage in stages),
+        "batch_size": stages[0].batch_size if stages else 0,
         "seed": config.seed,
         "config": {"method": config.method.to_dict()},
         "versions": results.versions(),

@@ -30,7 +30,7 @@ def abstract(config, mesh: sharding.Mesh | None) -> Pipeline:
     """
     backbone, method, scorer = folder.networks(config)
     variables = models.shapes(backbone.name)
-    if not any(stage.tunes for stage in method.stages):
+    if method.product is None and not any(stage.tunes for stage in method.stages):
         variables = _folded(backbone, variables)
     variables = sharding.shapes_on(variables, mesh)
     return Pipeline(config, backbone, variables, "", method, scorer, mesh)
@@ -139,13 +139,15 @@ def _folded(backbone, variables):
 
 def _probes(pipeline: Pipeline, params: Params) -> list[Program]:
     product, batch = pipeline.method.product, pipeline.images_a_call
-    shown = {
-        "image": jax.ShapeDtypeStruct((batch, *_image(pipeline)), np.float32),
-        "index": jax.ShapeDtypeStruct((batch,), np.int32),
-    }
+    number = jax.ShapeDtypeStruct((batch,), np.int32)
+    image = jax.ShapeDtypeStruct((batch, *_image(pipeline)), np.float32)
+    shown = {"image": image, "index": number, "label": number}
     shown = sharding.spread_shapes(shown, pipeline.mesh)
     key, variables = jax.eval_shape(lambda: jax.random.key(0)), params["backbone"]
-    return [
+    found = [
         Program("probes: embed", jax.jit(product.embed), (variables, shown["image"])),
         Program("probes: compare", jax.jit(product.compare), (variables, shown, key)),
     ]
+    if product.test:
+        found.append(Program("linear: test", jax.jit(product.test), (params, shown)))
+    return found

@@ -194,10 +194,10 @@ def table(results: dict) -> str:
 
     Of several memory banks it has means over them, and standard deviations.
 
-    Those of a backbone are its probes, as they are.
+    Those of a backbone are its probes, as they are, and what they have looked at.
     """
     if "probes" in results:
-        return _probes(**results["probes"])
+        return _probes(results["pictures"], **results["probes"])
     columns = [
         name
         for name in (*COLUMNS, *results.get("metrics", ()))
@@ -230,13 +230,17 @@ def _over_banks(banks: dict) -> dict[str, float | None]:
     return banks["mean"] | {f"± {name}": value for name, value in deviations}
 
 
-def _probes(before: dict, after: dict) -> str:
+def _probes(pictures: dict, before: dict, after: dict) -> str:
     lines = ["| probe              | before |  after |", "| --- | ---: | ---: |"]
     for name, value in after.items():
         cells = (
-            f"{'-' if x is None else f'{x:.4g}':>6}" for x in (before[name], value)
+            f"{'-' if x is None else f'{x:.4g}':>6}" for x in (before.get(name), value)
         )
         lines.append(f"| {name:<18} | {' | '.join(cells)} |")
+    if "validation" in pictures:
+        lines += ["", f"Of the validation set, {pictures['validation']} pictures"]
+    else:
+        lines += ["", f"Of {pictures['held_out']} pictures held out of the corpus"]
     return "\n".join(lines) + "\n"
 
 

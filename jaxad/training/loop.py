@@ -275,8 +275,8 @@ class _Folder:
             )
         self.writer = stack.enter_context(Writer(workdir, start_step=self.start))
         self.workdir, self.total, self._options = workdir, total, options
-        self._probe = probe
-        if probe is not None:  # made again at the step that the run goes on from
+        self._probe = probe if options.save_every < total else None
+        if self._probe is not None:  # again at the step that the run goes on from
             probes = Writer(pathlib.Path(workdir, "probes"), start_step=self.start - 1)
             self._probes = stack.enter_context(probes)
 

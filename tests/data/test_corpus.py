@@ -16,10 +16,18 @@ from jaxad.errors import InputError
 from jaxad.run import decoded
 
 
-def corpus(path, **changes):
+def config_of(path, **changes):
     config = config_lib.base().dataset
     config.update(name="folder", path=str(path), **{"image_size": (8, 8)} | changes)
-    return data.corpus(config)
+    return config
+
+
+def corpus(path, **changes):
+    return data.corpus(config_of(path, **changes))
+
+
+def validation(path):
+    return data.validation(config_of(path), corpus(path))
 
 
 @pytest.fixture
@@ -38,6 +46,22 @@ def test_folders_are_the_classes(classes):
         np.testing.assert_array_equal(split.labels, [0, 0, 1, 1, 1])
         assert split.filenames[0] == "n01/0.JPEG"
         assert split[4]["label"] == 1 and split[4]["image"].shape == (8, 8, 3)
+
+
+def test_val_beside_train_has_its_classes(classes, caplog):
+    split = validation(classes)
+    assert split.classes == ("n01", "n02") and split.filenames == ["n01/0.JPEG"]
+    trees.image(classes / "val/n02/7.JPEG", mark=3)
+    split = validation(classes)
+    np.testing.assert_array_equal(split.labels, [0, 1])
+    assert split[1]["label"] == 1 and split.version != corpus(classes).version
+    assert validation(classes / "train") is None
+    # A corpus without classes has no use for one.
+    assert data.validation(config_of(classes), corpus(classes / "train/n02")) is None
+    assert not caplog.records
+    trees.image(classes / "val/n03/0.JPEG")
+    assert validation(classes) is None
+    assert "n03/0.JPEG lies in no folder that is named as one of the 2" in caplog.text
 
 
 def test_without_folders_there_are_no_classes(classes):
@@ -129,10 +153,34 @@ def test_imagenets_tar_is_read_as_it_lies(tmp_path):
     np.testing.assert_array_equal(split[1]["image"][4, 4], [0, 0, 1])
     with pytest.raises(InputError, match="n02_2.JPEG cannot be read .the file is emp"):
         split[2]
+    assert validation(tmp_path) is None
     content = path.read_bytes()
     path.write_bytes(content[: content.index(b"n02_1.JPEG") + 600])
     with pytest.raises(InputError, match="ILSVRC2012_img_train.tar .*; fetch it again"):
         corpus(path)
+
+
+def test_imagenets_validation_set_has_its_classes_by_its_numbers(tmp_path):
+    """Its first picture is of n01751748, its third of n02105855."""
+    picture = encoded(Image.new("RGB", (9, 9)), "JPEG")
+    names = "n01751748", "n02105855"
+    inner = {
+        f"{name}.tar": tar_of(tmp_path / name, {f"{name}_1.JPEG": picture}).read_bytes()
+        for name in names
+    }
+    tar = tar_of(tmp_path / tars.IMAGENET, inner)
+    numbers = [f"ILSVRC2012_val_0000000{i}.JPEG" for i in (3, 1)]
+    tar_of(tmp_path / tars.IMAGENET_VALIDATION, dict.fromkeys(numbers, picture))
+    for path in (tmp_path, tar):
+        split = validation(path)
+        assert split.filenames == numbers[::-1] and split.classes == names
+        np.testing.assert_array_equal(split.labels, [0, 1])
+    # As it is extracted, without a folder a class.
+    for name in names:
+        trees.image(tmp_path / f"extracted/train/{name}/a.JPEG")
+    for name in numbers:
+        trees.image(tmp_path / "extracted/val" / name)
+    np.testing.assert_array_equal(validation(tmp_path / "extracted").labels, [0, 1])
 
 
 def test_other_tars_hold_folders(tmp_path):
@@ -142,6 +190,13 @@ def test_other_tars_hold_folders(tmp_path):
     split = corpus(path)
     assert split.filenames == ["train/a/1.png", "train/b/0.png"]
     assert split.classes == ("a", "b") and split[1]["label"] == 1
+    assert validation(path) is None
+    both = tar_of(
+        tmp_path / "both.tar", dict.fromkeys((*names, "val/b/1.png"), picture)
+    )
+    assert corpus(both).filenames == split.filenames
+    assert validation(both).filenames == ["val/b/1.png"]
+    np.testing.assert_array_equal(validation(both).labels, [1])
     with tarfile.open(tmp_path / "packed.tar", "w:gz") as tar:
         tar.add(path)
     with pytest.raises(InputError, match="cannot be read as an uncompressed tar"):
@@ -174,7 +229,10 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples()}
+        return {
+            "train": self._generate_examples(),
+            "validation": list(self._generate_examples())[:1],
+        }
 
     def _generate_examples(self):
         labels = "dog", "fish", "dog"
@@ -198,6 +256,8 @@ def test_a_corpus_that_tfds_has_prepared(tmp_path, monkeypatch):
     assert split.classes == ("fish", "dog")
     np.testing.assert_array_equal(split.labels, [1, 0, 1])
     assert split[2]["image"].shape == (8, 8, 3)
+    tested = validation(path)
+    assert tested.classes == ("fish", "dog") and tested.labels.tolist() == [1]
     with monkeypatch.context() as patch:  # read whole but once
         patch.setattr(tfds, "builder_from_directory", None)
         assert corpus(path).version == split.version

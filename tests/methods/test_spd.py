@@ -8,7 +8,7 @@ import runs
 from plugins import levels
 
 from jaxad import config as config_lib
-from jaxad import losses, models
+from jaxad import losses, models, names
 from jaxad.devices import sharding
 from jaxad.errors import InputError
 from jaxad.inference import folder
@@ -343,6 +343,17 @@ def test_mistakes_are_named(base, changes, message):
     )
     with pytest.raises(InputError, match=message):
         _ = folder.networks(config).method.stages
+
+
+def test_backbones_without_residuals_are_told_by_their_names():
+    """Before JAX is imported; one's own are known once they are."""
+    residual = {x for x in names.BACKBONES if models.spec(x).zero_residuals}
+    assert residual == set(names.RESIDUAL)
+    config = make_config(backbone="efficientnet_lite0", zero_residuals=True)
+    with pytest.raises(InputError, match="False: efficientnet_lite0 has no blocks"):
+        spd_fields.check(config)
+    config.method.epochs = 0  # which leaves all as it is
+    spd_fields.check(config)
 
 
 def test_weights_that_are_given_keep_their_residuals():

@@ -21,6 +21,7 @@ from jaxad.run import doctor, experiment, pretrain, programs
 from jaxad.training.loop import _Folder
 
 PROBES = "spd/probes/metrics.jsonl"
+LINEAR = {"method.linear.optimiser": "lars", "method.linear.epochs": 3}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,8 @@ def make_config(pictures, base="simsiam", **changes):
 @pytest.fixture(scope="module")
 def whole(pictures, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole") / "run"
-    return workdir, experiment.run(make_config(pictures), str(workdir))
+    config = make_config(pictures, **LINEAR)
+    return workdir, experiment.run(config, str(workdir))
 
 
 def test_it_leaves_a_backbone_with_its_card_and_probes(whole):
@@ -68,11 +70,13 @@ def test_it_leaves_a_backbone_with_its_card_and_probes(whole):
     assert card["data"]["pictures"] == 18 and card["data"]["classes"] == 2
     assert outcome["pictures"]["held_out"] == 6
     before, after = outcome["probes"]["before"], outcome["probes"]["after"]
-    assert before.keys() == after.keys() == {
+    assert before.keys() == after.keys() - {"top1_accuracy"} == {
         "spread", "rank", "knn_accuracy", "linear_accuracy",
         "cosine_to_positive", "cosine_to_negative",
     }  # fmt: skip
-    assert all(np.isfinite(list(after.values()))) and before != after
+    assert 6 * after["top1_accuracy"] in range(7)
+    assert "6 pictures held out" in (workdir / "results.md").read_text()
+    assert all(np.isfinite(list(after.values())))
     assert "| knn_accuracy " in (workdir / "results.md").read_text()
     curves = (workdir / "spd/metrics.jsonl").read_text().splitlines()
     assert len(curves) == 6 and "cosine_to_negative" in json.loads(curves[-1])
@@ -80,26 +84,30 @@ def test_it_leaves_a_backbone_with_its_card_and_probes(whole):
     (line,) = (workdir / PROBES).read_text().splitlines()
     between = json.loads(line)
     assert between.pop("step") == 3
-    assert between.keys() == after.keys() - {"linear_accuracy"}
+    assert between.keys() == before.keys() - {"linear_accuracy"}
     assert before["spread"] != between["spread"] != after["spread"]
     # Checkpoints are gone with the run, and there is nothing of a detector.
     assert {path.name for path in workdir.iterdir()} == {
-        "backbone.json", "backbone.safetensors", "config.json", "results.json",
-        "results.md", "spd",
+        "backbone.json", "backbone.safetensors", "config.json", "linear",
+        "results.json", "results.md", "spd",
     }  # fmt: skip
+    assert not (workdir / "linear/probes").exists()  # nothing changes that they look at
 
 
 def test_a_finished_run_does_nothing(whole, pictures):
     workdir, outcome = whole
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
-    assert experiment.run(make_config(pictures), str(workdir)) == outcome
+    config = make_config(pictures, **LINEAR)
+    assert experiment.run(config, str(workdir)) == outcome
     assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
 
 
 def test_a_run_stopped_in_the_middle_ends_in_the_same_bytes(
     whole, pictures, tmp_path, monkeypatch
 ):
-    logs = _Folder.logs
+    """Once while it trains, and once while what it has trained is evaluated."""
+    logs, workdir = _Folder.logs, tmp_path / "run"
+    config = make_config(pictures, **LINEAR)
 
     def stopped(self, step):
         if step == 3:
@@ -108,13 +116,39 @@ def test_a_run_stopped_in_the_middle_ends_in_the_same_bytes(
 
     with monkeypatch.context() as patch:
         patch.setattr(_Folder, "logs", stopped)
-        with pytest.raises(Preempted):
-            experiment.run(make_config(pictures), str(tmp_path / "run"))
-    assert not (tmp_path / "run" / pretrain.WEIGHTS).exists()
-    experiment.run(make_config(pictures), str(tmp_path / "run"))
-    for name in (pretrain.WEIGHTS, pretrain.CARD, "spd/metrics.jsonl", PROBES):
-        content = (tmp_path / "run" / name).read_bytes()
-        assert content == (whole[0] / name).read_bytes(), name
+        for stage in ("spd", "linear"):
+            with pytest.raises(Preempted, match=f"stage '{stage}' is saved"):
+                experiment.run(config, str(workdir))
+            assert not (workdir / pretrain.WEIGHTS).exists()
+    outcome = experiment.run(config, str(workdir))
+    assert outcome["probes"] == whole[1]["probes"]
+    curves = "spd/metrics.jsonl", "linear/metrics.jsonl"
+    for name in (pretrain.WEIGHTS, pretrain.CARD, *curves, PROBES):
+        assert (workdir / name).read_bytes() == (whole[0] / name).read_bytes(), name
+
+
+def test_given_weights_are_evaluated_on_a_validation_set(whole, pictures, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train").symlink_to(pictures)
+    for i in range(4):
+        runs.picture(tmp_path / f"data/val/plain/{i}.png", 300 + i)
+        runs.picture(tmp_path / f"data/val/square/{i}.png", 400 + i, bad=True)
+    fields = {"method.epochs": 0, "method.linear.optimiser": "sgd"}
+    config = make_config(tmp_path / "data", **fields)
+    config.backbone.weights = str(whole[0] / pretrain.WEIGHTS)
+    outcome = experiment.run(config, str(tmp_path / "run"))
+    pretrained = whole[1]["backbone"]
+    assert outcome["backbone"]["sha256"] == pretrained["sha256"]
+    assert outcome["backbone"]["steps"] == 0
+    # All 24 train, and none of them tests.
+    assert outcome["pictures"]["train"] == 24
+    assert outcome["pictures"]["validation"] == 8
+    before, after = outcome["probes"]["before"], outcome["probes"]["after"]
+    assert 8 * after.pop("top1_accuracy") in range(9)
+    assert before == after
+    lines = (tmp_path / "run/linear/metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 6 and not (tmp_path / "run/spd").exists()
+    assert "validation set, 8 pictures" in (tmp_path / "run/results.md").read_text()
 
 
 def test_any_other_run_takes_its_weights(whole):
@@ -175,6 +209,21 @@ def test_it_has_no_report_and_no_detector_in_memory(whole, pictures):
         ("simsiam", {"backbone.taps": ("layer1",)}, "backbone.taps"),
         ("simsiam", {"overlays": 2}, "overlays=2 must be left out"),
         ("supervised", {"dataset.path": "plain"}, "the corpus has no classes"),
+        (
+            "moco",
+            {"dataset.path": "plain", "method.linear.optimiser": "sgd"},
+            "linear.optimiser=sgd must be none: the corpus has no classes",
+        ),
+        (
+            "simsiam",
+            {"method.held_out": 0.0, "method.linear.optimiser": "sgd"},
+            "held_out=0 leaves no picture to test",
+        ),
+        (
+            "simsiam",
+            {"method.linear.optimiser": "lars", "method.linear.batch_size": 20},
+            "stage 'linear' trains on batches of 20 and what is not held out of",
+        ),
         ("supervised", {"method.classes": 7}, "classes=7 must be 0, or the 2 classes"),
         ("simsiam", {"method.batch_size": 20}, "batches of 20 and what is not held ou"),
         ("simsiam", {"method.held_out": 0.01}, "24 pictures holds out 0"),
