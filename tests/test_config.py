@@ -236,3 +236,13 @@ def test_tocoad_s_configs_have_the_map_chosen_on_poly(name):
     assert methods.idle(config) == []
     with pytest.raises(InputError, match="reading=D must be one of paper, map"):
         module.get_config("reading=D")
+
+
+def test_the_study_of_the_map_is_of_no_other_reading():
+    study = load(ROOT / "configs/ablations/tocoad_map.py")
+    for data in ("elpv", "btad"):
+        config = study.get_config(f"data={data}")
+        assert config.dataset.name == data
+        assert config.method.stages == ("dnp", "whitening")
+    with pytest.raises(InputError, match="argument reading has no effect on"):
+        study.get_config("reading=paper")

@@ -6,19 +6,22 @@ r"""ToCoAD: stages of a map on descriptors, beside no training (not in the paper
 chooses on ELPV poly; without `category` it reports on mono. Ten banks a run, since one
 decides half a point.
 
-Arguments: `data` (elpv by default), and those of configs/tocoad_<data>.py.
+Arguments: `data` (elpv by default), and those of configs/tocoad_<data>.py, less
+`reading`.
 """
 
 from jaxad import config as config_lib
+from jaxad.errors import InputError
 
 
 def get_config(arg=None):
     given = arg or ""
-    if "data=" not in given:
-        given = f"data=elpv,{given}"
-    if "reading" not in given:
-        given = f"{given},reading=map"
-    config = config_lib.study("tocoad", given)
+    if any(item.startswith("reading") for item in given.split(",")):
+        raise InputError(
+            "config argument reading has no effect on a study of reading=map; leave it "
+            "out"
+        )
+    config = config_lib.study("tocoad", f"data=elpv,{given},reading=map")
     config.bank_starts = 10
     return config
 
