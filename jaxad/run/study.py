@@ -5,6 +5,7 @@ that nobody else works on. A run that fails is recorded beside its folder, and t
 others go on.
 """
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -62,9 +63,19 @@ class Job:
         many = "seed" if len(self.seeds) == 1 else "seeds"
         return f"{self.row}, {many} {', '.join(map(str, self.seeds))}"
 
+    @contextlib.contextmanager
+    def tried(self) -> Iterator[bool]:
+        """Holds the locks of all seeds; gives whether they were to be had."""
+        with contextlib.ExitStack() as stack:
+            locked = (
+                stack.enter_context(locks.tried(self.place / str(seed)))
+                for seed in self.seeds
+            )
+            yield all(locked)
+
     @property
-    def lock(self) -> pathlib.Path:
-        return self.place / "-".join(map(str, self.seeds))
+    def is_locked(self) -> bool:
+        return any(locks.is_locked(self.place / str(seed)) for seed in self.seeds)
 
     @property
     def is_finished(self) -> bool:
@@ -324,7 +335,7 @@ def run(
     while pending:
         waits = True
         for job in list(pending):
-            with locks.tried(job.lock) as mine:
+            with job.tried() as mine:
                 if not mine:
                     continue
                 waits = False
@@ -419,5 +430,5 @@ def _left(all_of: Sequence[Job]) -> str | None:
     if not rest:
         return None
     seconds = sum(len(job.seeds) * means.get(job.row, other) for job in rest)
-    workers = max(1, sum(locks.is_locked(job.lock) for job in all_of))
+    workers = max(1, sum(job.is_locked for job in all_of))
     return f"about {in_words(seconds / workers)}"

@@ -55,7 +55,12 @@ def test_seeds_whose_heads_train_together_are_one_job(tmp_path):
         config.method.vectorize = 0
     (job,) = study.jobs(config, {"a": {}}, [0, 1, 2], tmp_path)
     assert job.seeds == [0, 1, 2] and job.name == "a, seeds 0, 1, 2"
-    assert job.lock.name == "0-1-2"
+    (other,) = study.jobs(config, {"a": {}}, [2, 3], tmp_path)
+    with job.tried() as mine:  # of a shell with other seeds it is the same run
+        assert mine and other.is_locked
+        with other.tried() as theirs:
+            assert not theirs
+    assert not (job.is_locked or other.is_locked)
 
 
 @pytest.mark.parametrize(
@@ -223,8 +228,8 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(tmp_path):
 def test_what_others_work_on_is_waited_for(tmp_path, monkeypatch):
     all_of, order = jobs(tmp_path, seeds=(0,)), []
     other = contextlib.ExitStack()
-    assert other.enter_context(locks.tried(all_of[0].lock))
-    assert locks.is_locked(all_of[0].lock)
+    assert other.enter_context(all_of[0].tried())
+    assert all_of[0].is_locked
 
     def finish(seconds):
         order.append("waits")
@@ -239,7 +244,7 @@ def test_what_others_work_on_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(study.time, "sleep", finish)
     failed = study.run(all_of, attempted, told=lambda line: None)
     assert order == ["b", "waits"] and failed == 1  # not tried again at once
-    assert not locks.is_locked(all_of[0].lock)
+    assert not all_of[0].is_locked
 
 
 def test_two_workers_do_no_run_twice(tmp_path):
