@@ -73,8 +73,6 @@ def _try(lock: pathlib.Path, stack: contextlib.ExitStack, place: str = "place") 
     with writing(lock.parent, place):
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = _opened(lock)
-    if file is None:
-        return False
     # Whoever had it may have removed it in between.
     if _taken(file) and _is(lock, file):
         stack.enter_context(file)
@@ -88,12 +86,11 @@ def _opened(lock: pathlib.Path):
     try:
         return open(lock, "w")
     except PermissionError:
-        if not lock.exists() and not os.access(lock.parent, os.W_OK):
-            raise
+        pass
     try:
         return open(lock)  # another user's: a lock needs no more
-    except FileNotFoundError:  # who has just let it go
-        return None
+    except FileNotFoundError:  # who has just let it go, or none can be made here
+        return open(lock, "w")
 
 
 def _remove(lock: pathlib.Path) -> None:

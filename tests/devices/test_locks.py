@@ -54,6 +54,18 @@ def test_a_lock_of_another_user_may_be_let_go_while_it_is_asked_for(
         assert asked == ["w", "r", "w"]
 
 
+def test_where_none_can_be_made_nobody_is_waited_for(tmp_path, monkeypatch):
+    def opened(path, mode="r"):
+        return denied() if mode == "w" else path.open(mode)
+
+    monkeypatch.setattr(locks, "open", opened, raising=False)
+    with (
+        pytest.raises(InputError, match="Permission denied"),
+        locks.locked(tmp_path / "bank", pytest.fail, "config.cache"),
+    ):
+        pass
+
+
 def test_where_no_lock_can_be_made_the_sentence_names_the_place(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "open", denied, raising=False)
     with pytest.raises(InputError, match=r"Permission denied.*another config\.cache"):
