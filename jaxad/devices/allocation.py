@@ -1,6 +1,7 @@
 """How a process keeps memory that its arrays no longer need."""
 
 import ctypes
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -29,6 +30,7 @@ def keep_freed() -> bool:
     chosen = any(name.startswith("MALLOC_") for name in os.environ)
     chosen |= "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
     elsewhere = any(importlib.util.find_spec(name) for name in _PLUGINS)
+    elsewhere |= bool(importlib.metadata.entry_points(group="jax_plugins"))
     if chosen or elsewhere or platform.libc_ver()[0] != "glibc":
         return False
     settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1))

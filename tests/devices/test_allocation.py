@@ -46,10 +46,17 @@ def keep_freed(**environment: str) -> tuple[str, int]:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is not glibc's")
 def test_memory_that_was_freed_is_kept_unless_the_user_or_a_plugin_decides(tmp_path):
     (tmp_path / "jax_plugins").mkdir()
-    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    told = tmp_path / "told" / "any-1.dist-info"  # a plugin by an entry point alone
+    told.mkdir(parents=True)
+    (told / "entry_points.txt").write_text("[jax_plugins]\nany = any\n")
+    path, entry = (
+        os.pathsep.join([str(place), *filter(None, sys.path)])
+        for place in (tmp_path, told.parent)
+    )
     assert keep_freed(MALLOC_ARENA_MAX="8")[0] == "False"
     assert keep_freed(GLIBC_TUNABLES="glibc.malloc.arena_max=8")[0] == "False"
     assert keep_freed(PYTHONPATH=path)[0] == "False"
+    assert keep_freed(PYTHONPATH=entry)[0] == "False"
     if not any(importlib.util.find_spec(name) for name in allocation._PLUGINS):
         kept, pages = keep_freed()
         assert kept == "True" and pages < 100  # of 16,384
