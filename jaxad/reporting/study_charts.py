@@ -99,7 +99,8 @@ def swept(study: Study) -> Swept | None:
         for name, found in differing
         if name != field
     }
-    for name in list(others):
+    # Those with most values first: they go by the others, and not the others by them.
+    for name in sorted(others, key=lambda name: -len(set(others[name]))):
         if _follows(others, name, values):
             del others[name]
     series: dict[str, dict[float, str]] = {}

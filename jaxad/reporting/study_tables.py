@@ -237,7 +237,8 @@ def _by_category(study: Study) -> str:
 def latex(study: Study) -> str:
     """`study.tex`: the means, and a table a metric with a column a category.
 
-    The best row is bold where the paired test says that it is better than every other.
+    The best row is bold where the paired test says that it is better than every other;
+    of probes none is, for which less may be better.
     """
     best = {
         metric: None if study.plain else study_results.best(study, metric)
@@ -250,11 +251,12 @@ def latex(study: Study) -> str:
         bold = categories is None and row == best[metric]
         return rf"\textbf{{{text}}}" if bold else text
 
-    said = "Mean over categories"
-    said += "." if study.plain else ", in per cent."
-    said += (
-        " Bold: better than every other row (paired t-test over runs, Holm, 5\\,\\%)."
-    )
+    said = "Mean over categories."
+    if not study.plain:
+        said = (
+            "Mean over categories, in per cent. Bold: better than every other row "
+            "(paired t-test over runs, Holm, 5\\,\\%)."
+        )
     tables = [
         _booktabs(
             study.metrics,

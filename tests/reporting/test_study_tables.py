@@ -241,6 +241,18 @@ def test_what_goes_with_the_swept_field_is_no_series_of_its_own():
     assert not study_charts._follows({"h": head}, "h", dim)
 
 
+def test_what_goes_with_all_else_leaves_the_others_their_series(tmp_path):
+    study = write(tmp_path, np.zeros((6, 1, 1, 1)), ratios=range(6))
+    for i, row in enumerate(study.rows):  # every target is another row's
+        fields = {"dim": i % 3, "head": "fg"[i // 3], "target": f"{i}th"}
+        results.write_json(tmp_path / row / "0" / "config.json", fields)
+    found = study_charts.swept(study)
+    assert found.field == "dim" and found.series == {
+        "head=f": {0: "r0", 1: "r1", 2: "r2"},
+        "head=g": {0: "r3", 1: "r4", 2: "r5"},
+    }
+
+
 def test_a_run_of_several_banks_has_their_mean(tmp_path):
     made.run(tmp_path)
     outcome = results.read_json(tmp_path / "results.json")
@@ -268,3 +280,4 @@ def test_probes_have_differences_but_no_ranks_and_no_images(tmp_path):
     # 0.1, 0.3 and 0.2 more: 0.2, less and plus 4.3027 x 0.1 / sqrt(3).
     assert "| r1 | cosine_to_negative | +0.2000 [-0.0484, +0.4484] | 3 seeds |" in text
     assert "## Ranks" not in text and "same test images" not in text
+    assert "Bold" not in study_tables.latex(study)
