@@ -41,6 +41,7 @@ def main() -> None:
     from jaxad.run import extend, identity, results
 
     workdir = _WORKDIR.value
+    finished = os.path.exists(os.path.join(workdir, "results.json"))
     command_line.use_compilation_cache(identity.stored(pathlib.Path(_BASE.value)))
     outcome = extend.run(
         _BASE.value,
@@ -49,6 +50,8 @@ def main() -> None:
         mode=_MODE.value,
         category=_CATEGORY.value,
     )
+    if finished:
+        print("This run is finished: nothing to do")
     pages.after(workdir)
     print(results.table(outcome), end="")
     print(f"Results: {os.path.join(workdir, 'results.json')}")
