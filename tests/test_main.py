@@ -203,7 +203,7 @@ def test_a_file_is_no_workdir(tmp_path):
 
 def test_a_damaged_config_json_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": ')
-    with pytest.raises(InputError, match="config.json is not valid JSON"):
+    with pytest.raises(InputError, match="config.json is not valid .* its folder"):
         identity.stored(tmp_path)
 
 

@@ -114,7 +114,7 @@ def read(folder: pathlib.Path) -> Study | None:
         finished = {
             int(path.parent.name): path
             for path in (folder / place).glob(f"*/{reading.RESULTS}")
-            if path.parent.name.isdecimal()
+            if path.parent.name.isdecimal() and (path.parent / reading.CONFIG).exists()
         }
         runs[row] = {seed: finished[seed].parent for seed in sorted(finished)}
         outcomes[row] = {s: results.read_json(finished[s]) for s in runs[row]}

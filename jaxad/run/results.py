@@ -71,8 +71,10 @@ def read_json(path: pathlib.Path) -> dict | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
+        # What a run's config.json says, that folder's own command alone knows.
+        what = "its folder" if path.name == "config.json" else "it"
         raise InputError(
-            f"{path} is not valid JSON; remove it to have it made again"
+            f"{path} is not valid JSON; remove {what} to have it made again"
         ) from None
 
 

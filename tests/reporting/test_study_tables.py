@@ -209,6 +209,12 @@ def test_tests_on_the_same_images(tmp_path):
     assert "No such test: visa_pixel_aupr." in study_tables.markdown(study, tests)
 
 
+def test_a_folder_that_has_lost_its_config_is_no_run(tmp_path):
+    write(tmp_path, TWO)
+    (tmp_path / "r1/0/config.json").unlink()
+    assert [*study_results.read(tmp_path).runs["r1"]] == [1]
+
+
 def test_the_field_that_is_swept(tmp_path):
     three = np.random.default_rng(0).random((3, 2, 2, 1))
     study = write(tmp_path, three)
