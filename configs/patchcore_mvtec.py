@@ -15,7 +15,9 @@ from jaxad import config as config_lib
 
 
 def get_config(arg=None):
-    args = config_lib.parse_arg(arg, runlocal=False, category="all")
+    args = config_lib.parse_arg(
+        arg, local=dict(category="bottle"), runlocal=False, category="all"
+    )
     config = config_lib.base()
     config.dataset.name = "mvtec_ad"
     config.dataset.category = args.category

@@ -16,7 +16,13 @@ from jaxad import config as config_lib
 
 def get_config(arg=None):
     args = config_lib.parse_arg(
-        arg, runlocal=False, category="all", protocol="1cls", shots=0, draw=0
+        arg,
+        local=dict(category="candle"),
+        runlocal=False,
+        category="all",
+        protocol="1cls",
+        shots=0,
+        draw=0,
     )
     config = config_lib.base()
     config.dataset.name = "visa"

@@ -17,7 +17,9 @@ from jaxad.methods import reconpatch_fields
 
 
 def get_config(arg=None):
-    args = config_lib.parse_arg(arg, runlocal=False, category="all")
+    args = config_lib.parse_arg(
+        arg, local=dict(category="01"), runlocal=False, category="all"
+    )
     config = config_lib.base()
     config.dataset.name = "btad"
     config.dataset.category = args.category

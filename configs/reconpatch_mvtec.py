@@ -23,6 +23,7 @@ RESIZE_TO = {224: 256, 320: 366, 480: 512}
 def get_config(arg=None):
     args = config_lib.parse_arg(
         arg,
+        local=dict(category="bottle"),
         runlocal=False,
         category="all",
         backbone="wide_resnet50_2",

@@ -21,7 +21,9 @@ RESIZE_TO = {320: 366, 480: 512}
 
 
 def get_config(arg=None):
-    args = config_lib.parse_arg(arg, runlocal=False, category="all", size=480)
+    args = config_lib.parse_arg(
+        arg, local=dict(category="bottle"), runlocal=False, category="all", size=480
+    )
     config_lib.choose("dataset.image_size", args.size, tuple(RESIZE_TO))
     config = config_lib.base()
     config.dataset.name = "mvtec_ad"

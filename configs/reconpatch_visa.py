@@ -15,7 +15,9 @@ from jaxad.methods import reconpatch_fields
 
 
 def get_config(arg=None):
-    args = config_lib.parse_arg(arg, runlocal=False, category="all", dim=512)
+    args = config_lib.parse_arg(
+        arg, local=dict(category="candle"), runlocal=False, category="all", dim=512
+    )
     config = config_lib.base()
     config.dataset.name = "visa"
     config.dataset.category = args.category

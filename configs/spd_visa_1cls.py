@@ -24,6 +24,7 @@ BACKBONES = {"padim": "resnet50", "patchcore": "wide_resnet50_2"}
 def get_config(arg=None):
     args = config_lib.parse_arg(
         arg,
+        local=dict(category="candle"),
         runlocal=False,
         detector="padim",
         weights="default",

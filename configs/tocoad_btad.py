@@ -19,7 +19,9 @@ from jaxad.methods import tocoad_fields
 
 
 def get_config(arg=None):
-    args = config_lib.parse_arg(arg, runlocal=False, category="all", reading="paper")
+    args = config_lib.parse_arg(
+        arg, local=dict(category="01"), runlocal=False, category="all", reading="paper"
+    )
     config = config_lib.base()
     config.dataset.name = "btad"
     config.dataset.category = args.category

@@ -45,7 +45,13 @@ NSA = {
 
 
 def get_config(arg=None):
-    args = config_lib.parse_arg(arg, runlocal=False, category="all", reading="paper")
+    args = config_lib.parse_arg(
+        arg,
+        local=dict(category="bottle"),
+        runlocal=False,
+        category="all",
+        reading="paper",
+    )
     config = config_lib.base()
     config.dataset.name = "mvtec_ad"
     config.dataset.category = args.category

@@ -22,7 +22,12 @@ from jaxad.methods import tocoad_fields
 
 def get_config(arg=None):
     args = config_lib.parse_arg(
-        arg, runlocal=False, category="all", reading="paper", protocol="1cls"
+        arg,
+        local=dict(category="candle"),
+        runlocal=False,
+        category="all",
+        reading="paper",
+        protocol="1cls",
     )
     config = config_lib.base()
     config.dataset.name = "visa"

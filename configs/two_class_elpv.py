@@ -23,6 +23,7 @@ from jaxad.methods import two_class_fields
 def get_config(arg=None):
     args = config_lib.parse_arg(
         arg,
+        local=dict(epochs=1, size=64),
         runlocal=False,
         category="mono",
         shots=0,
@@ -42,4 +43,4 @@ def get_config(arg=None):
         config, "classification", args.shots, args.draw, args.epochs
     )
     config.metrics = ("visa",)
-    return two_class_fields.runlocal(config) if args.runlocal else config
+    return config_lib.runlocal(config) if args.runlocal else config

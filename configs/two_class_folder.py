@@ -21,6 +21,7 @@ from jaxad.methods import two_class_fields
 def get_config(arg=None):
     args = config_lib.parse_arg(
         arg,
+        local=dict(epochs=1, size=64),
         runlocal=False,
         path="",
         task="classification",
@@ -44,4 +45,4 @@ def get_config(arg=None):
     if not args.shots:
         config.dataset.protocol = args.protocol
     config.metrics = ("visa",)
-    return two_class_fields.runlocal(config) if args.runlocal else config
+    return config_lib.runlocal(config) if args.runlocal else config

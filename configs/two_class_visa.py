@@ -28,7 +28,7 @@ from jaxad.methods import two_class_fields
 def get_config(arg=None):
     args = config_lib.parse_arg(
         arg,
-        local=dict(backbone="efficientnet_lite0"),
+        local=dict(category="candle", epochs=1, backbone="efficientnet_lite0", size=64),
         runlocal=False,
         task="classification",
         category="all",
@@ -50,4 +50,4 @@ def get_config(arg=None):
     )
     config.threshold.calibration = "none"
     config.metrics = ("visa",)
-    return two_class_fields.runlocal(config) if args.runlocal else config
+    return config_lib.runlocal(config) if args.runlocal else config

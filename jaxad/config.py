@@ -36,12 +36,6 @@ from jaxad.fields import choose as choose
 from jaxad.fields import require as require
 
 _STUDIED = ("mvtec", "visa", "btad", "elpv")
-_RUNLOCAL_CATEGORY = {
-    "elpv": "mono",
-    "mvtec_ad": "bottle",
-    "visa": "candle",
-    "btad": "01",
-}
 
 # Ours, as installed with the package or beside it in a clone.
 _PACKAGED = pathlib.Path(__file__).parent / "configs"
@@ -139,12 +133,9 @@ def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Shrinks a run to a few images, and the same code paths: seconds on a laptop, with
     large backbones minutes.
 
-    Of all categories of a public data set one is left.
+    What can be given as an argument is left to `parse_arg`, or it would be overruled.
     """
     config.dataset.limit = 24
-    if config.dataset.category == "all":
-        name = config.dataset.name
-        config.dataset.category = _RUNLOCAL_CATEGORY.get(name, "all")
     config.overlays = 1
     return config
 
@@ -158,7 +149,8 @@ def parse_arg(
 
     Args:
       arg: None is none.
-      local: with `runlocal`, what arguments are that were not given.
+      local: with `runlocal`, what arguments are that were not given, such as one
+        category in place of all.
       **defaults: the arguments.
 
     Raises:

@@ -236,11 +236,9 @@ def fields(base: str = "simsiam") -> ml_collections.ConfigDict:
 
 def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Shrinks a run to seconds: few small images, few steps, the same code paths."""
-    overlays, category = config.overlays, config.dataset.category
+    overlays = config.overlays
     config = config_lib.runlocal(config)
     config.overlays = overlays  # which no such run draws
-    if config.method.base == "supervised":
-        config.dataset.category = category  # all of which are the classes
     config.dataset.update(image_size=(32, 32), resize="resize", resize_to=0)
     config.method.update(batch_size=8, epochs=2, view_size=(0, 0), collapsed=0.0)
     config.method.linear.update(batch_size=8, epochs=2)

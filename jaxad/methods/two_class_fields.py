@@ -117,14 +117,6 @@ def configured(
     return config
 
 
-def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Few small images, few steps, the same code paths: a minute on a laptop."""
-    config = config_lib.runlocal(config)
-    config.dataset.update(image_size=(64, 64), resize="resize", resize_to=0)
-    config.method.epochs = 1
-    return config
-
-
 def check(config) -> None:
     """Raises InputError, naming the field, for what cannot work."""
     options, detector = config.method, config.detector
