@@ -1,5 +1,6 @@
 """Several processes are one run, in success and in failure."""
 
+import json
 import pathlib
 import re
 import signal
@@ -11,10 +12,12 @@ import jax
 import numpy as np
 import pytest
 import runs
+from safetensors.numpy import load_file
 
+from configs import spd_folder
 from jaxad.devices import launch
 from jaxad.errors import InputError, Preempted
-from jaxad.run import experiment
+from jaxad.run import experiment, pretrain
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -93,6 +96,69 @@ def test_two_processes_with_a_budget_a_cache_and_neighbours(things, together, tm
     assert codes == [0, 0], errors
     runs.assert_same(tmp_path / "two", tmp_path / "one")
     assert len(list((tmp_path / "decoded").iterdir())) == 2  # train and test
+
+
+PRETRAIN = """
+    import runpy
+    import pytest, runs
+    with pytest.MonkeyPatch.context() as patch:
+        runs.plain_views(patch)
+        patch.setattr("jaxad.probes.linear_accuracy", lambda *given: 0.5)
+        runpy.run_module("jaxad.main", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_two_processes_pre_train_what_one_does(together, tmp_path, monkeypatch):
+    """MoCo's queue, its shuffled groups, probes and the linear evaluation; but for the
+    order of sums, which are over the same eight devices either way."""
+    for i in range(8):
+        for split, first in (("train", 0), ("val", 50)):
+            for kind in ("plain", "square"):
+                path = tmp_path / "data" / split / kind / f"{i}.png"
+                runs.picture(path, first + i, bad=kind == "square")
+    fields = {
+        "backbone.name": "plugins.levels",
+        "batch_size": 1,
+        "compilation_cache": "",
+        "train.log_every": 1,
+        "train.save_every": 2,
+        "method.level": "layer2",
+        "method.learning_rate": 0.001,
+        "method.linear.optimiser": "sgd",
+        "method.linear.learning_rate": 30.0,
+    }
+    runs.plain_views(monkeypatch)
+    monkeypatch.setattr("jaxad.probes.linear_accuracy", lambda *given: 0.5)
+    argument = f"path={tmp_path / 'data'},base=moco,eta=0,runlocal"
+    config = spd_folder.get_config(argument)
+    config.update_from_flattened_dict(fields)
+    one = experiment.run(config, str(tmp_path / "one"))
+    codes, errors = together(
+        PRETRAIN,
+        *("--config", f"configs/spd_folder.py:{argument}"),
+        *("--workdir", str(tmp_path / "two")),
+        *(f"--config.{name}={value}" for name, value in fields.items()),
+    )
+    assert codes == [0, 0], errors
+    two = json.loads((tmp_path / "two/results.json").read_text())
+    assert one["pictures"] == two["pictures"] and two["pictures"]["validation"] == 16
+    for when in ("before", "after"):
+        found, want = two["probes"][when], one["probes"][when]
+        assert found.keys() == want.keys()
+        np.testing.assert_allclose([*found.values()], [*want.values()], rtol=1e-3)
+    for name in ("spd", "spd/probes", "linear"):
+        here, there = (
+            [
+                [*json.loads(line).values()]
+                for line in (run / name / "metrics.jsonl").read_text().splitlines()
+            ]
+            for run in (tmp_path / "one", tmp_path / "two")
+        )
+        assert len(here) == (1 if name == "spd/probes" else 4)
+        np.testing.assert_allclose(there, here, rtol=1e-3, atol=1e-5)
+    weights = [load_file(tmp_path / run / pretrain.WEIGHTS) for run in ("one", "two")]
+    for name, x in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], x, rtol=1e-4, atol=1e-6)
 
 
 TRAIN = """
