@@ -6,6 +6,11 @@ Scores of two detectors are drawn from Gaussians: normal images around 0, anomal
 around 1 and 1.3, what an image gets from both with a correlation of 0.6. AUROCs of such
 scores are known; the truth of the other metrics is that of a million images. An
 interval of 95 % should hold it in 95 of 100 draws.
+
+Pixel metrics are those of maps of 16 x 16 pixels, rounded to tenths. A pixel gets what
+its image gets, as above, and as much noise of its own; a defect, a rectangle of 2 to 6
+pixels a side, stands 2 and 2.3 above that. AUROC is known here as well; the truth of
+the others is the mean of 20 sets of 20,000 images.
 """
 
 import argparse
@@ -22,14 +27,39 @@ from jaxad import resampled, statistics  # noqa: E402
 
 SHIFTS, CORRELATION = (1.0, 1.3), 0.6
 METRICS = ("image_ap", "image_f1_max")
+PIXEL_SHIFTS, SIDE = (2.0, 2.3), 16
+PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro_0.3")
+SETS, IMAGES = 20, 20_000
+
+
+def noise(random, *shape: int) -> np.ndarray:
+    """Of both detectors, [2, ...]."""
+    first, own = random.normal(size=(2, *shape))
+    return np.stack([first, CORRELATION * first + (1 - CORRELATION**2) ** 0.5 * own])
 
 
 def draw(random, normal: int, anomalous: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores of both detectors [2, n], and labels [n]."""
     labels = np.repeat([0, 1], [normal, anomalous])
-    noise = random.normal(size=(2, labels.size))
-    noise[1] = CORRELATION * noise[0] + (1 - CORRELATION**2) ** 0.5 * noise[1]
-    return noise + np.array(SHIFTS)[:, None] * labels, labels
+    return noise(random, labels.size) + np.multiply.outer(SHIFTS, labels), labels
+
+
+def draw_pixels(random, normal: int, anomalous: int) -> list[resampled.PixelCounts]:
+    """What the maps of both detectors have of each image."""
+    n, at = normal + anomalous, np.arange(SIDE)
+    sides = random.integers(2, 7, (n, 2))
+    starts = random.integers(0, SIDE - sides + 1)
+    inside = (starts[..., None] <= at) & (at < (starts + sides)[..., None])
+    masks = inside[:, 0, :, None] & inside[:, 1, None, :]
+    masks[:normal] = False
+    maps = noise(random, n, 1, 1) + noise(random, n, SIDE, SIDE)
+    maps = np.round(maps + np.multiply.outer(PIXEL_SHIFTS, masks), 1)
+    found = []
+    for of_detector in maps.astype(np.float32):
+        found.append(resampled.PixelCounts())
+        for i, (one, mask) in enumerate(zip(of_detector, masks, strict=True)):
+            found[-1].add(i, one, mask)
+    return found
 
 
 def intervals(random, arguments) -> Iterator[tuple[str, float, float]]:
@@ -52,6 +82,16 @@ def intervals(random, arguments) -> Iterator[tuple[str, float, float]]:
     for name in METRICS:
         low, high = drawn[name].low, drawn[name].high
         yield f"difference of {name}, bootstrap", low, high
+    pixels = draw_pixels(random, arguments.normal, arguments.anomalous)
+    drawn = statistics.bootstrap_differences(
+        *(one.metrics() for one in pixels),
+        labels,
+        replicates=arguments.replicates,
+        seed=int(random.integers(1 << 31)),
+    )
+    for name in PIXEL_METRICS:
+        low, high = drawn[name].low, drawn[name].high
+        yield f"difference of {name}, bootstrap", low, high
 
 
 def main() -> None:
@@ -60,7 +100,7 @@ def main() -> None:
     parser.add_argument("--normal", type=int, default=60)
     parser.add_argument("--anomalous", type=int, default=60)
     parser.add_argument("--runs", type=int, default=4)
-    parser.add_argument("--replicates", type=int, default=500)
+    parser.add_argument("--replicates", type=int, default=statistics.REPLICATES)
     arguments = parser.parse_args()
     random = np.random.default_rng(0)
     areas = scipy.stats.norm.cdf(np.array(SHIFTS) / 2**0.5)
@@ -71,6 +111,13 @@ def main() -> None:
     everything = np.ones((1, labels.size))
     one, other = (resampled.of_images(x, labels)(everything) for x in scores)
     truths += [float(other[name][0] - one[name][0]) for name in METRICS]
+    many = int(IMAGES * share), int(IMAGES * (1 - share))
+    found, everything = [], np.ones((1, sum(many)))
+    for _ in range(SETS):
+        one, other = (x.metrics()(everything) for x in draw_pixels(random, *many))
+        found.append([float(other[name][0] - one[name][0]) for name in PIXEL_METRICS])
+    areas = scipy.stats.norm.cdf(np.array(PIXEL_SHIFTS) / 2)
+    truths += [areas[1] - areas[0], *np.mean(found, axis=0)[1:]]
     held: dict[str, list[bool]] = {}
     for _ in range(arguments.draws):
         found = intervals(random, arguments)

@@ -5,11 +5,13 @@ r"""An ablation study: the runs that a config's `sweep(add)` names, and their ta
 
 `add(name, {"method.dim": 64, ...})` names a row and the fields that make it; all else
 is `get_config()` and the command's `--config.field=value`; a `sweep(add, arg)` also
-gets the argument of `--config FILE:arg`, None without one. Every row and seed is a run
-of its own below `--workdir`, so a study that was interrupted goes on, and a row added
-later is all that is run. The same command in several shells, or on several hosts with
-one file system, shares the runs among them: each takes what nobody else works on. Of a
-row that takes few shots (`config.dataset.shots`) every seed has the draw of its number.
+gets the argument of `--config FILE:arg`, None without one. A third argument of `add` is
+the row that this one is compared with. Every row and seed is a run of its own below
+`--workdir`, so a study that was interrupted goes on, and a row added later is all that
+is run. The same command in several shells, or on several hosts with one file system,
+shares the runs among them: each takes what nobody else works on. Of a row that takes
+few shots (`config.dataset.shots`) every seed has the draw of its number, or all of
+`--draws`. `{seed}` in `config.backbone.weights` is the run's seed.
 
 A run that fails is told of, and recorded beside its folder; the others go on, and the
 exit status is 1. The same command tries it again.
@@ -23,7 +25,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxad import command_line
-from jaxad.errors import InputError
+from jaxad.errors import InputError, did_you_mean
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -35,52 +37,79 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the study; by default runs/ and the config's name."
 )
 _SEEDS = flags.DEFINE_list("seeds", None, "Seeds of every row; by default config.seed.")
+_DRAWS = flags.DEFINE_list(
+    "draws",
+    None,
+    "Of rows that take few shots, each with every seed; by default the seed's number.",
+)
 _BASELINE = flags.DEFINE_string(
-    "baseline", None, "The row that others are compared with; by default the first."
+    "baseline",
+    None,
+    "The row that others are compared with; by default what the sweep says, or the "
+    "first.",
 )
 _JOIN = command_line.define_processes()
 
 
-def rows(path: str, arg: str | None = None) -> dict[str, dict]:
-    """Name -> fields of every row that the file's `sweep` adds.
+def rows(path: str, arg: str | None = None) -> tuple[dict[str, dict], dict[str, str]]:
+    """What the file's `sweep` adds.
 
     Args:
       path: of the file.
       arg: what its `get_config` is given.
 
+    Returns:
+      (row -> its fields, row -> the one that it is compared with, if it names one).
+
     Raises:
-      InputError: the file has no sweep, or names a row twice.
+      InputError: the file has no sweep, names a row twice, or compares with none.
     """
     module = runpy.run_path(path)
     if "sweep" not in module:
         raise InputError(f"{path} has no sweep(add); run it with python -m jaxad.main")
     added: dict[str, dict] = {}
+    baselines: dict[str, str] = {}
 
-    def add(name: str, fields: dict) -> None:
+    def add(name: str, fields: dict, baseline: str | None = None) -> None:
         if name in added:
             raise InputError(f"{path}: sweep adds the row {name!r} twice")
         added[name] = fields
+        if baseline is not None:
+            baselines[name] = baseline
 
     wants_arg = len(inspect.signature(module["sweep"]).parameters) > 1
     module["sweep"](add, *((arg,) if wants_arg else ()))
-    return added
+    for name, baseline in baselines.items():
+        if baseline not in added or baseline == name:
+            raise InputError(
+                f"{path}: sweep compares the row {name!r} with {baseline!r}, which is "
+                f"no other row{did_you_mean(baseline, added)}"
+            )
+    return added, baselines
+
+
+def _numbers(flag: str, given: list[str]) -> list[int]:
+    said = f"--{flag}={','.join(given)}"
+    if not all(number.isdecimal() for number in given):
+        raise InputError(f"{said} must be numbers of 0 or more")
+    if len({*map(int, given)}) < len(given):
+        raise InputError(f"{said} names one twice")
+    return [*map(int, given)]
 
 
 def main() -> int:
     config, workdir = _CONFIG.value, command_line.workdir(_WORKDIR.value)
     path = config_flags.get_config_filename(flags.FLAGS["config"])
-    try:
-        seeds = [int(seed) for seed in _SEEDS.value or [config.seed]]
-    except ValueError:
-        raise InputError(f"--seeds={','.join(_SEEDS.value)} must be numbers") from None
-    if len(set(seeds)) < len(seeds):
-        raise InputError(f"--seeds={','.join(_SEEDS.value)} names one twice")
+    seeds = _numbers("seeds", _SEEDS.value or [str(config.seed)])
+    draws = _numbers("draws", _DRAWS.value or [])
     path, _, arg = path.partition(":")
-    added = rows(path, arg or None)
+    added, baselines = rows(path, arg or None)
     differ = {field for row in added.values() for field in row}
     if not pathlib.Path(workdir).exists():
         if "backbone.weights" not in differ:
-            command_line.require_weights(config.backbone.weights)
+            for seed in seeds:
+                weights = config.backbone.weights.replace("{seed}", str(seed))
+                command_line.require_weights(weights)
         if not any(field.startswith("dataset.") for field in differ):
             command_line.look_for_data(config)
     from jaxad.devices import processes
@@ -93,7 +122,7 @@ def main() -> int:
 
         file, defaults = command_line.config_file()
         folder, first = pathlib.Path(workdir), processes.first()
-        jobs = study.jobs(config, added, seeds, folder)
+        jobs = study.jobs(config, added, seeds, folder, draws)
 
         def told(line: str) -> None:
             if first:
@@ -114,7 +143,7 @@ def main() -> int:
             if first:
                 pages.study_so_far(folder)
 
-        study.begin(jobs, folder, _BASELINE.value)
+        study.begin(jobs, folder, _BASELINE.value, baselines)
         told(f"Workdir: {workdir}")
 
         def seconds(config) -> float:

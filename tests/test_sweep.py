@@ -17,7 +17,7 @@ def test_rows_in_the_order_of_the_file(tmp_path):
         "    for s in (3, 5):\n"
         "        add(f's={s}', {'patches.neighbourhood': s})\n",
     )
-    assert list(sweep.rows(path).items()) == [
+    assert list(sweep.rows(path)[0].items()) == [
         ("s=3", {"patches.neighbourhood": 3}),
         ("s=5", {"patches.neighbourhood": 5}),
     ]
@@ -34,10 +34,17 @@ def test_a_row_named_twice(tmp_path):
         sweep.rows(study(tmp_path, body))
 
 
+def test_a_row_may_be_compared_with_its_own(tmp_path):
+    body = "def sweep(add):\n    add('a', {})\n    add('b', {}, 'a')\n"
+    assert sweep.rows(study(tmp_path, body))[1] == {"b": "a"}
+    with pytest.raises(InputError, match="compares the row 'b' with 'A', which is no"):
+        sweep.rows(study(tmp_path, body.replace("{}, 'a'", "{}, 'A'")))
+
+
 def test_a_sweep_may_go_by_the_argument_of_the_config(tmp_path):
     path = study(tmp_path, "def sweep(add, arg):\n    add(f'<{arg}>', {})\n")
-    assert list(sweep.rows(path, "a=1")) == ["<a=1>"]
-    assert list(sweep.rows(path)) == ["<None>"]
+    assert list(sweep.rows(path, "a=1")[0]) == ["<a=1>"]
+    assert list(sweep.rows(path)[0]) == ["<None>"]
 
 
 FAILS = """

@@ -21,5 +21,5 @@ def get_config(arg=None):
 
 def sweep(add):
     for name in ("resnet50", "wide_resnet50_2"):
-        for eta, term in ((0.0, ""), (0.1, " + SPD")):
-            add(f"{name}{term}", {"backbone.name": name, "method.eta": eta})
+        add(name, {"backbone.name": name, "method.eta": 0.0})
+        add(f"{name} + SPD", {"backbone.name": name, "method.eta": 0.1}, name)

@@ -23,6 +23,6 @@ def get_config(arg=None):
 def sweep(add, arg=None):
     start = get_config(arg)
     for base in spd_fields.BASES:
-        for eta, name in ((0.0, base), (0.1, f"{base} + SPD")):
+        for eta, name, baseline in ((0.0, base, None), (0.1, f"{base} + SPD", base)):
             row = get_config(f"{arg or ''},base={base},eta={eta}")
-            add(name, config_lib.changes(start, row))
+            add(name, config_lib.changes(start, row), baseline)

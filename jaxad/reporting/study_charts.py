@@ -23,7 +23,8 @@ def scale(study: Study) -> float:
 
 
 def dots(study: Study, metric: str) -> dict[str, Any] | None:
-    """A line a row: a dot for every seed, or every bank of one seed, and their mean.
+    """A line a row: a dot for every seed, of one seed every draw or bank, and their
+    mean.
 
     None where a row has no such number.
     """
@@ -33,7 +34,7 @@ def dots(study: Study, metric: str) -> dict[str, Any] | None:
         if not values:
             return None
         unit = study_results.unit_of(values)
-        over = unit if unit in ("seed", "bank") else "seed"
+        over = unit if unit in ("draw", "bank") else "seed"
         found = study_results.averaged(values, over).values()
         rows.append((row, [scale(study) * value for value in found]))
     axes = charts.Axes(

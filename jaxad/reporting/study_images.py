@@ -1,4 +1,4 @@
-"""Rows of a study against its baseline on the same test images.
+"""Rows of a study against their baseline on the same test images.
 
 Runs of one seed that scored the same images of a category differ by what detector they
 are, and by chance in which images there are. AUROC has DeLong's test, every other
@@ -19,6 +19,7 @@ from jaxad.errors import InputError
 from jaxad.reporting import reading
 from jaxad.reporting.study_results import Study
 from jaxad.run import results
+from jaxad.run.study import Repeat
 from jaxad.statistics import Difference
 
 DELONG, BOOTSTRAP = "DeLong", "paired bootstrap"
@@ -26,10 +27,10 @@ DELONG, BOOTSTRAP = "DeLong", "paired bootstrap"
 
 @dataclasses.dataclass(frozen=True)
 class Test:
-    """A row against the baseline, on one category with one seed.
+    """A row against its baseline, on one category with one seed.
 
     Attributes:
-      row, seed, category, metric: of what.
+      row, baseline, repeat, category, metric: of what; the seed, and the draw.
       kind: of the test.
       difference: the row less the baseline.
       adjusted: its p-value with Holm's adjustment over the rows of this category, seed
@@ -37,7 +38,8 @@ class Test:
     """
 
     row: str
-    seed: int
+    baseline: str
+    repeat: Repeat
     category: str
     metric: str
     kind: str
@@ -64,19 +66,23 @@ class Scored:
 
 
 def tests(study: Study) -> list[Test]:
-    """Every test that runs with the baseline's seeds allow."""
-    found = []
-    for seed, base in study.runs[study.baseline].items():
-        for category in study.outcomes[study.baseline][seed].get("categories", ()):
-            one, family = _scored(base / category), []
-            for row in study.rows:
-                if row != study.baseline and seed in study.runs[row]:
-                    other = _scored(study.runs[row][seed] / category)
-                    family += [
-                        Test(row, seed, category, metric, kind, difference)
-                        for metric, kind, difference in _tests(one, other)
-                        if metric in {*results.COLUMNS, *study.metrics}
-                    ]
+    """Every test that runs with the baselines' seeds allow."""
+    found, rows = [], {*study.compared, *study.compared.values()}
+    for repeat in dict.fromkeys(x for runs in study.runs.values() for x in runs):
+        for category in study.categories():
+            scored = {
+                row: _scored(runs[repeat] / category)
+                for row, runs in study.runs.items()
+                if row in rows and repeat in runs
+            }
+            family = [
+                Test(row, baseline, repeat, category, metric, kind, difference)
+                for row, baseline in study.compared.items()
+                for metric, kind, difference in _tests(
+                    scored.get(baseline), scored.get(row)
+                )
+                if metric in {*results.COLUMNS, *study.metrics}
+            ]
             found += _adjusted(family)
     return found
 
@@ -128,19 +134,20 @@ def _adjusted(family: list[Test]) -> list[Test]:
     return found
 
 
-def write(folder: pathlib.Path, found: list[Test], baseline: str) -> None:
+def write(folder: pathlib.Path, found: list[Test]) -> None:
     """`study_tests.csv`: every test, one a line."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        ("row", "baseline", "seed", "category", "metric", "test", "difference")
+        ("row", "baseline", "seed", "draw", "category", "metric", "test", "difference")
         + ("low", "high", "p_value", "p_value_holm")
     )
     for test in found:
         by = test.difference
         numbers = (by.value, by.low, by.high, by.p_value, test.adjusted)
         writer.writerow(
-            (test.row, baseline, test.seed, test.category, test.metric, test.kind)
+            (test.row, test.baseline, *test.repeat, test.category, test.metric)
+            + (test.kind,)
             + tuple(f"{x:.9g}" for x in numbers)
         )
     results.write_text(folder / "study_tests.csv", out.getvalue())

@@ -39,17 +39,17 @@ def context(
                     metric: study_tables.shown(study, one) if one else "–"
                     for metric, one in cells.items()
                 },
-                "banks": {
-                    metric: study_tables.number(study, one.banks)
+                "within": {
+                    metric: study_tables.number(study, one.within)
                     for metric, one in cells.items()
-                    if one and one.banks is not None
+                    if one and one.within is not None
                 },
                 "links": [
-                    (str(seed), gallery.address(run / reading.REPORT, page))
-                    for seed, run in runs.items()
+                    (str(repeat), gallery.address(run / reading.REPORT, page))
+                    for repeat, run in runs.items()
                     if (run / reading.REPORT).exists()
                 ],
-                "seeds": len(runs),
+                "runs": len(runs),
             }
         )
     firsts = [reading.run(next(iter(study.runs[row].values()))) for row in study.rows]
@@ -58,14 +58,16 @@ def context(
         "folder": study.folder,
         "columns": study.metrics,
         "table": table,
-        "has_banks": {m for row in table for m in row["banks"]},
+        "has_within": {m for row in table for m in row["within"]},
+        "inner": study.inner,
+        "inner_words": study_tables.INNER[study.inner],
         "failed": [
-            (row, seed, why.splitlines()[0] if why else "")
-            for row, seeds in study.failed.items()
-            for seed, why in seeds.items()
+            (row, repeat, why.splitlines()[0] if why else "")
+            for row, runs in study.failed.items()
+            for repeat, why in runs.items()
         ],
         "charts": charts(study),
-        "baseline": study.baseline,
+        "baseline": study_tables.baseline(study),
         "against": _against(study),
         "tests": [test for test in tests if test.adjusted < 1 - LEVEL],
         "count": len(tests),
@@ -94,17 +96,15 @@ def charts(study: Study) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def _against(study: Study) -> list[dict[str, Any]]:
-    """Each row against the baseline, a difference a metric."""
-    if study.baseline not in study.rows:
-        return []
+    """Each row against its baseline, a difference a metric."""
+    several = len(set(study.compared.values())) > 1
     return [
         {
-            "name": row,
+            "name": f"{row} against {other}" if several else row,
             "found": {
-                metric: study_results.against(study, metric, study.baseline, row)
+                metric: study_results.against(study, metric, other, row)
                 for metric in study.metrics
             },
         }
-        for row in study.rows
-        if row != study.baseline
+        for row, other in study.compared.items()
     ]

@@ -1,9 +1,10 @@
 """What the runs of a study have found: numbers by row, seed, category and bank.
 
-Runs are repeated in up to three ways. What they vary in is averaged in this order:
-banks (starts of the coreset) within a seed, categories within a seed, then seeds. The
-categories are what the study is of, and no sample; so an interval is over seeds where
-there are two or more, else over banks, and else over categories.
+Runs are repeated in up to four ways. What they vary in is averaged in this order:
+banks (starts of the coreset) and draws of few shots within a seed, categories within a
+seed, then seeds. The categories are what the study is of, and no sample; so an interval
+is over seeds where there are two or more, else over draws or banks, and else over
+categories.
 """
 
 import csv
@@ -18,12 +19,13 @@ from jaxad import statistics
 from jaxad.errors import InputError
 from jaxad.reporting import reading
 from jaxad.run import results, study
+from jaxad.run.study import Repeat
 from jaxad.statistics import Difference, Mean
 from tfds_builders.published import GROUPS
 
-Key = tuple[int, str, int]  # seed, category, bank
-UNITS = ("seed", "bank", "category")
-_PLACES = dict(zip(UNITS, (0, 2, 1), strict=True))
+Key = tuple[int, str, int | None, int]  # seed, category, draw, bank
+UNITS = ("seed", "draw", "bank", "category")
+_PLACES = dict(zip(UNITS, (0, 2, 3, 1), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,19 +34,19 @@ class Study:
 
     Attributes:
       folder: its own.
-      runs: row -> seed -> the folder of a finished run.
-      outcomes: row -> seed -> what its `results.json` holds.
-      failed: row -> seed -> why, in one line.
-      baseline: the row that the others are compared with.
+      runs: row -> seed, and draw -> the folder of a finished run.
+      outcomes: likewise, what its `results.json` holds.
+      failed: likewise, why, in one line.
+      baselines: row -> the one that it is compared with.
       metrics: those that some run has.
       plain: whether they are shown as they are, and not in per cent: probes.
     """
 
     folder: pathlib.Path
-    runs: dict[str, dict[int, pathlib.Path]]
-    outcomes: dict[str, dict[int, dict]]
-    failed: dict[str, dict[int, str]]
-    baseline: str
+    runs: dict[str, dict[Repeat, pathlib.Path]]
+    outcomes: dict[str, dict[Repeat, dict]]
+    failed: dict[str, dict[Repeat, str]]
+    baselines: dict[str, str]
     metrics: list[str]
     plain: bool
 
@@ -55,17 +57,29 @@ class Study:
     @property
     def rows(self) -> list[str]:
         """Those with a finished run."""
-        return [row for row, seeds in self.outcomes.items() if seeds]
+        return [row for row, runs in self.outcomes.items() if runs]
+
+    @property
+    def inner(self) -> str:
+        """What varies within a seed: draws, where runs have several, else banks."""
+        runs = [repeat for found in self.runs.values() for repeat in found]
+        return "bank" if all(draw is None for _, draw in runs) else "draw"
+
+    @property
+    def compared(self) -> dict[str, str]:
+        """The rows with a finished run, as their baseline has one -> the baseline."""
+        found, rows = self.baselines, self.rows
+        return {row: found[row] for row in rows if found.get(row) in rows}
 
     def values(self, row: str, metric: str) -> dict[Key, float]:
-        """Of every seed, category and bank; nothing where one is undefined."""
+        """Of every seed, category, draw and bank; nothing where one is undefined."""
         found: dict[Key, float | None] = {}
-        for seed, outcome in self.outcomes[row].items():
+        for (seed, draw), outcome in self.outcomes[row].items():
             for category, one in _categories(outcome).items():
                 banks = one.get("banks")
                 many = banks["metrics"].get(metric) if banks else None
                 for bank, value in enumerate(many or [one.get(metric)]):
-                    found[seed, category, bank] = value
+                    found[seed, category, draw, bank] = value
         return {} if None in found.values() else found
 
     def categories(self) -> list[str]:
@@ -73,8 +87,8 @@ class Study:
         return list(
             dict.fromkeys(
                 category
-                for seeds in self.outcomes.values()
-                for outcome in seeds.values()
+                for runs in self.outcomes.values()
+                for outcome in runs.values()
                 for category in _categories(outcome)
             )
         )
@@ -107,22 +121,20 @@ def read(folder: pathlib.Path) -> Study | None:
     written = results.read_json(folder / study.PLAN)
     if written is None:
         return None
-    runs: dict[str, dict[int, pathlib.Path]] = {}
-    outcomes: dict[str, dict[int, dict]] = {}
-    failed: dict[str, dict[int, str]] = {}
+    runs: dict[str, dict[Repeat, pathlib.Path]] = {}
+    outcomes: dict[str, dict[Repeat, dict]] = {}
+    failed: dict[str, dict[Repeat, str]] = {}
     for row, place in written["rows"].items():
-        finished = {
-            int(path.parent.name): path
-            for path in (folder / place).glob(f"*/{reading.RESULTS}")
-            if path.parent.name.isdecimal() and (path.parent / reading.CONFIG).exists()
+        finished = _repeats(folder / place, f"/{reading.RESULTS}")
+        runs[row] = {
+            repeat: path.parent
+            for repeat, path in finished.items()
+            if path.with_name(reading.CONFIG).exists()
         }
-        runs[row] = {seed: finished[seed].parent for seed in sorted(finished)}
-        outcomes[row] = {s: results.read_json(finished[s]) for s in runs[row]}
-        failed[row] = {
-            int(path.name.removesuffix(study.FAILED)): path.read_text("utf-8")
-            for path in sorted((folder / place).glob(f"*{study.FAILED}"))
-        }
-    every = [outcome for seeds in outcomes.values() for outcome in seeds.values()]
+        outcomes[row] = {x: results.read_json(finished[x]) for x in runs[row]}
+        failures = _repeats(folder / place, study.FAILED)
+        failed[row] = {x: path.read_text("utf-8") for x, path in failures.items()}
+    every = [outcome for found in outcomes.values() for outcome in found.values()]
     plain = any("probes" in outcome for outcome in every)
     names = dict.fromkeys(results.COLUMNS)
     if plain:
@@ -137,13 +149,27 @@ def read(folder: pathlib.Path) -> Study | None:
             for one in _categories(outcome).values()
         )
     ]
-    return Study(folder, runs, outcomes, failed, written["baseline"], metrics, plain)
+    baselines = written.get("baselines")
+    if baselines is None:  # of before rows had their own
+        baselines = dict.fromkeys(written["rows"], written["baseline"])
+        del baselines[written["baseline"]]
+    return Study(folder, runs, outcomes, failed, baselines, metrics, plain)
+
+
+def _repeats(row: pathlib.Path, suffix: str) -> dict[Repeat, pathlib.Path]:
+    """Files `<seed><suffix>` of a row, in the order of the seeds and draws."""
+    found = {
+        Repeat.of_folder(str(path.relative_to(row)).removesuffix(suffix)): path
+        for path in row.glob(f"*{suffix}")
+    }
+    found.pop(None, None)
+    return dict(sorted(found.items(), key=lambda one: (one[0].seed, one[0].draw or 0)))
 
 
 def averaged(values: dict[Key, float], over: str) -> dict[int | str, float]:
-    """Means of each seed, bank or category, over all that else varies.
+    """Means of each seed, draw, bank or category, over all that else varies.
 
-    Banks of a category are averaged first, and every category weighs the same.
+    Those of a seed and category are averaged first, and every category weighs the same.
     """
     place = _PLACES[over]
     groups: dict[int | str, dict[tuple, list[float]]] = {}
@@ -168,15 +194,15 @@ class Cell:
     """A metric of a row.
 
     Attributes:
-      mean: over seeds, of means over categories and banks; with its interval.
+      mean: over seeds, of means over categories, draws and banks; with its interval.
       unit: what the interval is over, None of a single number.
-      banks: the standard deviation over banks, of a mean over categories, averaged
-        over seeds; None without several banks.
+      within: the standard deviation over banks, or draws, of a mean over categories,
+        averaged over seeds; None without several.
     """
 
     mean: Mean
     unit: str | None
-    banks: float | None
+    within: float | None
 
 
 def cell(study: Study, row: str, metric: str, categories: Set[str] | None = None):
@@ -193,18 +219,18 @@ def cell(study: Study, row: str, metric: str, categories: Set[str] | None = None
     values = {key: x for key, x in values.items() if key[1] in wanted}
     unit = unit_of(values)
     # Over categories there is a mean and no repetition.
-    repeated = unit if unit in ("seed", "bank") else "seed"
-    found = statistics.mean(list(averaged(values, repeated).values()))
-    return Cell(found, unit if unit != "category" else None, _over_banks(values))
+    unit = unit if unit != "category" else None
+    found = statistics.mean(list(averaged(values, unit or "seed").values()))
+    return Cell(found, unit, _within(values, study.inner))
 
 
-def _over_banks(values: dict[Key, float]) -> float | None:
+def _within(values: dict[Key, float], unit: str) -> float | None:
     deviations = []
     for seed in {key[0] for key in values}:
         mine = {key: x for key, x in values.items() if key[0] == seed}
-        banks = list(averaged(mine, "bank").values())
-        if len(banks) > 1:
-            deviations.append(np.std(banks, ddof=1))
+        found = list(averaged(mine, unit).values())
+        if len(found) > 1:
+            deviations.append(np.std(found, ddof=1))
     return float(np.mean(deviations)) if deviations else None
 
 
@@ -213,7 +239,7 @@ class Against:
     """A row against another one, run by run.
 
     Attributes:
-      difference: of pairs with the same seed, category and bank; None of one pair.
+      difference: of pairs with the same seed, category, draw and bank; None of one.
       unit: what the interval is over, None likewise.
       count: of these.
       value: the mean difference.
@@ -230,10 +256,9 @@ class Against:
 def against(study: Study, metric: str, first: str, second: str) -> Against | None:
     """The second row less the first; None where no runs belong together."""
     one, other = (study.values(row, metric) for row in (first, second))
-    both = one.keys() & other.keys()
-    if not both:
+    pairs = {key: other[key] - one[key] for key in one if key in other}
+    if not pairs:
         return None
-    pairs = {key: other[key] - one[key] for key in sorted(both)}
     value = float(np.mean(list(averaged(pairs, "seed").values())))
     unit = unit_of(pairs)
     if unit is None:
@@ -270,16 +295,17 @@ def best(study: Study, metric: str) -> str | None:
 def ranking(
     study: Study, metric: str
 ) -> tuple[list[str], str, statistics.Ranking] | str:
-    """The rows ranked on every category, or of one category on every seed or bank.
+    """The rows ranked on every category, or of one category on every seed, draw or
+    bank.
 
     Returns:
       (rows, what they are ranked over, the ranking), or a sentence why there is none.
     """
     values = {row: study.values(row, metric) for row in study.rows}
     values = {row: found for row, found in values.items() if found}
-    for unit in ("category", "seed", "bank"):
+    for unit in ("category", "seed", "draw", "bank"):
         places = [{key[_PLACES[unit]] for key in found} for found in values.values()]
-        blocks = sorted(set.intersection(*places)) if places else []
+        blocks = sorted(set.intersection(*places), key=str) if places else []
         if len(blocks) > 1:
             break
     table = [[averaged(v, unit)[block] for v in values.values()] for block in blocks]
@@ -294,7 +320,9 @@ def write_values(study: Study) -> None:
     """`study.csv`: every number there is, one a line."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("row", "seed", "category", "group", "bank", "metric", "value"))
+    writer.writerow(
+        ("row", "seed", "category", "group", "draw", "bank", "metric", "value")
+    )
     for line in _lines(study):
         writer.writerow(line)
     results.write_text(study.folder / "study.csv", out.getvalue())
@@ -304,6 +332,7 @@ def _lines(study: Study) -> Iterator[tuple]:
     of = {name: group for group, names in study.groups().items() for name in names}
     for row in study.rows:
         for metric in study.metrics:
-            for (seed, category, bank), value in study.values(row, metric).items():
-                group = of.get(category, "")
-                yield row, seed, category, group, bank, metric, f"{value:.9g}"
+            for key, value in study.values(row, metric).items():
+                seed, category, draw, bank = key
+                group, draw = of.get(category, ""), "" if draw is None else draw
+                yield row, seed, category, group, draw, bank, metric, f"{value:.9g}"

@@ -8,6 +8,8 @@ from jaxad.reporting.study_results import Cell, Study
 from jaxad.run import results
 from jaxad.statistics import Difference
 
+# What varies within a seed.
+INNER = {"bank": "starts of the coreset", "draw": "draws of few shots, within a seed"}
 # Of tests on the same images, those that are shown one by one.
 _SHOWN = 24
 
@@ -38,7 +40,7 @@ def number(study: Study, value: float, *, sign: bool = False) -> str:
 
 
 def shown(study: Study, cell: Cell | None, interval: bool = False) -> str:
-    """Mean ± standard deviation over seeds, or over banks of one seed."""
+    """Mean ± standard deviation over seeds, of one seed over draws or banks."""
     if cell is None:
         return "-"
     mean, text = cell.mean, number(study, cell.mean.value)
@@ -62,30 +64,32 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _means(study: Study) -> str:
-    banks = {
+    within = {
         metric
         for metric in study.metrics
         for row in study.rows
-        if (one := study_results.cell(study, row, metric)) and one.banks is not None
+        if (one := study_results.cell(study, row, metric)) and one.within is not None
     }
     header, rows = ["row", "runs"], []
     for metric in study.metrics:
-        header += [metric, "± banks"] if metric in banks else [metric]
-    for row, seeds in study.runs.items():
-        line = [row, str(len(seeds))]
+        header += [metric, f"± {study.inner}s"] if metric in within else [metric]
+    for row, runs in study.runs.items():
+        line = [row, str(len(runs))]
         for metric in study.metrics:
-            one = study_results.cell(study, row, metric) if seeds else None
+            one = study_results.cell(study, row, metric) if runs else None
             line.append(shown(study, one, interval=True))
-            if metric in banks:
-                known = one is not None and one.banks is not None
-                line.append(number(study, one.banks) if known else "-")
+            if metric in within:
+                known = one is not None and one.within is not None
+                line.append(number(study, one.within) if known else "-")
         rows.append(line)
     note = "Means over categories"
     note += "" if study.plain else ", in per cent"
-    note += "; ± is the standard deviation over seeds, of one seed over banks"
+    note += f"; ± is the standard deviation over seeds, of one seed over {study.inner}s"
     note += ", [ ] the mean's interval of 95 % (Student's)."
-    if banks:
-        note += " ± banks is the standard deviation over starts of the coreset."
+    if within:
+        note += (
+            f" ± {study.inner}s is the standard deviation over {INNER[study.inner]}."
+        )
     return f"{_table(header, rows)}\n\n{note}"
 
 
@@ -98,8 +102,10 @@ def _failed(study: Study) -> str:
     return "## Failed\n\n" + "\n".join(lines)
 
 
-def _others(study: Study) -> list[str]:
-    return [row for row in study.rows if row != study.baseline]
+def baseline(study: Study) -> str:
+    """That of all rows, or what is said where they have several."""
+    names = set(study.baselines.values())
+    return names.pop() if len(names) == 1 else "each row's own baseline"
 
 
 def _interval(study: Study, found: Difference) -> str:
@@ -110,41 +116,39 @@ def _interval(study: Study, found: Difference) -> str:
 
 
 def _differences(study: Study) -> str:
-    head = f"## Against {study.baseline}"
-    if study.baseline not in study.rows or not _others(study):
+    head, compared = f"## Against {baseline(study)}", study.compared
+    if not compared:
         return f"{head}\n\nThere are no runs to compare."
-    rows, few = [], False
+    rows, few, several = [], False, len(set(compared.values())) > 1
     for metric in study.metrics:
         found = {
-            row: study_results.against(study, metric, study.baseline, row)
-            for row in _others(study)
+            row: study_results.against(study, metric, other, row)
+            for row, other in compared.items()
         }
         tested = [row for row, one in found.items() if one and one.difference]
         of_t = statistics.holm([found[row].difference.p_value for row in tested])
         of_rank = statistics.holm([found[row].signed_rank.p_value for row in tested])
         adjusted = dict(zip(tested, zip(of_t, of_rank, strict=True), strict=True))
         for row, one in found.items():
+            line = [row, compared[row], metric] if several else [row, metric]
             if one is None:
-                rows.append([row, metric, "-", "-", "-", "-"])
+                rows.append([*line, "-", "-", "-", "-"])
             elif row not in tested:
                 value = number(study, one.value, sign=True)
-                rows.append([row, metric, value, "one pair", "-", "-"])
+                rows.append([*line, value, "one pair", "-", "-"])
             else:
                 small = one.signed_rank.too_few()
                 few |= small
                 rank = f"{p_value(adjusted[row][1])}{' (too few)' if small else ''}"
                 over = f"{one.count} {_plural(one.unit, one.count)}"
                 rows.append(
-                    [row, metric, _interval(study, one.difference), over]
+                    [*line, _interval(study, one.difference), over]
                     + [p_value(adjusted[row][0]), rank]
                 )
-    table = _table(
-        ["row", "metric", "difference", "over", "p, t-test", "p, Wilcoxon"], rows
-    )
-    text = (
-        f"{head}\n\n{table}\n\nPairs have the same seed, category and bank; p-values "
-    )
-    text += "with Holm's adjustment over the rows."
+    header = ["row", "against", "metric"] if several else ["row", "metric"]
+    table = _table([*header, "difference", "over", "p, t-test", "p, Wilcoxon"], rows)
+    text = f"{head}\n\n{table}\n\nPairs have the same seed, category and {study.inner}"
+    text += "; p-values with Holm's adjustment over the rows."
     if few:
         text += (
             " Too few: of so few pairs Wilcoxon's test can never be below 0.05, as of "
@@ -189,8 +193,8 @@ def _on_images(study: Study, tests: Sequence[study_images.Test]) -> str:
     if not tests:
         return f"{head}\n\nNo two runs of one seed have scored the same images."
     head += (
-        f"\n\nAgainst {study.baseline} with the same seed: AUROC by DeLong's test, all "
-        "else by the stratified paired bootstrap over images; p-values with Holm's "
+        f"\n\nAgainst {baseline(study)} with the same seed: AUROC by DeLong's test, "
+        "all else by the stratified paired bootstrap over images; p-values with Holm's "
         "adjustment over the rows. `study_tests.csv` has every test."
     )
     tested = {test.metric for test in tests}
@@ -198,14 +202,14 @@ def _on_images(study: Study, tests: Sequence[study_images.Test]) -> str:
         head += f" No such test: {', '.join(without)}."
     if len(tests) <= _SHOWN:
         rows = [
-            [x.row, x.category, str(x.seed), x.metric, _interval(study, x.difference)]
-            + [p_value(x.adjusted)]
+            [x.row, x.category, str(x.repeat), x.metric]
+            + [_interval(study, x.difference), p_value(x.adjusted)]
             for x in tests
         ]
         header = ["row", "category", "seed", "metric", "difference", "p"]
         return f"{head}\n\n{_table(header, rows)}"
     rows = []
-    for row in _others(study):
+    for row in study.compared:
         for metric in dict.fromkeys(test.metric for test in tests):
             mine = [x for x in tests if x.row == row and x.metric == metric]
             sure = [x for x in mine if x.adjusted < 1 - statistics.LEVEL]
@@ -327,5 +331,5 @@ def write(study: Study, *, tests: Sequence[study_images.Test] | None) -> None:
     results.write_text(study.folder / "study.md", markdown(study, tests))
     if tests is not None:
         study_results.write_values(study)
-        study_images.write(study.folder, tests, study.baseline)
+        study_images.write(study.folder, tests)
         results.write_text(study.folder / "study.tex", latex(study))

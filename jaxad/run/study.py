@@ -12,7 +12,8 @@ import pathlib
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -34,56 +35,79 @@ PLAN, FAILED = "study.json", ".failed.txt"
 _POLL = 1.0  # seconds between two looks at what others work on
 
 
+class Repeat(NamedTuple):
+    """One of the runs of a row.
+
+    Attributes:
+      seed: of all that is random.
+      draw: of few shots, where seeds have several; else None, and it is the seed's.
+    """
+
+    seed: int
+    draw: int | None = None
+
+    @property
+    def folder(self) -> str:
+        return str(self.seed) if self.draw is None else f"{self.seed}.{self.draw}"
+
+    @classmethod
+    def of_folder(cls, name: str) -> "Repeat | None":
+        """None of a folder that is no run's."""
+        numbers = name.split(".")
+        known = len(numbers) <= 2 and all(map(str.isdecimal, numbers))
+        return cls(*map(int, numbers)) if known else None
+
+    def __str__(self) -> str:
+        return str(self.seed) if self.draw is None else f"{self.seed}, draw {self.draw}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What one process does at a time.
 
     Attributes:
       row: its name.
-      seeds: one, or those whose heads train in one program.
-      configs: a seed's each.
-      place: the row's folder, in which each seed has its own.
+      repeats: one, or those whose heads train in one program.
+      configs: one of each.
+      place: the row's folder, in which each has its own.
     """
 
     row: str
-    seeds: list[int]
+    repeats: list[Repeat]
     configs: list[ml_collections.ConfigDict]
     place: pathlib.Path
 
     @property
+    def places(self) -> list[pathlib.Path]:
+        return [self.place / repeat.folder for repeat in self.repeats]
+
+    @property
     def runs(self) -> list[tuple[ml_collections.ConfigDict, str]]:
         """What `experiment.run_together` takes."""
-        return [
-            (config, str(self.place / str(seed)))
-            for config, seed in zip(self.configs, self.seeds, strict=True)
-        ]
+        return list(zip(self.configs, map(str, self.places), strict=True))
 
     @property
     def name(self) -> str:
-        many = "seed" if len(self.seeds) == 1 else "seeds"
-        return f"{self.row}, {many} {', '.join(map(str, self.seeds))}"
+        many = "seed" if len(self.repeats) == 1 else "seeds"
+        return f"{self.row}, {many} {', '.join(map(str, self.repeats))}"
 
     @contextlib.contextmanager
     def tried(self) -> Iterator[bool]:
         """Holds the locks of all seeds; gives whether they were to be had."""
         with contextlib.ExitStack() as stack:
-            locked = (
-                stack.enter_context(locks.tried(self.place / str(seed)))
-                for seed in self.seeds
-            )
-            yield all(locked)
+            yield all(stack.enter_context(locks.tried(x)) for x in self.places)
 
     @property
     def is_locked(self) -> bool:
-        return any(locks.is_locked(self.place / str(seed)) for seed in self.seeds)
+        return any(map(locks.is_locked, self.places))
 
     @property
     def is_finished(self) -> bool:
-        return all((self.place / str(x) / "results.json").exists() for x in self.seeds)
+        return all((place / "results.json").exists() for place in self.places)
 
     def failures(self) -> list[pathlib.Path]:
         """Where it is recorded that its runs have failed."""
-        return [self.place / f"{seed}{FAILED}" for seed in self.seeds]
+        return [place.with_name(f"{place.name}{FAILED}") for place in self.places]
 
 
 def jobs(
@@ -91,21 +115,29 @@ def jobs(
     rows: Rows,
     seeds: Sequence[int],
     folder: pathlib.Path,
+    draws: Sequence[int] = (),
 ) -> list[Job]:
     """Every row with every seed.
 
     Args:
-      config: what every row starts from.
+      config: what every row starts from; `{seed}` in its weights, or a row's, is the
+        seed, so that what was pre-trained with one goes on with it.
       rows: name -> {"a.b": value}.
       seeds: of every row; of one that takes few shots they are its draws as well.
       folder: of the study.
+      draws: of rows that take few shots, each with every seed.
 
     Raises:
       InputError: a field that does not exist, or rows whose names are one as folders.
     """
     found, names = [], {}
-    for name, fields in rows.items():
-        row = _with(config, name, fields)
+    of_rows = {name: _with(config, name, fields) for name, fields in rows.items()}
+    if draws and not any(row.dataset.shots for row in of_rows.values()):
+        raise InputError(
+            "--draws has no effect, since no row takes few shots; leave it out, or set "
+            "config.dataset.shots"
+        )
+    for name, row in of_rows.items():
         if _leaves(row) == "detector":
             row.feature_cache = row.feature_cache or str(folder / "features")
             row.train.stage_cache = row.train.stage_cache or str(folder / "stages")
@@ -118,13 +150,24 @@ def jobs(
             )
         names[place] = name
         few = row.dataset.shots > 0
-        together = row.method.get("vectorize", 1) != 1 and not few
-        for group in [list(seeds)] if together else [[seed] for seed in seeds]:
-            configs = [
-                _with(row, name, {"seed": x} | ({"dataset.draw": x} if few else {}))
-                for x in group
-            ]
-            found.append(Job(name, group, configs, folder / place))
+        repeats = [
+            Repeat(seed, draw) for seed in seeds for draw in few and draws or (None,)
+        ]
+        configs = [_with(row, name, _fields_of(repeat, row)) for repeat in repeats]
+        alike = len({one.backbone.weights for one in configs}) == 1
+        together = row.method.get("vectorize", 1) != 1 and not few and alike
+        size = len(repeats) if together else 1
+        for at in range(0, len(repeats), size):
+            part = slice(at, at + size)
+            found.append(Job(name, repeats[part], configs[part], folder / place))
+    return found
+
+
+def _fields_of(repeat: Repeat, row: ml_collections.ConfigDict) -> dict:
+    weights = row.backbone.weights.replace("{seed}", str(repeat.seed))
+    found = {"seed": repeat.seed, "backbone.weights": weights}
+    if row.dataset.shots:
+        found["dataset.draw"] = repeat.seed if repeat.draw is None else repeat.draw
     return found
 
 
@@ -154,12 +197,17 @@ def _with(config, name, fields) -> ml_collections.ConfigDict:
 
 
 def begin(
-    all_of: Sequence[Job], folder: pathlib.Path, baseline: str | None = None
+    all_of: Sequence[Job],
+    folder: pathlib.Path,
+    baseline: str | None = None,
+    baselines: Mapping[str, str] | None = None,
 ) -> None:
     """Writes down which rows a study has, for whoever reads its results.
 
     Args:
-      baseline: the row that others are compared with; by default the first.
+      baseline: the row that others are compared with.
+      baselines: without one, row -> that which it is compared with; by default each
+        with the first.
 
     Raises:
       InputError: there is no such row, or a row has been run with other fields.
@@ -170,10 +218,12 @@ def begin(
             f"--baseline={baseline} is no row of the sweep"
             f"{did_you_mean(baseline, rows)}"
         )
-    baseline = baseline or next(iter(rows))
+    if baseline or not baselines:
+        first = baseline or next(iter(rows))
+        baselines = {row: first for row in rows if row != first}
     for job in all_of:
         _require_same_runs(job, folder)
-    results.write_json(folder / PLAN, {"rows": rows, "baseline": baseline})
+    results.write_json(folder / PLAN, {"rows": rows, "baselines": dict(baselines)})
 
 
 def _require_same_runs(job: Job, folder: pathlib.Path) -> None:
@@ -211,9 +261,9 @@ def plan(
       seconds: that a run of a config takes, asked of the first row where no run is
         finished; what it raises that row's run will.
     """
-    runs = sum(len(job.seeds) for job in all_of)
+    runs = sum(len(job.repeats) for job in all_of)
     finished = [job for job in all_of if job.is_finished]
-    done = sum(len(job.seeds) for job in finished)
+    done = sum(len(job.repeats) for job in finished)
     rows = {job.row: None for job in all_of}
     yield (
         f"Study: {_many(len(rows), 'row')}, {_many(runs, 'run')}"
@@ -246,7 +296,7 @@ def _guess(all_of: Sequence[Job], seconds) -> str:
         return unknown
     if each < 1:
         return unknown
-    runs = sum(len(job.seeds) for job in all_of)
+    runs = sum(len(job.repeats) for job in all_of)
     return (
         f"some {in_words(runs * each)}, if every run takes what the programs of "
         f"{all_of[0].row} do and shares none of it; reading, scoring and compiling "
@@ -342,10 +392,10 @@ def run(
                 pending.remove(job)
                 new = [x for x in job.failures() if _stamp(x) not in (None, old[x])]
                 if not processes.decided(bool(new)):
-                    failed += len(job.seeds) * (not _do(job, attempt, all_of, told))
+                    failed += len(job.repeats) * (not _do(job, attempt, all_of, told))
                     changed()
                 else:  # by another process, just now
-                    failed += len(job.seeds)
+                    failed += len(job.repeats)
         if waits:
             time.sleep(_POLL)
     return failed
@@ -387,8 +437,8 @@ def _do(job: Job, attempt, all_of: Sequence[Job], told) -> bool:
 
 
 def _count(all_of: Sequence[Job]) -> str:
-    done = sum(len(job.seeds) for job in all_of if _has_ended(job))
-    return f"[{done} of {sum(len(job.seeds) for job in all_of)}]"
+    done = sum(len(job.repeats) for job in all_of if _has_ended(job))
+    return f"[{done} of {sum(len(job.repeats) for job in all_of)}]"
 
 
 def _has_ended(job: Job) -> bool:
@@ -418,8 +468,8 @@ def _left(all_of: Sequence[Job]) -> str | None:
     spent: dict[str, list[float]] = {}
     for job in all_of:
         if job.is_finished:
-            for seed in job.seeds:
-                outcome = results.read_json(job.place / str(seed) / "results.json")
+            for place in job.places:
+                outcome = results.read_json(place / "results.json")
                 seconds = outcome["seconds"]["total"]
                 spent.setdefault(job.row, []).append(seconds)
     if not spent:
@@ -429,6 +479,6 @@ def _left(all_of: Sequence[Job]) -> str | None:
     rest = [job for job in all_of if not _has_ended(job)]
     if not rest:
         return None
-    seconds = sum(len(job.seeds) * means.get(job.row, other) for job in rest)
+    seconds = sum(len(job.repeats) * means.get(job.row, other) for job in rest)
     workers = max(1, sum(job.is_locked for job in all_of))
     return f"about {in_words(seconds / workers)}"

@@ -59,7 +59,7 @@ def test_means_over_banks_categories_and_seeds(tmp_path):
     assert one.mean.value == pytest.approx(0.88) and one.unit == "seed"
     assert one.mean.deviation == pytest.approx(0.04 / 2**0.5)
     # Banks of a seed, over categories: 0.85 and 0.87.
-    assert one.banks == pytest.approx(0.02 / 2**0.5)
+    assert one.within == pytest.approx(0.02 / 2**0.5)
     alone = study_results.cell(study, "r0", "image_auroc", {"c1"})
     assert alone.mean.value == pytest.approx(0.93)
 
@@ -73,6 +73,45 @@ def test_pairs_of_runs(tmp_path):
     assert found.difference.low == pytest.approx(0.02 - half)
     assert found.signed_rank.too_few()
     assert study_results.best(study, "image_auroc") is None
+
+
+def test_draws_are_averaged_within_a_seed_and_rows_have_their_own_baseline(tmp_path):
+    # Two seeds of pre-training, two draws each.
+    found = {
+        "moco": [[0.60, 0.70], [0.62, 0.72]],
+        "moco + SPD": [[0.65, 0.75], [0.63, 0.77]],
+        "simclr": [[0.50, 0.60], [0.52, 0.62]],
+        "simclr + SPD": [[0.51, 0.61], [0.52, 0.62]],
+    }
+    for row, seeds in found.items():
+        for seed, draws in enumerate(seeds):
+            for draw, value in enumerate(draws):
+                place = tmp_path / row / f"{seed}.{draw}"
+                outcome = {"categories": {"c": {"image_auroc": value}}}
+                results.write_json(place / "results.json", outcome)
+                results.write_json(place / "config.json", {})
+                scored(place / "c", [0.1, 0.2, 0.5, 0.3, 0.6, 0.7], 0.5)
+    baselines = {"moco + SPD": "moco", "simclr + SPD": "simclr"}
+    written = {"rows": {row: row for row in found}, "baselines": baselines}
+    results.write_json(tmp_path / "study.json", written)
+    study = study_results.read(tmp_path)
+    one = study_results.cell(study, "moco", "image_auroc")
+    # Seeds 0.65 and 0.67; draws of either 0.1 apart.
+    assert (one.unit, one.mean.count) == ("seed", 2)
+    assert one.mean.value == pytest.approx(0.66)
+    assert one.within == pytest.approx(0.1 / 2**0.5)
+    tests = study_images.tests(study)
+    text = study_tables.markdown(study, tests)
+    assert "± draws |" in text and "## Against each row's own baseline" in text
+    # 0.05 with the first seed, 0.03 with the second; 0.01 and 0.
+    assert "| moco + SPD | moco | image_auroc | +4.00 [-8.71, +16.71] | 2 se" in text
+    assert "| simclr + SPD | simclr | image_auroc | +0.50 [-5.85, +6.85] | 2 " in text
+    assert "\n| moco | " not in text.split("## Against")[1].split("## Ranks")[0]
+    assert {(x.row, x.baseline) for x in tests} == set(baselines.items())
+    assert {x.repeat for x in tests} == {(s, d) for s in (0, 1) for d in (0, 1)}
+    study_results.write_values(study)
+    lines = (tmp_path / "study.csv").read_text().splitlines()
+    assert lines[2] == "moco,0,c,,1,0,image_auroc,0.7"
 
 
 def test_of_one_seed_banks_are_what_varies(tmp_path):
@@ -89,7 +128,7 @@ def test_of_one_bank_categories_are(tmp_path):
     # 0.03 and 0: Student's with one degree.
     assert (found.unit, found.value) == ("category", pytest.approx(0.015))
     one = study_results.cell(study, "r0", "image_auroc")
-    assert (one.unit, one.mean.deviation, one.banks) == (None, None, None)
+    assert (one.unit, one.mean.deviation, one.within) == (None, None, None)
     single = write(tmp_path / "single", np.array(TWO)[:, :1, :1, :1])
     assert study_results.against(single, "image_auroc", "r0", "r1").difference is None
     text = study_tables.markdown(single, [])
@@ -126,8 +165,8 @@ def test_tables(tmp_path):
     with open(tmp_path / "study.csv") as file:
         rows = list(csv.reader(file))
     assert len(rows) == 1 + 2 * 2 * 2 * 2
-    assert rows[1] == ["r0", "0", "c0", "", "0", "image_auroc", "0.8"]
-    assert rows[-1] == ["r1", "1", "c1", "", "1", "image_auroc", "0.99"]
+    assert rows[1] == ["r0", "0", "c0", "", "", "0", "image_auroc", "0.8"]
+    assert rows[-1] == ["r1", "1", "c1", "", "", "1", "image_auroc", "0.99"]
 
 
 def test_objects_and_textures_have_means_of_their_own(tmp_path):
@@ -212,7 +251,7 @@ def test_tests_on_the_same_images(tmp_path):
 def test_a_folder_that_has_lost_its_config_is_no_run(tmp_path):
     write(tmp_path, TWO)
     (tmp_path / "r1/0/config.json").unlink()
-    assert [*study_results.read(tmp_path).runs["r1"]] == [1]
+    assert [*study_results.read(tmp_path).runs["r1"]] == [(1, None)]
 
 
 def test_the_field_that_is_swept(tmp_path):

@@ -54,7 +54,8 @@ def test_seeds_whose_heads_train_together_are_one_job(tmp_path):
     with config.unlocked():
         config.method.vectorize = 0
     (job,) = study.jobs(config, {"a": {}}, [0, 1, 2], tmp_path)
-    assert job.seeds == [0, 1, 2] and job.name == "a, seeds 0, 1, 2"
+    assert [*zip(*job.repeats, strict=True)][0] == (0, 1, 2)
+    assert job.name == "a, seeds 0, 1, 2"
     (other,) = study.jobs(config, {"a": {}}, [2, 3], tmp_path)
     with job.tried() as mine:  # of a shell with other seeds it is the same run
         assert mine and other.is_locked
@@ -82,7 +83,11 @@ def test_rows_that_would_share_a_folder(tmp_path):
 def test_a_baseline_that_is_no_row(tmp_path):
     study.begin(jobs(tmp_path), tmp_path, "b")
     written = results.read_json(tmp_path / study.PLAN)
-    assert written == {"rows": {"a": "a", "b": "b"}, "baseline": "b"}
+    assert written == {"rows": {"a": "a", "b": "b"}, "baselines": {"a": "b"}}
+    study.begin(jobs(tmp_path, "abc"), tmp_path, None, {"c": "b"})
+    assert results.read_json(tmp_path / study.PLAN)["baselines"] == {"c": "b"}
+    study.begin(jobs(tmp_path, "abc"), tmp_path, "c", {"c": "b"})
+    assert results.read_json(tmp_path / study.PLAN)["baselines"] == {"a": "c", "b": "c"}
     with pytest.raises(InputError, match="--baseline=wide is no row"):
         study.begin(jobs(tmp_path), tmp_path, "wide")
 
@@ -195,7 +200,7 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(tmp_path):
     def fails(job):
         if job.row == "a":
             raise [InputError("no such file"), RuntimeError("out of memory")][
-                job.seeds[0]
+                job.repeats[0].seed
             ]
         return attempt(job)
 
@@ -289,6 +294,27 @@ def test_a_seed_of_few_shots_is_a_draw(tmp_path):
     found = study.jobs(config_lib.base(), rows, [0, 3], tmp_path)
     drawn = [(one.seed, one.dataset.draw) for job in found for one in job.configs]
     assert drawn == [(0, 0), (3, 3), (0, 0), (3, 0)]
+    found = study.jobs(config_lib.base(), rows, [0, 3], tmp_path, [1, 2])
+    drawn = [(one.seed, one.dataset.draw) for job in found for one in job.configs]
+    assert drawn == [(0, 1), (0, 2), (3, 1), (3, 2), (0, 0), (3, 0)]
+    assert found[3].name == "few, seed 3, draw 2" and found[3].places[0].name == "3.2"
+    assert study.Repeat.of_folder("3.2") == (3, 2)
+    assert study.Repeat.of_folder("0") == (0, None)
+    assert study.Repeat.of_folder("features") is None
+    with pytest.raises(InputError, match="--draws has no effect, since no row takes"):
+        study.jobs(config_lib.base(), {"all": {}}, [0], tmp_path, [1, 2])
+
+
+def test_every_seed_has_its_weights(tmp_path):
+    config = config_lib.base()
+    with config.unlocked():
+        config.method.vectorize = 0
+    fields = {"backbone.weights": "pre/{seed}/backbone.safetensors"}
+    found = study.jobs(config, {"a": fields}, [0, 3], tmp_path)
+    assert [[one.backbone.weights for one in job.configs] for job in found] == [
+        ["pre/0/backbone.safetensors"],
+        ["pre/3/backbone.safetensors"],
+    ]
 
 
 ABLATIONS = [
@@ -301,7 +327,7 @@ ABLATIONS = [
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_row_of_an_ablation_is_a_run(name, tmp_path):
     path = config_lib.find(name)
-    module, added = runpy.run_path(path), sweep.rows(path)
+    module, added = runpy.run_path(path), sweep.rows(path)[0]
     config = module["get_config"]("data=elpv,category=poly")
     assert config.dataset.category == "poly"
     found = []
