@@ -70,9 +70,11 @@ def of(pipeline: Pipeline, images: int, heads: int = 1) -> list[Program]:
     if method.project is not identity:
         project = "features: map", method.project, params, (images * h * w, c)
         found.append(rows.map_program(*project, mesh))
-    calls = -(-images // pipeline.images_a_call)
+    passes = {"calls": -(-images // pipeline.images_a_call)}
+    # What fits nothing describes no image but those that it scores.
+    passes["scores"] = pipeline.scorer.fit is None and not described
     found = [
-        dataclasses.replace(one, calls=calls) if one.name == base.FEATURES[0] else one
+        dataclasses.replace(one, **passes) if one.name == base.FEATURES[0] else one
         for one in found
     ]
     batch, width = pipeline.images_a_call, _width(pipeline, params, c)

@@ -14,7 +14,7 @@ from jaxad.detectors import base
 from jaxad.devices import sharding
 from jaxad.errors import InputError
 from jaxad.inference import predictor
-from jaxad.methods import reconpatch, spd, tocoad
+from jaxad.methods import reconpatch, spd, tocoad, two_class_fields
 from jaxad.models import layers
 from jaxad.run import experiment, pipeline, programs, results
 
@@ -33,6 +33,10 @@ def config(method="patchcore", **fields):
         made.method.decoder.depths = (1, 1, 1)
         made.method.heads.update(width=16, bottleneck=8)
         made.method.texture = "dtd"
+    elif method == "two_class":
+        made.backbone.name = "plugins.levels"
+        made = two_class_fields.configured(made, "classification")
+        made.threshold.calibration = "none"
     elif method != "patchcore":  # a base of SPD
         made.backbone.name = "plugins.levels"
         made.method = spd.fields(method)
@@ -229,3 +233,10 @@ def test_what_was_made_before_there_was_a_precision_has_the_device_s():
     assert config_lib.completed(stored).precision == "highest"
     del stored["precision"]
     assert config_lib.completed(stored).precision == "default"
+
+
+def test_a_two_class_run_describes_no_image_but_those_that_it_scores():
+    found = of(method="two_class")
+    (features, _), (training, *_) = base.FEATURES, [n for n in found if "step" in n]
+    assert found[features].scores and not found[training].scores
+    assert not of()[features].scores
