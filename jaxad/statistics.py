@@ -394,6 +394,10 @@ class Ranking:
     p_values: np.ndarray
     count: int
 
+    def too_few(self) -> bool:
+        """Whether no ranks could lie a critical difference apart."""
+        return self.critical_difference > len(self.ranks) - 1
+
     def alike(self) -> list[tuple[int, ...]]:
         """The largest groups in which no two lie a critical difference apart, from
         the best on; of two or more."""

@@ -218,10 +218,10 @@ def _digits(study: Study) -> int:
 def critical(study: Study, metric: str) -> dict[str, Any] | None:
     """Mean ranks on a line, the best on the left; a bar joins what is not told apart.
 
-    None where ranks cannot be had. After Demsar, figure 1.
+    None where ranks cannot be had, or are too few. After Demsar, figure 1.
     """
     found = study_results.ranking(study, metric)
-    if isinstance(found, str):
+    if isinstance(found, str) or found[2].too_few():
         return None
     rows, _, ranks = found
     k, groups = len(rows), ranks.alike()
@@ -234,21 +234,21 @@ def critical(study: Study, metric: str) -> dict[str, Any] | None:
         line = place if left else k - 1 - place
         names.append(
             {
-                "name": f"{rows[i]} ({ranks.ranks[i]:.2f})",
+                "name": rows[i],
+                "rank": f"{ranks.ranks[i]:.2f}",
                 "x": axes.x(ranks.ranks[i]),
                 "y": first + 20 * line,
                 "end": _LEFT - 12 if left else axes.width - _LEFT + 12,
                 "anchor": "end" if left else "start",
             }
         )
-    bar = min(ranks.critical_difference, k - 1)
     return {
         "width": axes.width,
         "height": first + 20 * half,
         "top": axes.top,
         "ends": (axes.x(1), axes.x(k)),
         "ticks": [(axes.x(rank), str(rank)) for rank in range(1, k + 1)],
-        "bar": (axes.x(1), axes.x(1 + bar)),
+        "bar": (axes.x(1), axes.x(1 + ranks.critical_difference)),
         "difference": f"{ranks.critical_difference:.2f}",
         "names": names,
         "groups": [

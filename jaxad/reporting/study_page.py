@@ -45,7 +45,7 @@ def context(
                     if one and one.within is not None
                 },
                 "links": [
-                    (str(repeat), gallery.address(run / reading.REPORT, page))
+                    (repeat.folder, gallery.address(run / reading.REPORT, page))
                     for repeat, run in runs.items()
                     if (run / reading.REPORT).exists()
                 ],

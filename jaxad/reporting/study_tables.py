@@ -176,7 +176,7 @@ def _rankings(study: Study) -> str:
         groups = [" = ".join(rows[i] for i in group) for group in ranks.alike()]
         alike = f" Not told apart: {'; '.join(groups)}." if groups else ""
         said = f"{metric}, over {ranks.count} {_plural(unit, ranks.count)}: {named}. "
-        if ranks.critical_difference > len(rows) - 1:
+        if ranks.too_few():
             # Nor do Friedman's approximations hold for so few.
             parts.append(f"{said}Too few: no ranks could lie far enough apart.")
             continue

@@ -265,7 +265,10 @@ def test_the_field_that_is_swept(tmp_path):
     axes, mean = drawn["axes"], 100 * float(three[1].mean())
     assert drawn["series"][0]["dots"][1] == (axes.x(1), axes.y(mean))
     kinds = {kind for kind, _, _ in study_page.charts(study)}
-    assert kinds == {"lines", "dots", "heat", "critical"}
+    assert kinds == {"lines", "dots", "heat"}  # two categories are too few for ranks
+    four = write(tmp_path / "four", np.repeat(three, 2, axis=2))
+    drawn = study_charts.critical(four, "image_auroc")
+    assert {one["name"] for one in drawn["names"]} == {"r0", "r1", "r2"}
     heat = study_charts.heat(study, "image_auroc")
     best = three[:, :, 0, 0].mean(1).argmax()
     (full,) = [c for c in heat["cells"][:3] if c["share"] == 1.0]
