@@ -386,5 +386,5 @@ def validate(config: ml_collections.ConfigDict) -> None:
             not any(size) or resize_to >= max(size),
             "dataset.resize_to",
             resize_to,
-            f"at least as large as the crop, dataset.image_size={tuple(size)}",
+            f"at least as large as the crop, config.dataset.image_size={tuple(size)}",
         )

@@ -241,7 +241,8 @@ def runlocal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.overlays = overlays  # which no such run draws
     config.dataset.update(image_size=(32, 32), resize="resize", resize_to=0)
     config.method.update(batch_size=8, epochs=2, view_size=(0, 0), collapsed=0.0)
-    config.method.linear.update(batch_size=8, epochs=2)
+    if config.method.linear.optimiser != "none":
+        config.method.linear.update(batch_size=8, epochs=2)
     if config.method.base != "supervised":
         config.method.projector = (32,) * len(config.method.projector)
     if config.method.base == "simsiam":

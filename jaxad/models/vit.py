@@ -103,7 +103,8 @@ class VisionTransformer(nn.Module):
         if any(n % self.patch for n in size):
             raise InputError(
                 f"images of {size[0]}x{size[1]} pixels do not divide into patches of "
-                f"{self.patch}; choose multiples of {self.patch} for dataset.image_size"
+                f"{self.patch}; choose multiples of {self.patch} for "
+                "config.dataset.image_size"
             )
         embed = Conv(self.width, self.patch, self.patch, use_bias=True,
                      dtype=self.dtype, name="patch_embed")  # fmt: skip

@@ -126,6 +126,8 @@ def test_two_processes_pre_train_what_one_does(together, tmp_path, monkeypatch):
         "method.learning_rate": 0.001,
         "method.linear.optimiser": "sgd",
         "method.linear.learning_rate": 30.0,
+        "method.linear.batch_size": 8,
+        "method.linear.epochs": 2,
     }
     runs.plain_views(monkeypatch)
     monkeypatch.setattr("jaxad.probes.linear_accuracy", lambda *given: 0.5)

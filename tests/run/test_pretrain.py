@@ -21,7 +21,11 @@ from jaxad.run import doctor, experiment, pretrain, programs
 from jaxad.training.loop import _Folder
 
 PROBES = "spd/probes/metrics.jsonl"
-LINEAR = {"method.linear.optimiser": "lars", "method.linear.epochs": 3}
+LINEAR = {
+    "method.linear.optimiser": "lars",
+    "method.linear.epochs": 3,
+    "method.linear.batch_size": 8,
+}
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +137,7 @@ def test_given_weights_are_evaluated_on_a_validation_set(whole, pictures, tmp_pa
     for i in range(4):
         runs.picture(tmp_path / f"data/val/plain/{i}.png", 300 + i)
         runs.picture(tmp_path / f"data/val/square/{i}.png", 400 + i, bad=True)
-    fields = {"method.epochs": 0, "method.linear.optimiser": "sgd"}
+    fields = LINEAR | {"method.epochs": 0, "method.linear.optimiser": "sgd"}
     config = make_config(tmp_path / "data", **fields)
     config.backbone.weights = str(whole[0] / pretrain.WEIGHTS)
     outcome = experiment.run(config, str(tmp_path / "run"))
@@ -147,7 +151,7 @@ def test_given_weights_are_evaluated_on_a_validation_set(whole, pictures, tmp_pa
     assert 8 * after.pop("top1_accuracy") in range(9)
     assert before == after
     lines = (tmp_path / "run/linear/metrics.jsonl").read_text().splitlines()
-    assert len(lines) == 6 and not (tmp_path / "run/spd").exists()
+    assert len(lines) == 9 and not (tmp_path / "run/spd").exists()
     assert "validation set, 8 pictures" in (tmp_path / "run/results.md").read_text()
 
 
@@ -216,7 +220,7 @@ def test_it_has_no_report_and_no_detector_in_memory(whole, pictures):
         ),
         (
             "simsiam",
-            {"method.held_out": 0.0, "method.linear.optimiser": "sgd"},
+            LINEAR | {"method.held_out": 0.0},
             "held_out=0 leaves no picture to test",
         ),
         (
