@@ -99,7 +99,8 @@ def require_sound(
 
 
 def require_sound_corpus(config: ml_collections.ConfigDict, corpus: data.Split) -> None:
-    """Tells how many pictures of a corpus are smaller than what they are brought to.
+    """Tells what is left out of a corpus, and how many of its pictures are smaller than
+    what they are brought to.
 
     Headers are looked at, because pictures may be millions; nothing where
     `config.check` is off. Each process looks at its share.
@@ -107,6 +108,8 @@ def require_sound_corpus(config: ml_collections.ConfigDict, corpus: data.Split) 
     Raises:
       InputError: names the first picture without a header that can be read.
     """
+    for line in _lines(sorted(_noted(corpus), key=lambda f: (f.severity, f.kind))):
+        _LOG.warning("%s", line)
     if not config.check:
         return
     share = processes.share()

@@ -127,6 +127,9 @@ def load(config) -> Pipeline:
       InputError: an unknown tap or method, or weights that cannot be had.
     """
     name = config.backbone.name
+    # First, for it refuses what the backbone cannot have, and weights may be far away.
+    backbone, method, scorer = folder.networks(config)
+    tunes = any(stage.tunes for stage in method.stages)
     with processes.one_after_first():  # which downloads them
         module, variables = models.load(
             name,
@@ -134,14 +137,13 @@ def load(config) -> Pipeline:
             seed=config.seed,
             dtype=jax.numpy.dtype(config.backbone.dtype),
         )
-    backbone, method, scorer = folder.networks(config)
     folded = models.fold(module, variables)
     image = jax.ShapeDtypeStruct((1, *config.dataset.image_size, 3), np.float32)
     jax.eval_shape(backbone.levels, folded, image)  # names a tap that does not exist
     fingerprint = models.fingerprint(variables)
     processes.require_same({f"the weights of {name}": fingerprint})
     # A backbone that is left is left as it came.
-    if method.product is None and not any(stage.tunes for stage in method.stages):
+    if method.product is None and not tunes:
         variables = folded
     mesh = sharding.make_mesh() if jax.device_count() > 1 else None
     if mesh:

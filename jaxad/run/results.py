@@ -240,9 +240,9 @@ def _probes(pictures: dict, before: dict, after: dict) -> str:
         )
         lines.append(f"| {name:<18} | {' | '.join(cells)} |")
     if "validation" in pictures:
-        lines += ["", f"Of the validation set, {pictures['validation']} pictures"]
+        lines += ["", f"Pictures of the validation set: {pictures['validation']}"]
     else:
-        lines += ["", f"Of {pictures['held_out']} pictures held out of the corpus"]
+        lines += ["", f"Pictures held out of the corpus: {pictures['held_out']}"]
     return "\n".join(lines) + "\n"
 
 

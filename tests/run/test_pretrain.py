@@ -79,7 +79,7 @@ def test_it_leaves_a_backbone_with_its_card_and_probes(whole):
         "cosine_to_positive", "cosine_to_negative",
     }  # fmt: skip
     assert 6 * after["top1_accuracy"] in range(7)
-    assert "6 pictures held out" in (workdir / "results.md").read_text()
+    assert "held out of the corpus: 6" in (workdir / "results.md").read_text()
     assert all(np.isfinite(list(after.values())))
     assert "| knn_accuracy " in (workdir / "results.md").read_text()
     curves = (workdir / "spd/metrics.jsonl").read_text().splitlines()
@@ -152,7 +152,7 @@ def test_given_weights_are_evaluated_on_a_validation_set(whole, pictures, tmp_pa
     assert before == after
     lines = (tmp_path / "run/linear/metrics.jsonl").read_text().splitlines()
     assert len(lines) == 9 and not (tmp_path / "run/spd").exists()
-    assert "validation set, 8 pictures" in (tmp_path / "run/results.md").read_text()
+    assert "of the validation set: 8" in (tmp_path / "run/results.md").read_text()
 
 
 def test_any_other_run_takes_its_weights(whole):
@@ -269,6 +269,10 @@ def test_pictures_are_looked_at_unless_one_says_not_to(pictures, caplog):
     config.check = False
     doctor.require_sound_corpus(config, broken)
     assert len(caplog.records) == 1
+    # What a listing has left out is told all the same.
+    notes = (data.Note("odd/", "image outside of the categories"),)
+    doctor.require_sound_corpus(config, dataclasses.replace(broken, notes=notes))
+    assert "corpus  image outside of the categories: odd/" in caplog.messages[1]
 
 
 def test_a_run_stopped_while_it_decodes_looks_at_its_pictures_once(
