@@ -22,7 +22,8 @@ def keep_freed() -> bool:
 
     To be called before other threads ask for memory. Settings of malloc that the
     environment has (MALLOC_*, GLIBC_TUNABLES) stay. Nothing changes without glibc, and
-    where JAX has an accelerator, whose arrays lie elsewhere: one heap is one lock.
+    where JAX has a plug-in for an accelerator, whether it is used or not, whose arrays
+    lie elsewhere: one heap is one lock.
 
     Returns:
       Whether freed memory is kept.
