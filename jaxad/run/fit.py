@@ -17,7 +17,7 @@ from jaxad.devices import processes, sharding
 from jaxad.devices.rows import Sharded, Stack
 from jaxad.errors import InputError
 from jaxad.fields import require
-from jaxad.methods.base import Metrics, Params
+from jaxad.methods.base import Metrics, Params, Stage
 from jaxad.run import decoded, features, programs, stages
 from jaxad.run.descriptors import describe, grid, key_of, project
 from jaxad.run.passes import Passes
@@ -171,6 +171,7 @@ def learn(
     *,
     label: str,
     probe: Callable[[Params], Metrics] | None = None,
+    done: Callable[[Stage, Params], None] = lambda stage, params: None,
 ) -> tuple[Params, np.ndarray | Sharded | None]:
     """Trains the method's stages.
 
@@ -183,6 +184,7 @@ def learn(
       label: what the progress bars say first.
       probe: what looks at the outcome of stages that train the backbone as they go, as
         `loop.train` takes it.
+      done: called with each stage that has ended, and what it hands on.
 
     Returns:
       (what the last stage hands on, descriptors of all images by the backbone as it is
@@ -224,6 +226,7 @@ def learn(
                 mesh=pipeline.mesh,
                 probe=probe if stage.tunes else None,
             )
+        done(stage, params)
         if stage.inputs == "images":
             descriptors = None
     return params, descriptors

@@ -110,23 +110,33 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
         _LOG.info("on pictures held out: %s", told)
         return found
 
+    def leave(params) -> dict:
+        variables = jax.tree.map(sharding.fetch, params["backbone"])
+        card = _card(pipeline, variables, train)
+        if processes.first():
+            about = (
+                f"{card['name']}, pre-trained by {card['method']}; {CARD} has its card"
+            )
+            pretrained.write(folder / WEIGHTS, variables, about)
+        results.write_json(folder / CARD, card)
+        return card
+
+    def done(stage, params) -> None:
+        if stage.tunes:  # what else is learnt may take days
+            leave(params)
+
     with fit.unfinished(pipeline, folder) as passes:
         params, _ = fit.learn(
             *(pipeline, train, folder, passes, seconds),
             label="corpus",
             probe=probe if len(seen) else None,
+            done=done,
         )
-    variables = params["backbone"]
     with fit.timed(seconds, "probe"):
-        after = _probe(pipeline, variables, train, seen, "after")
+        after = _probe(pipeline, params["backbone"], train, seen, "after")
         if test:
             after |= _means(test, pipeline, params, seen)
-    variables = jax.tree.map(sharding.fetch, variables)
-    card = _card(pipeline, variables, train)
-    if processes.first():
-        about = f"{card['name']}, pre-trained by {card['method']}; {CARD} has its card"
-        pretrained.write(folder / WEIGHTS, variables, about)
-    results.write_json(folder / CARD, card)
+    card = leave(params)
     outcome = results.finite(
         {
             "dataset": config.dataset.name,
