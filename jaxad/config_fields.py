@@ -107,7 +107,9 @@ _OF_PATCHES = ("method.name", "patchcore", "reconpatch", "tocoad")
 _BACKBONE = dict(
     name=Field("efficientnet_lite0", "one of jaxad.models.names(), or a dotted path"),
     weights=Field(
-        "default", '"default", a file, "hf:repository[@revision]" or "random"'
+        "default",
+        '"default", a file, "hf:repository[@revision]" or "random"; in a study '
+        '"{seed}" is the seed of the run',
     ),
     taps=Field(
         (),
