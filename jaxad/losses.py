@@ -210,6 +210,35 @@ def anchor_loss(x: jax.Array, reference: jax.Array) -> jax.Array:
     return ((x - reference) ** 2).sum() / jnp.maximum(spread, tiny)
 
 
+def vicreg_loss(x: jax.Array, reference: jax.Array) -> jax.Array:
+    """Descriptors shall vary in all channels, and in each by itself.
+
+    Each channel in units of its standard deviation in the reference, C the covariance:
+    L = mean over j of max(0, 1 - sqrt(C_jj + 1e-4)) + 1/25 1/d sum over i != j of C_ij^2
+
+    The third term of the paper, the invariance, is the contrastive loss's here; 25 : 1
+    are the paper's weights of these two.
+
+    Args:
+      x: descriptors, [..., d], 2 or more.
+      reference: of the same shape; the same ones before any training.
+
+    Returns:
+      Scalar, 0 or more.
+
+    References:
+      Bardes et al., VICReg, ICLR 2022 (arXiv:2105.04906), eqs. 1 to 4.
+    """
+    d = x.shape[-1]
+    x, reference = x.reshape(-1, d), jax.lax.stop_gradient(reference.reshape(-1, d))
+    x = x / jnp.maximum(reference.std(0, keepdims=True), 1e-6)
+    x = x - x.mean(0, keepdims=True)
+    covariance = jnp.matmul(x.T, x) / (len(x) - 1)
+    variances = jnp.diagonal(covariance)
+    variance = jax.nn.relu(1.0 - jnp.sqrt(variances + 1e-4)).mean()
+    return variance + ((covariance**2).sum() - (variances**2).sum()) / (25 * d)
+
+
 def cosine_similarity(a: jax.Array, b: jax.Array) -> jax.Array:
     """cos(a, b) of two times [..., d] -> [...]; 0 where a vector is zero."""
     squares = (a**2).sum(-1) * (b**2).sum(-1)

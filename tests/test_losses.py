@@ -323,6 +323,23 @@ def test_anchor_loss_by_hand():
     assert np.isfinite(same).all()
 
 
+def test_vicreg_loss_by_hand():
+    signs = jnp.asarray([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    before = 3.0 * signs + 7.0  # deviations of 3 in both channels
+    # Half as far, and both channels the same: all of C is 4 / 4 / 3.
+    after = 1.5 * signs[:, :1] * jnp.ones((1, 2))
+    want = 1 - math.sqrt(1 / 3 + 1e-4) + 2 / 9 / (25 * 2)
+    np.testing.assert_allclose(losses.vicreg_loss(after, before), want, rtol=1e-5)
+    grid = after.reshape(2, 2, 2), before.reshape(2, 2, 2)
+    np.testing.assert_allclose(losses.vicreg_loss(*grid), want, rtol=1e-5)
+    # Nothing to ask for where channels vary enough, each by itself.
+    assert losses.vicreg_loss(4.0 * signs, before) == pytest.approx(0, abs=1e-6)
+    still = jax.grad(losses.vicreg_loss, 1)(after, before)
+    np.testing.assert_array_equal(still, 0)
+    flat = jax.grad(losses.vicreg_loss)(jnp.ones((3, 2)), jnp.ones((3, 2)))
+    assert np.isfinite(flat).all()
+
+
 def test_simsiam_loss_by_hand_and_where_its_gradient_goes():
     p1, z2 = jnp.asarray([[1.0, 0.0]]), jnp.asarray([[3.0, 4.0]])
     p2, z1 = jnp.asarray([[0.0, 2.0]]), jnp.asarray([[0.0, -1.0]])

@@ -74,13 +74,13 @@ def weak_view(
     image = random_resized_crop(crop_key, image, scale=scale, ratio=ratio)
     if flip:
         image = random_flip(flip_key, image)
+    return recoloured(jitter_key, image, jitter=jitter)
+
+
+def recoloured(key: jax.Array, image: jax.Array, *, jitter: float = 0.1) -> jax.Array:
+    """`weak_view` with everything where it was: the colours alone change."""
     image = colour.colour_jitter(
-        jitter_key,
-        image,
-        brightness=jitter,
-        contrast=jitter,
-        saturation=jitter,
-        hue=jitter,
+        key, image, brightness=jitter, contrast=jitter, saturation=jitter, hue=jitter
     )
     return jnp.clip(image, 0, 1)
 

@@ -35,7 +35,7 @@ from jaxad.methods.tocoad_fields import (
     weight_of_guide,
 )
 from jaxad.methods.tocoad_fields import fields as fields
-from jaxad.models import decoder, heads
+from jaxad.models import decoder, heads, parts
 
 
 def complete(options, *, textures: Callable[[], object]) -> None:
@@ -219,9 +219,9 @@ def _negative_guided_contrast(
 ) -> Stage:
     """F contracts normal views and keeps anomalies apart; D is frozen.
 
-    L_II = L_con + lambda_neg L_neg, and with an anchor (ours) its weight times how far
-    F's descriptors have moved since. BatchNorm in F keeps its statistics, unless the
-    config says otherwise, and learns its scale and shift.
+    L_II = L_con + lambda_neg L_neg, and what holds F's descriptors (ours): an anchor
+    where they were before, VICReg's terms. BatchNorm in F keeps its statistics, unless
+    the config says otherwise, and learns its scale and shift.
     """
     backbone.shapes(image_size, options.levels)  # which refuses what there is not
     weight = weight_of_guide(options)
@@ -230,6 +230,9 @@ def _negative_guided_contrast(
     generate, weaken = _generator(options), _weak_views(options)
     siamese = heads.SimSiamHeads(levels=len(options.levels), **options.heads)
     fields, optimiser = options.ncl, _optimiser(options.ncl)
+    held = fields.anchor > 0 or fields.vicreg > 0
+    slow = fields.target if options.contrastive == "simsiam" else 0.0
+    part = _part(fields.trains, backbone, image_size)
     rates = {
         "backbone": fields.backbone_learning_rate,
         "heads": fields.heads_learning_rate,
@@ -240,46 +243,58 @@ def _negative_guided_contrast(
         maps = backbone.module.apply(variables, jnp.zeros((2, *item)))[1]
         learnt = {
             "backbone": variables["params"],
-            "heads": siamese.init(key, _pooled(maps, options.levels))["params"],
+            "heads": siamese.init(key, _alike(options, maps))["params"],
         }
         return {
             "learnt": learnt,
             "statistics": variables["batch_stats"],
             "optimiser": optimiser.init(learnt),
+            "target": jax.tree.map(jnp.copy, learnt) if slow else {},
             "discriminator": params["discriminator"] if guided else {},
-            "anchor": models.fold(backbone.module, variables) if fields.anchor else {},
+            "anchor": models.fold(backbone.module, variables) if held else {},
             "empty_masks": jnp.int32(0),
         }
 
     def described(maps):
         return describe([maps[tap] for tap in backbone.taps])
 
-    def loss_of(learnt, statistics, discriminator_variables, anchor, images, mask):
+    def loss_of(learnt, statistics, frozen, images, mask):
         variables = {"params": learnt["backbone"], "batch_stats": statistics}
 
         embed = functools.partial(siamese.apply, {"params": learnt["heads"]})
 
         # One pass for all: the program is a third as long to compile.
         stacked = backbone.normalise(_interleave(list(images.values())))
-        every, statistics = _run(backbone, variables, stacked, fields.statistics)
+        every, moved = _run(backbone, variables, stacked, fields.statistics)
         maps = dict(zip(images, _separate(every, len(images)), strict=True))
-        pooled = _pooled(maps["view1"], options.levels)
-        z1, p1 = embed(pooled)
-        z2, p2 = embed(_pooled(maps["view2"], options.levels))
-        pull = _contrast(options, p1, p2, z1, z2)
+        alike = _alike(options, maps["view1"])
+        z1, p1 = embed(alike)
+        z2, p2 = embed(_alike(options, maps["view2"]))
+        aims = z1, z2
+        if slow:
+            aims = aimed_at(frozen["target"], statistics, images)
+        pull = _contrast(options, p1, p2, *aims)
         metrics = {"contrastive": pull, "spread": _mean(heads.collapse, z1)}
-        for level, x in zip(options.levels, pooled, strict=True):
+        for level, x in zip(options.levels, alike, strict=True):
             metrics[f"rank_{level}"] = heads.participation_ratio(x)
         loss = pull
-        if fields.anchor:
-            before, _ = _run(backbone, anchor, stacked, "frozen")
-            metrics["drift"] = losses.anchor_loss(described(every), described(before))
-            loss += fields.anchor * metrics["drift"]
+        if held:
+            before, _ = _run(backbone, frozen["anchor"], stacked, "frozen")
+            pairs = described(every), described(before)
+            if fields.anchor:
+                metrics["drift"] = losses.anchor_loss(*pairs)
+                loss += fields.anchor * metrics["drift"]
+            if fields.vicreg:
+                views = (_views(x, len(images)) for x in pairs)
+                metrics["vicreg"] = losses.vicreg_loss(*views)
+                loss += fields.vicreg * metrics["vicreg"]
         if not guided:
-            return loss, (metrics | {"loss": loss}, statistics)
+            return loss, (metrics | {"loss": loss}, moved)
 
         maps = maps["defect"]
-        logits = discriminator.apply(discriminator_variables, _levels(maps), image_size)
+        logits, stages = discriminator.apply(
+            frozen["discriminator"], _levels(maps), image_size, mutable="intermediates"
+        )
         if options.guide in ("gradient", "per_class"):
             # D's weights stand still; its gradient reaches F through the features.
             per_class = options.guide == "per_class"
@@ -287,15 +302,27 @@ def _negative_guided_contrast(
                 logits, mask, per_class=per_class, **options.guide_focal
             )
         else:
-            shown = _pooled_where(maps, options.levels, _shown(logits, mask))
-            n = embed(shown, pooled, method=siamese.project_among)
+            if options.negatives == "discriminator":
+                maps = {name: x for name, (x,) in stages["intermediates"].items()}
+            shown, there = _anomalous(options, maps, _shown(logits, mask), mask)
+            n = embed(shown, alike, method=siamese.project_among)
             v1, v2 = _drawn(options, (p1, p2), (z1, z2))
-            push = _repel(v1, v2, n, there=mask.any((1, 2)))
+            push = _repel(v1, v2, n, there)
         loss += weight * push
         metrics |= {"guide": push, "loss": loss} | _watch_guide(logits, mask)
         if options.sight:
             metrics["sight"] = _sight(logits, mask)
-        return loss, (metrics, statistics)
+        return loss, (metrics, moved)
+
+    def aimed_at(target, statistics, images):
+        """Projections of the two views by the slow copy."""
+        views = backbone.normalise(_interleave([images["view1"], images["view2"]]))
+        variables = {"params": target["backbone"], "batch_stats": statistics}
+        maps = _separate(_run(backbone, variables, views, "frozen")[0], 2)
+        project = functools.partial(
+            siamese.apply, {"params": target["heads"]}, method=siamese.project
+        )
+        return [project(_alike(options, view)) for view in maps]
 
     def step(state, batch, key):
         images = dict(zip(("view1", "view2"), weaken(key, batch), strict=True))
@@ -303,22 +330,33 @@ def _negative_guided_contrast(
         if guided:
             images["defect"], mask = generate(key, batch)
             empty += _count_empty(mask)
+        frozen = {name: state[name] for name in ("target", "discriminator", "anchor")}
         grads, (metrics, statistics) = jax.grad(loss_of, has_aux=True)(
-            *(state[name] for name in ("learnt", "statistics", "discriminator")),
-            *(state["anchor"], images, mask),
+            state["learnt"], state["statistics"], frozen, images, mask
         )
         learnt, moments = state["learnt"], state["optimiser"]
         updates, moments = optimiser.update(grads, moments, learnt)
         fall = optim.cosine(batch["progress"]) if fields.schedule == "cosine" else 1.0
+        before = learnt
         learnt = {
-            part: jax.tree.map(
-                lambda p, u, rate=rate: p - rate * fall * u, learnt[part], updates[part]
+            name: jax.tree.map(
+                lambda p, u, rate=rate: p - rate * fall * u, before[name], updates[name]
             )
-            for part, rate in rates.items()
+            for name, rate in rates.items()
         }
+        if part is not None:
+            learnt["backbone"] = jax.tree.map(
+                lambda own, new, old: new if own else old,
+                *(part, learnt["backbone"], before["backbone"]),
+            )
+        target = state["target"]
+        if slow:
+            target = jax.tree.map(
+                lambda t, p: slow * t + (1.0 - slow) * p, target, learnt
+            )
         if guided:
             metrics["empty_masks"] = empty
-        state = state | {"learnt": learnt, "statistics": statistics}
+        state = state | {"learnt": learnt, "statistics": statistics, "target": target}
         return state | {"optimiser": moments, "empty_masks": empty}, metrics
 
     def stop(curves, progress):
@@ -387,19 +425,19 @@ def _drawn(options, p, z):
     return p if options.contrastive == "simsiam" else z
 
 
-def _repel(v1, v2, n, *, there):
+def _repel(v1, v2, n, there):
     """L_neg of the feature guide: views must not point where the anomaly lies.
 
     Mean over levels of 1/2 [max(0, cos(v1, sg n)) + max(0, cos(v2, sg n))], over the
-    images that have an anomaly (`there`, bool [b]).
+    rows that have an anomaly, each by its weight in `there`, [n] a level.
     """
 
-    def level(v1, v2, n):
+    def level(v1, v2, n, there):
         n = jax.lax.stop_gradient(n)
         towards = [jax.nn.relu(losses.cosine_similarity(v, n)) for v in (v1, v2)]
-        return (0.5 * sum(towards) * there).sum() / jnp.maximum(there.sum(), 1)
+        return (0.5 * sum(towards) * there).sum() / jnp.maximum(there.sum(), 1e-6)
 
-    return _mean(level, v1, v2, n)
+    return _mean(level, v1, v2, n, there)
 
 
 def _shown(logits, mask):
@@ -408,19 +446,61 @@ def _shown(logits, mask):
     return mask * jax.nn.softmax(logits)[..., 1]
 
 
-def _pooled(maps, levels):
-    """Global average pooling: [b, h, w, c] -> [b, c] a level."""
-    return [maps[level].mean((1, 2)) for level in levels]
+def _alike(options, maps):
+    """What two views have in common, [n, c] a level: means [b, c], or every place."""
+    if options.positives == "place":
+        return [_places(maps[level]) for level in options.levels]
+    return [maps[level].mean((1, 2)) for level in options.levels]
 
 
-def _pooled_where(maps, levels, weight):
-    """Average pooling weighted by [b, H, W], brought to each level's grid."""
-    pooled = []
-    for level in levels:
-        x = maps[level]
-        a = jax.image.resize(weight, x.shape[:3], "linear", antialias=True)[..., None]
-        pooled.append((a * x).sum((1, 2)) / jnp.maximum(a.sum((1, 2)), 1e-6))
-    return pooled
+def _anomalous(options, maps, seen, mask):
+    """Negatives for `_alike`'s rows, [n, c] a level, and the weight of each, [n].
+
+    Args:
+      seen: [b, H, W], where an image's features are those of its anomaly.
+      mask: [b, H, W]; an image without an anomaly has no negative.
+    """
+    weights = [
+        jax.image.resize(seen, maps[level].shape[:3], "linear", antialias=True)
+        for level in options.levels
+    ]
+    if options.positives == "place":
+        return _alike(options, maps), [weight.reshape(-1) for weight in weights]
+    there = mask.any((1, 2)).astype(jnp.float32)
+    pooled = [
+        _pooled_where(maps[level], weight)
+        for level, weight in zip(options.levels, weights, strict=True)
+    ]
+    return pooled, [there] * len(pooled)
+
+
+def _pooled_where(x, weight):
+    """Average pooling of [b, h, w, c] weighted by [b, h, w]: [b, c]."""
+    weight = weight[..., None]
+    return (weight * x).sum((1, 2)) / jnp.maximum(weight.sum((1, 2)), 1e-6)
+
+
+def _places(x):
+    """[b, h, w, c] -> [b * h * w, c]."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def _views(x, k):
+    """The two views' rows of [b * k, ...], of which every example has k."""
+    return jnp.concatenate([x[i::k] for i in (0, 1)])
+
+
+def _part(trains, backbone: Backbone, image_size):
+    """Which weights of F stage II changes, a bool for each; None is all."""
+    if trains == "all":
+        return None
+    item = (*image_size, 3)
+    shapes = jax.eval_shape(
+        backbone.module.init, jax.random.key(0), jnp.zeros((1, *item))
+    )
+    if trains == "normalisation":
+        return parts.normalisations(shapes["params"])
+    return parts.between(backbone.module, shapes, item, backbone.taps, LEVELS)
 
 
 # -----------------------------------------------------------------------------
@@ -464,7 +544,11 @@ def _pastes_textures(options) -> bool:
 
 def _weak_views(options) -> Callable:
     """(key, batch) -> two weak views, [b, H, W, 3] each."""
-    weaken = jax.vmap(functools.partial(views.weak_view, **options.views))
+    if options.positives == "place":
+        view = functools.partial(views.recoloured, jitter=options.views.jitter)
+    else:
+        view = functools.partial(views.weak_view, **options.views)
+    weaken = jax.vmap(view)
     weaken = jax.vmap(weaken, in_axes=(0, None))
 
     def apply(key, batch):

@@ -15,6 +15,7 @@ from jaxad.augment import fields as augment
 from jaxad.errors import InputError
 from jaxad.fields import (
     ABOVE_0,
+    NOT_ALL,
     NOT_NEGATIVE,
     SHARE,
     TEXTS,
@@ -173,6 +174,20 @@ FIELDS = dict(
         TEXTS,
         under=_IN_NCL,
     ),
+    positives=Field(
+        "image",
+        'what is alike in two views: the "image", each level by its mean; "place": all '
+        "that lies in one place of a level, of views that differ in colours (ours)",
+        one_of("image", "place"),
+        under=_IN_NCL,
+    ),
+    negatives=Field(
+        "backbone",
+        "whose features of a synthetic anomaly that guide pushes views from (ours); "
+        '"discriminator": of D, which has such of layer1, layer2 and layer3',
+        one_of("backbone", "discriminator"),
+        under=("guide", "feature"),
+    ),
     contrastive=Field(
         "simsiam",
         'the paper\'s; "ntxent" contrasts with the images of the batch',
@@ -229,7 +244,11 @@ FIELDS = dict(
         ),
         norm=Field("batch", "their normalisation (ours)", one_of(*names.NORMS)),
     ),
-    views=_in_ncl(**augment.WEAK_VIEW),
+    views=acting(
+        augment.WEAK_VIEW
+        | dict(jitter=dataclasses.replace(augment.WEAK_VIEW["jitter"], under=_IN_NCL)),
+        *("positives", "image"),
+    ),
     ncl=_in_ncl(
         **_training(
             batch_size=32,
@@ -243,6 +262,25 @@ FIELDS = dict(
                 "weight of the squared distance of descriptors to those before stage "
                 "II, in units of their variance (ours); 0 leaves F free",
                 NOT_NEGATIVE,
+            ),
+            vicreg=Field(
+                0.0,
+                "weight of VICReg's variance and covariance of the views' descriptors, "
+                "in units of their deviation before stage II (ours)",
+                NOT_NEGATIVE,
+            ),
+            target=Field(
+                0.0,
+                "momentum of a slow copy of F and its projections, which predictions "
+                "aim at as BYOL's do (ours); 0 is SimSiam's: F itself",
+                NOT_ALL,
+                under=("contrastive", "simsiam"),
+            ),
+            trains=Field(
+                "all",
+                'of F (ours): "normalisation": scales and shifts alone; "tapped": what '
+                "lies behind the last level that the memory bank sees none of",
+                one_of("all", "normalisation", "tapped"),
             ),
             schedule=Field(
                 "cosine", "of both rates, to 0 (ours)", one_of("cosine", "constant")
@@ -351,6 +389,12 @@ def check(config) -> None:
             '"none" where method.stages has no "dnp": nothing has taught the guide',
         )
         need("levels", len(options.levels) > 0, "at least one")
+        of_d = options.guide == "feature" and options.negatives == "discriminator"
+        need(
+            "levels",
+            not of_d or set(options.levels) <= set(LEVELS[:3]),
+            'some of layer1, layer2 and layer3 with method.negatives "discriminator"',
+        )
     else:
         need(
             "dnp.statistics",

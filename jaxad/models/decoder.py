@@ -46,7 +46,8 @@ class InverseNetwork(nn.Module):
         """Levels [b, h_l, w_l, c_l], shallowest first, to logits [b, *size, 2].
 
         Without skips the others only give the sizes. Training mode normalises with the
-        batch and moves the collection `batch_stats`.
+        batch and moves the collection `batch_stats`. The collection `intermediates` has
+        each stage's map, under the name of the level whose shape it has.
         """
         *shallower, x = levels
         for i in (2, 1, 0):
@@ -59,6 +60,7 @@ class InverseNetwork(nn.Module):
             if self.skip == "unet":
                 x = jnp.concatenate([x, shallower[i]], -1)
                 x = Conv(self.widths[i], name=f"skip{i}")(x)
+            self.sow("intermediates", f"layer{i + 1}", x)
         x = nn.relu(ConvNorm(self.head_width, 3, 1, 1, name="head")(x, train=train))
         # Small, as in the focal loss's paper: every pixel begins undecided. With
         # Kaiming's fan-out of two channels most begin certain, and many of them wrong.

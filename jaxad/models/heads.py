@@ -155,7 +155,8 @@ def participation_ratio(x: jax.Array) -> jax.Array:
       Scalar.
     """
     x = x - x.mean(0, keepdims=True)
-    # Has the eigenvalues of n C.
+    x = x if x.shape[0] < x.shape[1] else x.T
+    # The smaller of the two matrices that have the eigenvalues of n C.
     gram = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.trace(gram) ** 2 / jnp.maximum((gram**2).sum(), 1e-30)
 

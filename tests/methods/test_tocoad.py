@@ -186,6 +186,60 @@ def test_statistics_of_the_batch_are_those_of_its_training_mode():
     assert not equal(ours[1], backbone_variables()["batch_stats"])
 
 
+def test_a_slow_target_follows():
+    """It begins at F, is what predictions aim at, and goes a tenth of the way."""
+    (ncl,) = stages(
+        stages=("ncl",), guide="none", ncl__target=0.9, ncl__vicreg=2.0,
+        ncl__backbone_learning_rate=1e-2,
+    )  # fmt: skip
+    params = {"backbone": backbone_variables()}
+    before = start(ncl, params)
+    assert equal(before["target"], before["learnt"])
+    state, [metrics] = run(ncl, params, 1)
+    assert metrics["loss"] == pytest.approx(
+        metrics["contrastive"] + 2.0 * metrics["vicreg"], rel=1e-5
+    )
+    want = jax.tree.map(
+        lambda old, new: 0.9 * old + 0.1 * new, before["target"], state["learnt"]
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        *(state["target"], want),
+    )
+    # A target of its own: the loss does not go by F's projections any more.
+    other = before | {"target": jax.tree.map(lambda x: x[..., ::-1], before["target"])}
+    _, after = jax.jit(ncl.step)(other, make_batch(), jax.random.key(0))
+    assert abs(float(after["contrastive"]) - metrics["contrastive"]) > 1e-3
+
+
+@pytest.mark.parametrize("trains", ["normalisation", "tapped"])
+def test_a_part_of_the_backbone_is_trained(trains):
+    (ncl,) = stages(
+        stages=("ncl",), guide="none", ncl__trains=trains,
+        ncl__backbone_learning_rate=1e-2,
+    )  # fmt: skip
+    state, _ = run(ncl, {"backbone": backbone_variables()}, 1)
+    moved = jax.tree.map(
+        lambda a, b: bool((a != b).any()),
+        *(state["learnt"]["backbone"], backbone_variables()["params"]),
+    )
+    for name, conv in moved.items():
+        tapped = name in ("conv1", "conv2")  # which the memory bank sees
+        kernel, norm = (tapped,) * 2 if trains == "tapped" else (False, True)
+        assert conv == {"kernel": kernel, "norm": {"scale": norm, "bias": norm}}, name
+
+
+def test_by_place_nothing_moves_but_colours():
+    """The same place of two views is the same place of the image."""
+    options = make_config(positives="place", views__jitter=0.0).method
+    batch = make_batch()
+    for view in tocoad._weak_views(options)(jax.random.key(0), batch):
+        np.testing.assert_allclose(view, batch["image"], atol=1e-6)
+    options.views.jitter = 0.4
+    one, other = tocoad._weak_views(options)(jax.random.key(0), batch)
+    assert jnp.abs(one - other).max() > 0.05
+
+
 def test_the_guides_gradient_reaches_the_backbone():
     """D stands still, so only F can lower its loss on the same anomalies."""
     params, _ = after_stage_one()
@@ -204,21 +258,35 @@ def test_the_guides_gradient_reaches_the_backbone():
 def test_feature_guide_repels_only_where_there_is_an_anomaly():
     p = jnp.asarray([[1.0, 0.0], [1.0, 0.0]])
     n = jnp.asarray([[1.0, 1.0], [1.0, 0.0]])
-    there = jnp.asarray([True, False])
+    there = jnp.asarray([1.0, 0.0])
     # Half of cos 45 degrees from the first view, nothing from the opposite second.
-    ours = tocoad._repel([p], [-p], [n], there=there)
+    ours = tocoad._repel([p], [-p], [n], [there])
     np.testing.assert_allclose(ours, 0.5 * 0.5**0.5, rtol=1e-6)
-    none = tocoad._repel([p], [p], [n], there=jnp.asarray([False, False]))
+    none = tocoad._repel([p], [p], [n], [0 * there])
     assert none == 0
+    # A place counts as much as D sees of it: 3 parts of cos 45 degrees, 1 of 1.
+    shares = tocoad._repel([p], [p], [n], [jnp.asarray([0.03, 0.01])])
+    np.testing.assert_allclose(shares, (3 * 0.5**0.5 + 1) / 4, rtol=1e-6)
 
 
 def test_pooling_where_the_mask_is():
     x = jnp.arange(4.0).reshape(1, 2, 2, 1)
-    weight = jnp.zeros((1, 4, 4)).at[0, :2, 2:].set(1.0)
-    (pooled,) = tocoad._pooled_where({"level": x}, ("level",), weight)
+    mask = jnp.zeros((1, 4, 4)).at[0, :2, 2:].set(1.0)
+    ((pooled,), (there,)), ((places,), (weights,)) = (
+        tocoad._anomalous(
+            make_config(levels=("level",), positives=positives).method,
+            *({"level": x}, mask, mask),
+        )
+        for positives in ("image", "place")
+    )
     # The upper right quarter is most of the second pixel.
     mean = float(pooled[0, 0])
     assert abs(mean - 1) < abs(mean - 1.5)
+    np.testing.assert_array_equal(there, [1.0])
+    # By place nothing is pooled, and the second place counts most.
+    np.testing.assert_array_equal(places, jnp.arange(4.0)[:, None])
+    assert weights.shape == (4,) and weights.argmax() == 1
+    assert mean == pytest.approx(float((places[:, 0] * weights).sum() / weights.sum()))
 
 
 def test_negatives_are_what_d_sees_inside_the_mask():
@@ -227,9 +295,7 @@ def test_negatives_are_what_d_sees_inside_the_mask():
     # D is at odds everywhere: the mean of all would be 1.5, and is 3 of the defect.
     seen = tocoad._shown(jnp.zeros((1, 4, 4, 2)), mask)
     np.testing.assert_array_equal(seen, 0.5 * mask)
-    (pooled,) = tocoad._pooled_where(
-        {"level": jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)}, ("level",), seen
-    )
+    pooled = tocoad._pooled_where(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2), seen)
     assert float(pooled[0, 0]) == pytest.approx(3.0)
 
 
@@ -306,7 +372,7 @@ def test_without_simsiam_projections_are_pushed():
     for name in ("simsiam", "ntxent"):
         options.contrastive = name
         v1, v2 = tocoad._drawn(options, ([p], [p]), ([z], [z]))
-        push = tocoad._repel(v1, v2, [n], there=jnp.asarray([True]))
+        push = tocoad._repel(v1, v2, [n], [jnp.ones(1)])
         found[name] = float(push)
     # The prediction has turned away; what it was made of has not, by 45 degrees.
     assert found == {"simsiam": 0.0, "ntxent": pytest.approx(0.5**0.5)}
@@ -382,6 +448,14 @@ def test_a_pipeline_trains_a_category_with_its_own_constants():
         ),
         dict(stages=("ncl",), guide="none"),
         dict(guide="per_class", ncl__anchor=1.0, sight=0.8),
+        dict(positives="place", guide="feature", ncl__target=0.9, ncl__vicreg=1.0),
+        dict(
+            positives="place",
+            guide="feature",
+            negatives="discriminator",
+            levels=("layer1", "layer3"),
+            decoder__skip="unet",
+        ),
         dict(stages=("dnp", "ncl", "ranking"), grey=True),
         dict(
             texture="noise",
@@ -491,6 +565,12 @@ def test_the_texture_source_is_the_first_that_is_there(there, changes, settled):
         ),
         (dict(lambda_neg__feature=-1.0), "method.lambda_neg.feature"),
         (dict(ncl__anchor=-1.0), "method.ncl.anchor"),
+        (dict(ncl__target=1.0), "method.ncl.target"),
+        (dict(ncl__trains="norms"), "method.ncl.trains"),
+        (
+            dict(guide="feature", negatives="discriminator"),
+            "method.levels.* some of layer1, layer2 and layer3",
+        ),
         (dict(texture="images", dnp__batch_size=1), "another image of the batch"),
         (
             dict(generator="cutpaste", ncl__batch_size=1),

@@ -137,6 +137,8 @@ def test_participation_ratio_by_hand():
     x = np.zeros((4, 3), np.float32)
     x[:, :2] = [[2, 1], [2, -1], [-2, 1], [-2, -1]]
     np.testing.assert_allclose(heads.participation_ratio(x + 5), 25 / 17, rtol=1e-5)
+    wide = np.pad(x, ((0, 0), (0, 2)))  # more channels than rows, which are none
+    np.testing.assert_allclose(heads.participation_ratio(wide), 25 / 17, rtol=1e-5)
     line = jnp.arange(8.0)[:, None] * jnp.asarray([[1.0, 2.0, 3.0]])
     np.testing.assert_allclose(heads.participation_ratio(line), 1, rtol=1e-5)
     assert heads.participation_ratio(jnp.ones((4, 3))) == 0
