@@ -1,14 +1,15 @@
-r"""ToCoAD's map on descriptors beside no training: what it changes on ELPV.
+r"""ToCoAD's map on descriptors, and what may hold F in stage II, beside no training.
 
   python benchmarks/tocoad_map.py [--study report] [--category mono] [--seeds 0 1 2]
                                   [--banks 10] [--pixel_banks 3] [--workdir DIR]
 
-F is frozen: rows differ in the map on its descriptors, and in whether these hold what D
-sees, trained as configs/tocoad_elpv.py does. `--study report` has the rows of a table;
-the others, from which settings are chosen, are for poly. Image AUROC is on the real
-test images, over banks that start at the same patches in all rows. Pixel metrics are on
-its normal images with defects of generators that training never used. Every number is
-kept in the workdir as it is found, and not found twice.
+On ELPV. F is frozen: rows differ in the map on its descriptors, and in whether these
+hold what D sees, trained as configs/tocoad_elpv.py does. `--study report` has the rows
+of a table; the others, from which settings are chosen, are for poly. In `--study
+stage2` F is trained, for 50 steps at a rate that folds its descriptors. Image AUROC is
+on the real test images, over banks that start at the same patches in all rows. Pixel
+metrics are on its normal images with defects of generators that training never used.
+Every number is kept in the workdir as it is found, and not found twice.
 
 The differences to no training: banks are averaged within a seed, the interval of 95 %
 (Student's) is over seeds; of whitening, which has nothing random, over banks. `--leak`
@@ -28,7 +29,7 @@ from scipy import ndimage
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from configs import tocoad_elpv  # noqa: E402
-from jaxad import command_line, data, rng, scores, statistics  # noqa: E402
+from jaxad import command_line, data, models, rng, scores, statistics  # noqa: E402
 from jaxad.augment import anomalies  # noqa: E402
 from jaxad.bank import memory_bank  # noqa: E402
 from jaxad.detectors import base, knn  # noqa: E402
@@ -44,6 +45,15 @@ WHITENING = {"stages": ("whitening",), "whitening.log_odds": 0.0}
 SEEN = {"stages": ("dnp", "whitening")}
 RANKED = {"stages": ("whitening", "ranking"), "whitening.log_odds": 0.0}
 SEEN_AND_RANKED = {"stages": ("dnp", "whitening", "ranking")}
+STAGE_2 = {
+    "stages": ("dnp", "ncl"),
+    "grey": True,
+    "ncl.epochs": 0,
+    "ncl.min_steps": 50,
+    "ncl.backbone_learning_rate": 1e-3,
+}
+PLACE = STAGE_2 | {"positives": "place", "heads.width": 256, "heads.bottleneck": 64}
+BY_D = {"guide": "feature", "negatives": "discriminator"}
 # What each row changes in config.method of reading=map. The first is the baseline.
 STUDIES = {
     "report": {
@@ -68,6 +78,23 @@ STUDIES = {
             for x in (0.25, 1.0, 4.0)
         },
     },
+    "stage2": {
+        "no training": UNTRAINED,
+        "no guide": STAGE_2 | {"stages": ("ncl",), "guide": "none"},
+        "gradient": STAGE_2,
+        "anchor": STAGE_2 | {"ncl.anchor": 1.0},
+        "VICReg": STAGE_2 | {"ncl.vicreg": 1.0},
+        "slow target": STAGE_2 | {"ncl.target": 0.99},
+        "normalisation": STAGE_2 | {"ncl.trains": "normalisation"},
+        "tapped": STAGE_2 | {"ncl.trains": "tapped"},
+        "place, no guide": PLACE | {"stages": ("ncl",), "guide": "none"},
+        "place, gradient": PLACE,
+        "place, F's negatives": PLACE | {"guide": "feature"},
+        "place, D's negatives": PLACE | BY_D | {"levels": ("layer2", "layer3")},
+        "place, D's negatives, slow target": PLACE
+        | BY_D
+        | {"levels": ("layer2", "layer3"), "ncl.target": 0.99},
+    },
     "ranking": {
         "no training": UNTRAINED,
         **{
@@ -91,7 +118,7 @@ def pipeline_of(arguments, changes, seed: int):
 
 
 def is_random(changes) -> bool:
-    return bool({"dnp", "ranking"} & set(changes["stages"]))
+    return bool({"dnp", "ncl", "ranking"} & set(changes["stages"]))
 
 
 class Images:
@@ -147,6 +174,9 @@ def learn(arguments, images: Images, row: str, changes, seed: int):
         params, _ = fit.learn(
             pipeline, images.train, folder, passes, {}, label=arguments.category
         )
+    if params["backbone"] is not pipeline.variables:
+        folded = models.fold(pipeline.backbone.module, params["backbone"])
+        params = params | {"backbone": folded}
     return pipeline, params
 
 
@@ -189,7 +219,9 @@ def measured(described, labels, params, bank, pixels: bool) -> dict[str, float]:
 
 def table(arguments) -> None:
     images, found = Images(arguments), {}
-    described: dict[int | None, Described] = {}  # by the seed of D
+    described: dict[
+        object, Described
+    ] = {}  # by the seed of D, or what F was trained by
     for row, changes in STUDIES[arguments.study].items():
         if row not in (arguments.rows or [row]):
             continue
@@ -197,6 +229,9 @@ def table(arguments) -> None:
             pipeline, params = learn(arguments, images, row, changes, seed)
             place = arguments.workdir / arguments.category / f"{row} {seed}"
             of = seed if "discriminator" in params else None
+            if params["backbone"] is not pipeline.variables:
+                of = row, seed
+                described = {}
             if of not in described:
                 described[of] = Described(images, pipeline, params)
             for i, start in enumerate(starts_of(arguments, described[of])):

@@ -214,7 +214,7 @@ def vicreg_loss(x: jax.Array, reference: jax.Array) -> jax.Array:
     """Descriptors shall vary in all channels, and in each by itself.
 
     Each channel in units of its standard deviation in the reference, C the covariance:
-    L = mean over j of max(0, 1 - sqrt(C_jj + 1e-4)) + 1/25 1/d sum over i != j of C_ij^2
+    L = mean over j of max(0, 1 - sqrt(C_jj + 1e-4)) + sum over i != j of C_ij^2 / 25 d
 
     The third term of the paper, the invariance, is the contrastive loss's here; 25 : 1
     are the paper's weights of these two.
