@@ -165,11 +165,10 @@ class Described:
         }
 
 
-def learn(arguments, images: Images, row: str, changes, seed: int):
+def learn(arguments, images: Images, folder: pathlib.Path, changes, seed: int):
     """(pipeline, what the stages of a row learn)."""
     pipeline = pipeline_of(arguments, changes, seed)
-    folder = arguments.workdir / f"{row} {seed}"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with Passes(folder / "unfinished", every=60) as passes:
         params, _ = fit.learn(
             pipeline, images.train, folder, passes, {}, label=arguments.category
@@ -226,8 +225,8 @@ def table(arguments) -> None:
         if row not in (arguments.rows or [row]):
             continue
         for seed in arguments.seeds if is_random(changes) else arguments.seeds[:1]:
-            pipeline, params = learn(arguments, images, row, changes, seed)
             place = arguments.workdir / arguments.category / f"{row} {seed}"
+            pipeline, params = learn(arguments, images, place, changes, seed)
             of = seed if "discriminator" in params else None
             if params["backbone"] is not pipeline.variables:
                 of = row, seed

@@ -24,7 +24,7 @@ import ml_collections
 import numpy as np
 
 from jaxad import arrays, detectors, methods, models, scores
-from jaxad.detectors import base
+from jaxad.detectors import averaged, base
 from jaxad.detectors.base import Detector, Scorer
 from jaxad.devices import processes, sharding
 from jaxad.errors import InputError, writing
@@ -57,7 +57,10 @@ def networks(config: ml_collections.ConfigDict) -> Networks:
         return list(extract(variables, images).values())
 
     backbone = Backbone(name, module, taps, tuple(spec.mean), tuple(spec.std), levels)
-    return Networks(backbone, methods.build(config, backbone), detectors.build(config))
+    method, scorer = methods.build(config, backbone), detectors.build(config)
+    if method.log_odds:
+        scorer = averaged.with_log_odds(scorer, config.detector.to_dict())
+    return Networks(backbone, method, scorer)
 
 
 # ---- Members

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxad import arrays
-from jaxad.detectors import base
+from jaxad.detectors import averaged, base
 from jaxad.errors import InputError, writing
 from jaxad.inference import artefact
 from jaxad.inference.artefact import Answers
@@ -70,7 +70,12 @@ def write(folder: pathlib.Path, loaded: Loaded, dtype: np.dtype, bank: str) -> d
         tree = arrays.nest(given)
         one = detector.replace(params=tree["params"])
         described = base.describe_with(one, artefact.in_unit(images))
-        patches = _distances(described, artefact.restored(tree["state"])["memory_bank"])
+        state = artefact.restored(tree["state"])
+        if detector.method.log_odds:
+            patches = _distances(described[..., :-1], state["memory_bank"])
+            patches = averaged.averaged(state, patches, described[..., -1])
+        else:
+            patches = _distances(described, state["memory_bank"])
         scored = base.Scored(patches, base.image_score(options, patches))
         return artefact.answered(one, tree, scored, images.shape[1:3])
 

@@ -196,6 +196,8 @@ class Method:
       grid: gives (h, w, c) of an image's descriptors, where `features` reads more than
         the backbone. Raises InputError for a level that the backbone does not have.
       product: of a method whose runs leave a backbone and no detector.
+      log_odds: whether the last channel of descriptors is the log-odds of an anomaly,
+        which the scores of all others are averaged with (`detectors.averaged`).
     """
 
     features: Callable[[Params, jax.Array], jax.Array]
@@ -204,6 +206,7 @@ class Method:
     check: Callable[[tuple[int, int, int]], None] = lambda shape: None
     product: Product | None = None
     grid: Callable[[], tuple[int, int, int]] | None = None
+    log_odds: bool = False
 
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:

@@ -4,7 +4,8 @@ Stage I (DNP) teaches a discriminative network D to find synthetic anomalies in 
 features of a frozen backbone F. Stage II (NCL) fine-tunes F by contrastive learning on
 normal images, while the frozen D keeps watch that anomalies stay visible. The memory
 bank is then built on the fine-tuned F. Two stages that are not the paper's, whitening
-and ranking, are in `tocoad_map`; with the first, D may have a say in the descriptors.
+and ranking, are in `tocoad_map`; with the first, D may have a say in the descriptors,
+and in every row of an ablation in the score.
 
 The paper's modules, losses and best settings are known; its layouts, optimisers and
 schedules are a reconstruction. `tocoad_fields.FIELDS` says which is which.
@@ -31,6 +32,7 @@ from jaxad.methods.tocoad_fields import (
     LEVELS,
     STAGES,
     check,
+    in_map,
     sees,
     weight_of_guide,
 )
@@ -86,16 +88,18 @@ def build(config, backbone: Backbone) -> Method:
     def features(params, images):
         return describe(backbone.levels(params["backbone"], images))
 
-    grid = None
+    mapped, grid = features, None
     if sees(options):
         features, grid = _with_log_odds(options, backbone, describe, size)
+    if in_map(options):
+        mapped = features
     make = {
         "dnp": lambda: _discriminative_pretraining(options, backbone, size),
         "ncl": lambda: _negative_guided_contrast(options, backbone, describe, size),
         "whitening": lambda: tocoad_map.whitening(options),
         "ranking": lambda: tocoad_map.ranking(
             options,
-            features,
+            mapped,
             backbone.normalise,
             _generator(options),
             textures=_pastes_textures(options),
@@ -107,7 +111,7 @@ def build(config, backbone: Backbone) -> Method:
 
     maps = {"whitening", "ranking"} & set(options.stages)
     project = tocoad_map.project if maps else identity
-    return Method(features, project, stages, grid=grid)
+    return Method(features, project, stages, grid=grid, log_odds=options.in_score)
 
 
 def _with_log_odds(options, backbone: Backbone, describe, size):

@@ -166,6 +166,12 @@ FIELDS = dict(
             drop_at=Field((0.8, 0.9), "when the rate drops, as DRAEM's (ours)", DROPS),
         )
     ),
+    in_score=Field(
+        False,
+        "D has a say in the score (ours): a patch scores the mean of two z-scores, of "
+        "its distance to the bank and of D's log-odds",
+        under=_IN_DNP,
+    ),
     # Stage II
     levels=Field(
         ("layer3", "layer4"),
@@ -403,8 +409,18 @@ def check(config) -> None:
         )
     need(
         "whitening.log_odds",
-        not sees(options) or "dnp" in options.stages,
+        not in_map(options) or "dnp" in options.stages,
         '0 where method.stages has no "dnp": nothing has taught D',
+    )
+    need(
+        "whitening.log_odds",
+        not (in_map(options) and options.in_score),
+        "0 with method.in_score: D has its say there",
+    )
+    need(
+        "in_score",
+        not options.in_score or "dnp" in options.stages,
+        'false where method.stages has no "dnp": nothing has taught D',
     )
     for category, name, _ in options.by_category:
         known = name in dict(fields_lib.flat(FIELDS))
@@ -417,7 +433,12 @@ def check(config) -> None:
 
 
 def sees(options) -> bool:
-    """Whether descriptors hold what D sees."""
+    """Whether descriptors hold what D sees, as one more channel."""
+    return in_map(options) or options.in_score
+
+
+def in_map(options) -> bool:
+    """Whether what D sees is a part of a distance."""
     return "whitening" in options.stages and options.whitening.log_odds > 0
 
 

@@ -25,8 +25,15 @@ Batch = dict[str, jax.Array]
 
 
 def project(params: Params, x: jax.Array) -> jax.Array:
-    """x W, [..., c] -> [..., c]; x itself where no stage has learnt W yet."""
-    return jnp.matmul(x, params["map"]) if "map" in params else x
+    """x W, [..., c] -> [..., c]; x itself where no stage has learnt W yet.
+
+    Channels that x has beyond those of W, D's log-odds for the score, stay as they are.
+    """
+    if "map" not in params:
+        return x
+    c = len(params["map"])
+    mapped = jnp.matmul(x[..., :c], params["map"])
+    return jnp.concatenate([mapped, x[..., c:]], -1) if c < x.shape[-1] else mapped
 
 
 # -----------------------------------------------------------------------------
@@ -45,7 +52,7 @@ def whitening(options) -> Stage:
 
     def init(key, params, item):
         del key, params  # nothing is random, and x is what F gives
-        (c,) = item
+        c = item[0] - options.in_score  # D's log-odds are for the score
         return {
             "count": jnp.float32(0),
             "mean": jnp.zeros(c),
@@ -54,7 +61,7 @@ def whitening(options) -> Stage:
 
     def step(state, batch, key):
         del key
-        state = merged(state, batch["patches"])
+        state = merged(state, batch["patches"][:, : len(state["mean"])])
         scatter = state["scatter"]
         squares = jnp.maximum((scatter**2).sum(), jnp.finfo(scatter.dtype).tiny)
         return state, {"rank": jnp.trace(scatter) ** 2 / squares}

@@ -456,7 +456,7 @@ def test_a_pipeline_trains_a_category_with_its_own_constants():
             levels=("layer1", "layer3"),
             decoder__skip="unet",
         ),
-        dict(stages=("dnp", "ncl", "ranking"), grey=True),
+        dict(stages=("dnp", "ncl", "ranking"), grey=True, in_score=True),
         dict(
             texture="noise",
             dnp__optimiser="sgd",
@@ -562,6 +562,14 @@ def test_the_texture_source_is_the_first_that_is_there(there, changes, settled):
         (
             dict(stages=("whitening",), whitening__log_odds=1.0),
             "whitening.log_odds=1.0 must be 0 .* nothing has taught D",
+        ),
+        (
+            dict(stages=("dnp", "whitening"), whitening__log_odds=1.0, in_score=True),
+            "whitening.log_odds=1.0 must be 0 with method.in_score",
+        ),
+        (
+            dict(stages=("whitening",), in_score=True),
+            "method.in_score=True must be false .* nothing has taught D",
         ),
         (dict(lambda_neg__feature=-1.0), "method.lambda_neg.feature"),
         (dict(ncl__anchor=-1.0), "method.ncl.anchor"),

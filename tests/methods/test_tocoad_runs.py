@@ -150,6 +150,31 @@ def test_a_run_stopped_in_stage_two_ends_in_the_same_bytes(
         assert content == (whole[0] / "things" / name).read_bytes(), name
 
 
+def test_what_d_sees_is_in_the_score(places, tmp_path):
+    """As a hand would average them, in the run as in the detector and its program."""
+    changes = {
+        "method.stages": ("dnp", "whitening"),
+        "method.whitening.batch_size": 128,
+    }
+    run = tmp_path / "run"
+    experiment.run(make_config(places, **changes | {"method.in_score": True}), str(run))
+    (member,) = detector_folder.load(find(run / "things")).members
+    split = data.load(make_config(places).dataset, "things", "test")
+    images = np.stack([split[i]["image"] for i in range(len(split))])
+    scores, _ = base.predict(member, images)
+    described = np.asarray(base.describe_with(member, images))
+    bank = np.asarray(member.state["memory_bank"])
+    assert bank.shape[1] == described.shape[3] - 1 == len(member.params["map"])
+    gaps = described[..., None, :-1] - bank
+    distances = np.sqrt((gaps**2).sum(-1)).min(-1)
+    (distance, odds), (by, odds_by) = np.asarray(member.state["z_scores"])
+    both = (distances - distance) / by + (described[..., -1] - odds) / odds_by
+    np.testing.assert_allclose(scores, both.max((1, 2)) / 2, rtol=2e-3, atol=1e-3)
+    lines = (run / "things/scores.csv").read_text().splitlines()[1:]
+    written = [float(line.split(",")[-1]) for line in lines]
+    np.testing.assert_allclose(sorted(written), sorted(scores), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
