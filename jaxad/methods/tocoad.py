@@ -289,8 +289,8 @@ def _negative_guided_contrast(
                 metrics["drift"] = losses.anchor_loss(*pairs)
                 loss += fields.anchor * metrics["drift"]
             if fields.vicreg:
-                views = (_views(x, len(images)) for x in pairs)
-                metrics["vicreg"] = losses.vicreg_loss(*views)
+                normal = (_views(x, len(images)) for x in pairs)
+                metrics["vicreg"] = losses.vicreg_loss(*normal)
                 loss += fields.vicreg * metrics["vicreg"]
         if not guided:
             return loss, (metrics | {"loss": loss}, moved)
@@ -320,9 +320,9 @@ def _negative_guided_contrast(
 
     def aimed_at(target, statistics, images):
         """Projections of the two views by the slow copy."""
-        views = backbone.normalise(_interleave([images["view1"], images["view2"]]))
+        stacked = backbone.normalise(_interleave([images["view1"], images["view2"]]))
         variables = {"params": target["backbone"], "batch_stats": statistics}
-        maps = _separate(_run(backbone, variables, views, "frozen")[0], 2)
+        maps = _separate(_run(backbone, variables, stacked, "frozen")[0], 2)
         project = functools.partial(
             siamese.apply, {"params": target["heads"]}, method=siamese.project
         )
@@ -338,10 +338,9 @@ def _negative_guided_contrast(
         grads, (metrics, statistics) = jax.grad(loss_of, has_aux=True)(
             state["learnt"], state["statistics"], frozen, images, mask
         )
-        learnt, moments = state["learnt"], state["optimiser"]
-        updates, moments = optimiser.update(grads, moments, learnt)
+        before, target = state["learnt"], state["target"]
+        updates, moments = optimiser.update(grads, state["optimiser"], before)
         fall = optim.cosine(batch["progress"]) if fields.schedule == "cosine" else 1.0
-        before = learnt
         learnt = {
             name: jax.tree.map(
                 lambda p, u, rate=rate: p - rate * fall * u, before[name], updates[name]
@@ -353,7 +352,6 @@ def _negative_guided_contrast(
                 lambda own, new, old: new if own else old,
                 *(part, learnt["backbone"], before["backbone"]),
             )
-        target = state["target"]
         if slow:
             target = jax.tree.map(
                 lambda t, p: slow * t + (1.0 - slow) * p, target, learnt
