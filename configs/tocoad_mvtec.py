@@ -17,6 +17,7 @@ in docs/fields.md.
 
 from jaxad import config as config_lib
 from jaxad.methods import tocoad_fields
+from tfds_builders.published import GROUPS
 
 # What NSA's own code sets a category, for method.generator="nsa".
 _DARK, _BRIGHT = (20, 20), (200, 60)
@@ -38,10 +39,7 @@ NSA = {
     ),
     "toothbrush": dict(half_width=(0.03, 0.2), background=_DARK, min_object=0.25),
     "zipper": dict(half_width=(0.03, 0.2), patches=4, background=_BRIGHT),
-} | dict.fromkeys(
-    ("carpet", "grid", "leather", "tile", "wood"),
-    dict(patches=4, resize=(0.5, 2.0)),
-)
+} | dict.fromkeys(GROUPS["textures"], dict(patches=4, resize=(0.5, 2.0)))
 
 
 def get_config(arg=None):
