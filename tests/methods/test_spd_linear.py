@@ -67,7 +67,7 @@ def lars(kernel, gradient):
         # A tenth after 30 %, a hundredth after half of the steps.
         (dict(optimiser="sgd", drops=(0.3, 0.5)), (4.0, 0.04), lambda k, g: 1.0),
     ],
-    ids=str,
+    ids=["sgd", "lars", "drops"],
 )
 def test_steps_one_by_one(make_stage, changes, rates, scale):
     stage = make_stage(**changes)
