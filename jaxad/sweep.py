@@ -73,7 +73,7 @@ def rows(path: str, arg: str | None = None) -> tuple[dict[str, dict], dict[str, 
     def add(name: str, fields: dict, baseline: str | None = None) -> None:
         if name in added:
             raise InputError(f"{path}: sweep adds the row {name!r} twice")
-        added[name] = fields
+        added[name] = dict(fields)  # which the config may go on with
         if baseline is not None:
             baselines[name] = baseline
 

@@ -14,8 +14,10 @@ def test_rows_in_the_order_of_the_file(tmp_path):
     path = study(
         tmp_path,
         "def sweep(add):\n"
+        "    fields = {}\n"
         "    for s in (3, 5):\n"
-        "        add(f's={s}', {'patches.neighbourhood': s})\n",
+        "        fields['patches.neighbourhood'] = s\n"
+        "        add(f's={s}', fields)\n",
     )
     assert list(sweep.rows(path)[0].items()) == [
         ("s=3", {"patches.neighbourhood": 3}),

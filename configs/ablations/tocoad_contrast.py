@@ -29,8 +29,8 @@ def sweep(add):
     add("slow target, gradient guide", slow)
     place = {"method.positives": "place"}
     add("by place, gradient guide", place)
-    place |= {"method.guide": "feature", "method.levels": ("layer2", "layer3")}
-    add("by place, F's negatives", place)
-    place["method.negatives"] = "discriminator"
-    add("by place, D's negatives", place)
-    add("by place, D's negatives, slow target", place | slow)
+    of_f = {"method.guide": "feature", "method.levels": ("layer2", "layer3")}
+    add("by place, F's negatives", place | of_f)
+    of_d = of_f | {"method.negatives": "discriminator"}
+    add("by place, D's negatives", place | of_d)
+    add("by place, D's negatives, slow target", place | of_d | slow)
