@@ -73,23 +73,19 @@ def intervals(random, arguments) -> Iterator[tuple[str, float, float]]:
     yield "AUROC, DeLong (logit)", *statistics.auroc_interval(scores[0], labels)
     found = statistics.auroc_difference(*scores, labels)
     yield "difference of AUROCs, DeLong", found.low, found.high
-    drawn = statistics.bootstrap_differences(
-        *(resampled.of_images(one, labels) for one in scores),
-        labels,
-        replicates=arguments.replicates,
-        seed=int(random.integers(1 << 31)),
-    )
-    for name in METRICS:
-        low, high = drawn[name].low, drawn[name].high
-        yield f"difference of {name}, bootstrap", low, high
+    both = [resampled.of_images(one, labels) for one in scores]
+    yield from bootstrapped(random, METRICS, both, labels, arguments.replicates)
     pixels = draw_pixels(random, arguments.normal, arguments.anomalous)
+    both = [one.metrics() for one in pixels]
+    yield from bootstrapped(random, PIXEL_METRICS, both, labels, arguments.replicates)
+
+
+def bootstrapped(random, names, both, labels, replicates: int):
+    """Of the differences of two detectors: name, low and high."""
     drawn = statistics.bootstrap_differences(
-        *(one.metrics() for one in pixels),
-        labels,
-        replicates=arguments.replicates,
-        seed=int(random.integers(1 << 31)),
+        *both, labels, replicates=replicates, seed=int(random.integers(1 << 31))
     )
-    for name in PIXEL_METRICS:
+    for name in names:
         low, high = drawn[name].low, drawn[name].high
         yield f"difference of {name}, bootstrap", low, high
 

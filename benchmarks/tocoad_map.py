@@ -218,9 +218,7 @@ def measured(described, labels, params, bank, pixels: bool) -> dict[str, float]:
 
 def table(arguments) -> None:
     images, found = Images(arguments), {}
-    described: dict[
-        object, Described
-    ] = {}  # by the seed of D, or what F was trained by
+    described: dict[object, Described] = {}  # by the seed of D; one of a trained F
     for row, changes in STUDIES[arguments.study].items():
         if row not in (arguments.rows or [row]):
             continue

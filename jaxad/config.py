@@ -91,10 +91,8 @@ def study(
       configs: data -> config, where they are others.
     """
     configs = configs or {name: f"{method}_{name}" for name in _STUDIED}
-    given = [item for item in (arg or "").split(",") if item]
-    data = [item.removeprefix("data=") for item in given if item.startswith("data=")]
-    rest = [item for item in given if not item.startswith("data=")]
-    name = data[-1] if data else next(iter(configs))
+    data, rest = taken(arg, "data")
+    name = next(iter(configs)) if data is None else data
     if name not in configs:
         raise InputError(
             f"config argument data={name} must be one of {', '.join(configs)}"
@@ -103,7 +101,18 @@ def study(
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(",".join(rest))
+    return module.get_config(rest)
+
+
+def taken(arg: str | None, name: str) -> tuple[str | None, str]:
+    """What a config file's argument gives by a name, the last time, and all else of it.
+
+    None where it is not given, "" of a bare name.
+    """
+    items = [item.partition("=") for item in (arg or "").split(",") if item]
+    values = [value for key, _, value in items if key == name]
+    rest = ["".join(item) for item in items if item[0] != name]
+    return values[-1] if values else None, ",".join(rest)
 
 
 def changes(

@@ -292,3 +292,19 @@ def test_the_study_of_the_map_is_of_no_other_reading():
         assert config.method.stages == ("dnp", "whitening")
     with pytest.raises(InputError, match="argument reading has no effect on"):
         study.get_config("reading=paper")
+
+
+def test_what_an_argument_gives_by_a_name():
+    taken = config_lib.taken
+    assert taken("a=1,path=data=2,a=3", "a") == ("3", "path=data=2")
+    assert taken("path=data=2", "data") == (None, "path=data=2")  # no part of a value
+    assert taken("runlocal,", "runlocal") == ("", "")
+    assert taken(None, "a") == (None, "")
+
+
+def test_poly_is_where_settings_are_chosen_if_nothing_else_is_said():
+    study = load(ROOT / "configs/ablations/tocoad_selection.py")
+    assert study.get_config().dataset.category == "poly"
+    assert study.get_config("category=mono").dataset.category == "mono"
+    config = study.get_config("data=mvtec")
+    assert (config.dataset.name, config.dataset.category) == ("mvtec_ad", "all")

@@ -15,9 +15,7 @@ from jaxad import config as config_lib
 
 
 def get_config(arg=None):
-    given = arg or ""
-    given = given if "data=" in given else f"data=btad,{given}"
-    return config_lib.study("reconpatch", given)
+    return config_lib.study("reconpatch", f"data=btad,{arg or ''}")
 
 
 def sweep(add):

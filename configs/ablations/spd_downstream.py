@@ -19,7 +19,6 @@ from jaxad import config as config_lib
 from jaxad.methods import spd_backbones
 
 CONFIGS = {"visa": "spd_visa_1cls", "mvtec": "spd_mvtec"}
-_DETECTOR = "detector="
 
 
 def get_config(arg=None):
@@ -27,12 +26,11 @@ def get_config(arg=None):
 
 
 def sweep(add, arg=None):
-    start, items = get_config(arg), (arg or "").split(",")
-    given = [x.removeprefix(_DETECTOR) for x in items if x.startswith(_DETECTOR)]
-    detectors = given[-1:] or ("padim", "patchcore")
+    start, (given, _) = get_config(arg), config_lib.taken(arg, "detector")
+    detectors = ("padim", "patchcore") if given is None else (given,)
     for backbone in spd_backbones.of(arg):
         for detector in detectors:
-            end = get_config(f"{arg or ''},{_DETECTOR}{detector}{backbone.argument}")
+            end = get_config(f"{arg or ''},detector={detector}{backbone.argument}")
             fields = config_lib.changes(start, end)
             if detector == "padim" and len(detectors) > 1:
                 fields["bank_starts"] = 1

@@ -24,7 +24,6 @@ from jaxad import config as config_lib
 from jaxad.methods import spd_backbones
 
 CONFIGS = {"visa": "two_class_visa", "elpv": "two_class_elpv"}
-_SHOTS = "shots="
 
 
 def get_config(arg=None):
@@ -32,11 +31,10 @@ def get_config(arg=None):
 
 
 def sweep(add, arg=None):
-    start, items = get_config(arg), (arg or "").split(",")
-    given = [x.removeprefix(_SHOTS) for x in items if x.startswith(_SHOTS)]
+    start, (given, _) = get_config(arg), config_lib.taken(arg, "shots")
     for backbone in spd_backbones.of(arg):
-        for shots in given[-1:] or ("5", "10"):
-            few = get_config(f"{arg or ''},{_SHOTS}{shots}{backbone.argument}")
+        for shots in ("5", "10") if given is None else (given,):
+            few = get_config(f"{arg or ''},shots={shots}{backbone.argument}")
             name = f"{shots} shots" if few.dataset.shots else "60 %"
             row, baseline = backbone.rows(name)
             add(row, config_lib.changes(start, few), baseline)

@@ -15,13 +15,12 @@ from jaxad.errors import InputError
 
 
 def get_config(arg=None):
-    given = arg or ""
-    if any(item.startswith("reading") for item in given.split(",")):
+    if config_lib.taken(arg, "reading")[0] is not None:
         raise InputError(
             "config argument reading has no effect on a study of reading=map; leave it "
             "out"
         )
-    config = config_lib.study("tocoad", f"data=elpv,{given},reading=map")
+    config = config_lib.study("tocoad", f"data=elpv,{arg or ''},reading=map")
     config.bank_starts = 10
     return config
 

@@ -15,14 +15,14 @@ from jaxad import config as config_lib
 
 
 def get_config(arg=None):
-    given = arg or ""
-    if "data=" not in given:
-        given = f"data=elpv,{given}"
-    if "category" not in given and "data=elpv" in given:
-        given = f"{given},category=poly"
-    config = config_lib.study("tocoad", given)
+    category = "category=poly" if _on_elpv(arg) else ""
+    config = config_lib.study("tocoad", f"data=elpv,{category},{arg or ''}")
     config.bank_starts = 10
     return config
+
+
+def _on_elpv(arg):
+    return config_lib.taken(arg, "data")[0] in (None, "elpv")
 
 
 def sweep(add, arg):
@@ -51,8 +51,7 @@ def sweep(add, arg):
     anchored = fast | {"method.ncl.anchor": 1.0}
     add("gradient 100, anchor 1, rate 0.001", anchored)
     add("no guide, anchor 1, rate 0.001", unguided | anchored)
-    grey = "data=" not in (arg or "") or "data=elpv" in arg
-    mapped = {"method.grey": grey, "method.stages": ("whitening",)}
+    mapped = {"method.grey": _on_elpv(arg), "method.stages": ("whitening",)}
     for shrinkage in (0.001, 0.01, 0.1, 1.0):
         field = {"method.whitening.shrinkage": shrinkage}
         add(f"whitening {shrinkage:g}", mapped | field)

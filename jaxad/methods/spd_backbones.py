@@ -8,10 +8,11 @@ import dataclasses
 import json
 import pathlib
 
+from jaxad import config as config_lib
 from jaxad.errors import InputError
 
 FILE = "backbone.safetensors"
-_GIVEN = "pretrained="
+_GIVEN = "pretrained"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Backbone:
 
 def others(arg: str | None) -> str:
     """The argument of a config without what says which backbones there are."""
-    return ",".join(x for x in (arg or "").split(",") if not x.startswith(_GIVEN))
+    return config_lib.taken(arg, _GIVEN)[1]
 
 
 def of(arg: str | None) -> list[Backbone]:
@@ -54,25 +55,24 @@ def of(arg: str | None) -> list[Backbone]:
     Raises:
       InputError: there are none in the folder, or it is said elsewhere which.
     """
-    items = (arg or "").split(",")
-    given = [x.removeprefix(_GIVEN) for x in items if x.startswith(_GIVEN)]
-    if not given:
+    folder, rest = config_lib.taken(arg, _GIVEN)
+    if folder is None:
         return [Backbone()]
-    for name in ("backbone=", "weights="):
-        if any(item.startswith(name) for item in items):
+    for name in ("backbone", "weights"):
+        if config_lib.taken(rest, name)[0] is not None:
             raise InputError(
-                f"config argument {name}... has no effect beside {_GIVEN}{given[-1]}, "
+                f"config argument {name}=... has no effect beside {_GIVEN}={folder}, "
                 "which names both; leave one of them out"
             )
-    return _left(pathlib.Path(given[-1]).expanduser())
+    return _left(pathlib.Path(folder).expanduser())
 
 
 def _left(folder: pathlib.Path) -> list[Backbone]:
     found = sorted(folder.rglob(FILE))
     if not found:
         raise InputError(
-            f"config argument {_GIVEN}{folder} has no {FILE} in it; name the folder of "
-            "a study or a run that has left some"
+            f"config argument {_GIVEN}={folder} has no {FILE} in it; name the folder "
+            "of a study or a run that has left some"
         )
     plan = folder / "study.json"
     study = json.loads(plan.read_text("utf-8")) if plan.exists() else {}

@@ -121,9 +121,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
         results.write_json(folder / CARD, card)
         return card
 
+    card: dict = {}
+
     def done(stage, params) -> None:
         if stage.tunes:  # what else is learnt may take days
-            leave(params)
+            card.update(leave(params))
 
     with fit.unfinished(pipeline, folder) as passes:
         params, _ = fit.learn(
@@ -136,7 +138,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
         after = _probe(pipeline, params["backbone"], train, seen, "after")
         if test:
             after |= _means(test, pipeline, params, seen)
-    card = leave(params)
+    card = card or leave(params)  # as it came, where no stage has trained it
     outcome = results.finite(
         {
             "dataset": config.dataset.name,
