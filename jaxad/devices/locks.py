@@ -1,7 +1,9 @@
 """Files that one run at a time works on."""
 
 import contextlib
+import errno
 import fcntl
+import logging
 import os
 import pathlib
 import time
@@ -11,6 +13,10 @@ import jax
 
 from jaxad.devices import processes
 from jaxad.errors import writing
+
+_LOG = logging.getLogger(__name__)
+# What file systems say that know none.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
@@ -40,13 +46,13 @@ def locked(
 
 
 @contextlib.contextmanager
-def tried(path: pathlib.Path) -> Iterator[bool]:
+def tried(path: pathlib.Path, place: str = "place") -> Iterator[bool]:
     """As `locked`, without waiting: gives whether the lock was to be had.
 
     The lock of a process that was killed is: the system takes it back.
     """
     with contextlib.ExitStack() as stack:
-        mine = processes.first() and _try(_lock_of(path), stack)
+        mine = processes.first() and _try(_lock_of(path), stack, place)
         yield processes.decided(mine)
 
 
@@ -103,6 +109,14 @@ def _taken(file) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _LOG.warning(
+            "the file system of %s has no locks: nothing keeps two commands from "
+            "working on it at once",
+            file.name,
+        )
     return True
 
 

@@ -1,5 +1,6 @@
 """One run: every category trained, fitted and evaluated; the results table."""
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -83,11 +84,13 @@ def run(
       What `results.json` holds.
 
     Raises:
-      InputError: a field, file or shape that cannot work.
+      InputError: a field, file or shape that cannot work; another command works in
+        the folder.
     """
-    if maker is not None:
+    if maker is None:
+        return run_together([(config, workdir)])[0]
+    with identity.held(pathlib.Path(workdir)):
         return _finish(_open(config, workdir), {}, maker)
-    return run_together([(config, workdir)])[0]
 
 
 def run_together(runs: Sequence[tuple[ml_collections.ConfigDict, str]]) -> list[dict]:
@@ -101,8 +104,15 @@ def run_together(runs: Sequence[tuple[ml_collections.ConfigDict, str]]) -> list[
     Raises:
       InputError: as `run`; configs that differ in more.
     """
-    if methods.leaves(runs[0][0]) == "backbone":
-        return [pretrain.run(config, workdir) for config, workdir in runs]
+    with contextlib.ExitStack() as stack:
+        for _, workdir in runs:
+            stack.enter_context(identity.held(pathlib.Path(workdir)))
+        if methods.leaves(runs[0][0]) == "backbone":
+            return [pretrain.run(config, workdir) for config, workdir in runs]
+        return _together(runs)
+
+
+def _together(runs) -> list[dict]:
     first = runs[0][0].to_dict()
     for config, _ in runs:
         differing = fields.differing(first, config.to_dict()) - {"seed"}

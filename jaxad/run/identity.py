@@ -1,12 +1,14 @@
 """Which run a folder holds: its config, and whether a command is of the same one."""
 
+import contextlib
 import json
 import pathlib
+from collections.abc import Iterator
 
 import ml_collections
 
 from jaxad import fields, methods
-from jaxad.devices import processes
+from jaxad.devices import locks, processes
 from jaxad.errors import InputError
 from jaxad.run import results
 
@@ -109,6 +111,33 @@ def require_same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) ->
             f"{path} is of another run (it differs in {', '.join(sorted(others))}); "
             "choose another --workdir, or remove that folder"
         )
+
+
+@contextlib.contextmanager
+def held(folder: pathlib.Path) -> Iterator[None]:
+    """Holds the folder of a run; one that is finished is free to all.
+
+    It is made if need be, and removed again where nothing has come to lie in it.
+
+    Raises:
+      InputError: another command works in it; it cannot be written.
+    """
+    if (folder / "results.json").exists() or folder.is_file():
+        yield
+        return
+    new = not folder.exists()
+    try:
+        with locks.tried(folder / "run", "--workdir") as mine:
+            if not mine:
+                raise InputError(
+                    f"another command works in {folder}; wait until it has ended, or "
+                    "choose another --workdir"
+                )
+            yield
+    finally:
+        if new and processes.first():
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
 
 
 def changed(folder: pathlib.Path, config: ml_collections.ConfigDict) -> dict:

@@ -1,5 +1,6 @@
 """Locks: one run at a time, whoever made the file."""
 
+import errno
 import pathlib
 
 import pytest
@@ -71,3 +72,13 @@ def test_where_no_lock_can_be_made_the_sentence_names_the_place(tmp_path, monkey
     with pytest.raises(InputError, match=r"Permission denied.*another config\.cache"):
         with locks.locked(tmp_path / "bank", lambda: None, "config.cache"):
             pass
+
+
+def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch, caplog):
+    def without(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", without)
+    with locks.tried(tmp_path / "bank") as mine:
+        assert mine
+    assert "has no locks" in caplog.text

@@ -7,6 +7,7 @@ import pytest
 import runs
 from plugins import backbone
 
+from jaxad.devices import locks
 from jaxad.errors import InputError
 from jaxad.inference import folder
 from jaxad.run import experiment, results
@@ -36,6 +37,26 @@ def test_a_finished_run_says_that_its_images_have_changed(images, tmp_path, capl
     replace_one(images, "test/good/0.png")
     assert experiment.run(config, workdir) == outcome
     assert "cap: the test images have changed since" in caplog.text
+
+
+def test_one_command_at_a_time_works_in_a_folder(images, tmp_path):
+    config, workdir = runs.config(images), tmp_path / "run"
+    with locks.tried(workdir / "run") as mine:
+        assert mine
+        with pytest.raises(InputError, match=r"another command works in .*run; wait"):
+            experiment.run(config, str(workdir))
+        assert [path.name for path in workdir.iterdir()] == [".run.lock"]
+    outcome = experiment.run(config, str(workdir))
+    assert not (workdir / ".run.lock").exists()
+    with locks.tried(workdir / "run"):  # nothing is written there any more
+        assert experiment.run(config, str(workdir)) == outcome
+
+
+def test_a_mistake_leaves_no_folder(images, tmp_path):
+    config = runs.config(images, **{"dataset.category": "nut"})
+    with pytest.raises(InputError, match="nut"):
+        experiment.run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_finished_run_needs_no_images(images, tmp_path):
