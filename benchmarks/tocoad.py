@@ -38,7 +38,7 @@ from jaxad.augment import anomalies, views  # noqa: E402
 from jaxad.bank import memory_bank
 from jaxad.detectors import base, knn  # noqa: E402
 from jaxad.inference import folder, places  # noqa: E402
-from jaxad.methods import tocoad  # noqa: E402
+from jaxad.methods import tocoad_parts  # noqa: E402
 from jaxad.metrics import PixelMetrics, auroc  # noqa: E402
 from jaxad.run import experiment, features
 from jaxad.run import pipeline as pipeline_lib
@@ -259,7 +259,7 @@ def _nothing_drawn(pipeline):
     def leave(key, batch):
         return batch["image"], (batch["image"][..., 0] > 0.9).astype(jnp.float32)
 
-    with mock.patch.object(tocoad, "_generator", lambda options: leave):
+    with mock.patch.object(tocoad_parts, "generator", lambda options: leave):
         return methods.build(pipeline.config, pipeline.backbone).stages[0]
 
 
@@ -283,10 +283,10 @@ def _parts(pipeline, params, state, images):
     yield "F forward, three images", maps_of, weights, three
     yield "F forward and backward, three images", backward, weights, three
 
-    discriminator = tocoad._discriminator(
+    discriminator = tocoad_parts.discriminator(
         config.method, backbone, config.dataset.image_size
     )
-    maps = [jax.jit(maps_of)(weights, images)[level] for level in tocoad.LEVELS]
+    maps = [jax.jit(maps_of)(weights, images)[level] for level in tocoad_parts.LEVELS]
 
     def guide(maps):
         logits = discriminator.apply(
@@ -296,7 +296,7 @@ def _parts(pipeline, params, state, images):
 
     yield "D forward, and backward to its input", jax.grad(guide), maps
 
-    optimiser = tocoad._optimiser(config.method.ncl)
+    optimiser = tocoad_parts.optimiser(config.method.ncl)
     yield "Adam", optimiser.update, state["learnt"], state["optimiser"], state["learnt"]
 
 

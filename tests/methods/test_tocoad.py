@@ -11,7 +11,7 @@ from configs import tocoad_mvtec
 from jaxad import config as config_lib
 from jaxad.errors import InputError
 from jaxad.inference import folder
-from jaxad.methods import tocoad, tocoad_fields
+from jaxad.methods import tocoad, tocoad_contrast, tocoad_fields, tocoad_parts
 from jaxad.methods.base import Backbone
 from jaxad.models import heads
 from jaxad.run import pipeline as pipeline_lib
@@ -124,7 +124,7 @@ def test_the_generators_constants_are_fields(generator, changes, area):
     options.cutpaste.update_from_flattened_dict(changes)
     options.cutpaste.scar.height = (10.0, 10.0)
     batch = {"image": jnp.zeros((4, 32, 32, 3)), "index": jnp.arange(4)}
-    _, mask = jax.jit(tocoad._generator(options))(jax.random.key(0), batch)
+    _, mask = jax.jit(tocoad_parts.generator(options))(jax.random.key(0), batch)
     # In units of 16 x 16 pixels.
     np.testing.assert_allclose(mask.sum((1, 2)), 256 * area, rtol=0.15)
 
@@ -177,7 +177,7 @@ def test_the_last_step_of_stage_two(schedule, statistics, moves):
 def test_statistics_of_the_batch_are_those_of_its_training_mode():
     @jax.jit
     def both(variables, images):
-        ours = tocoad._run(make_backbone(), variables, images, "batch")
+        ours = tocoad_parts.run(make_backbone(), variables, images, "batch")
         want = Tiny().apply(variables, images, train=True, mutable=["batch_stats"])
         return ours, (want[0][1], want[1]["batch_stats"])
 
@@ -233,10 +233,10 @@ def test_by_place_nothing_moves_but_colours():
     """The same place of two views is the same place of the image."""
     options = make_config(positives="place", views__jitter=0.0).method
     batch = make_batch()
-    for view in tocoad._weak_views(options)(jax.random.key(0), batch):
+    for view in tocoad_contrast._weak_views(options)(jax.random.key(0), batch):
         np.testing.assert_allclose(view, batch["image"], atol=1e-6)
     options.views.jitter = 0.4
-    one, other = tocoad._weak_views(options)(jax.random.key(0), batch)
+    one, other = tocoad_contrast._weak_views(options)(jax.random.key(0), batch)
     assert jnp.abs(one - other).max() > 0.05
 
 
@@ -260,12 +260,12 @@ def test_feature_guide_repels_only_where_there_is_an_anomaly():
     n = jnp.asarray([[1.0, 1.0], [1.0, 0.0]])
     there = jnp.asarray([1.0, 0.0])
     # Half of cos 45 degrees from the first view, nothing from the opposite second.
-    ours = tocoad._repel([p], [-p], [n], [there])
+    ours = tocoad_contrast._repel([p], [-p], [n], [there])
     np.testing.assert_allclose(ours, 0.5 * 0.5**0.5, rtol=1e-6)
-    none = tocoad._repel([p], [p], [n], [0 * there])
+    none = tocoad_contrast._repel([p], [p], [n], [0 * there])
     assert none == 0
     # A place counts as much as D sees of it: 3 parts of cos 45 degrees, 1 of 1.
-    shares = tocoad._repel([p], [p], [n], [jnp.asarray([0.03, 0.01])])
+    shares = tocoad_contrast._repel([p], [p], [n], [jnp.asarray([0.03, 0.01])])
     np.testing.assert_allclose(shares, (3 * 0.5**0.5 + 1) / 4, rtol=1e-6)
 
 
@@ -273,7 +273,7 @@ def test_pooling_where_the_mask_is():
     x = jnp.arange(4.0).reshape(1, 2, 2, 1)
     mask = jnp.zeros((1, 4, 4)).at[0, :2, 2:].set(1.0)
     ((pooled,), (there,)), ((places,), (weights,)) = (
-        tocoad._anomalous(
+        tocoad_contrast._anomalous(
             make_config(levels=("level",), positives=positives).method,
             *({"level": x}, mask, mask),
         )
@@ -293,9 +293,9 @@ def test_negatives_are_what_d_sees_inside_the_mask():
     x = jnp.arange(4.0).reshape(1, 2, 2, 1)
     mask = jnp.zeros((1, 4, 4)).at[0, 2:, 2:].set(1.0)
     # D is at odds everywhere: the mean of all would be 1.5, and is 3 of the defect.
-    seen = tocoad._shown(jnp.zeros((1, 4, 4, 2)), mask)
+    seen = tocoad_contrast._shown(jnp.zeros((1, 4, 4, 2)), mask)
     np.testing.assert_array_equal(seen, 0.5 * mask)
-    pooled = tocoad._pooled_where(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2), seen)
+    pooled = tocoad_contrast._pooled_where(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2), seen)
     assert float(pooled[0, 0]) == pytest.approx(3.0)
 
 
@@ -347,9 +347,9 @@ def test_what_d_sees_is_its_pixel_auroc():
         logits = jnp.stack([jnp.zeros(p.shape), np.log(p / (1 - p))], -1)
     # Of the normal 0.4, 0.1, 0.7, 0.4 and 0: 0.9 and 1 are above all five, 0.4 is above
     # two and ties with two.
-    assert tocoad._sight(logits, mask) == pytest.approx(13 / 15)
-    assert tocoad._sight(jnp.zeros(logits.shape), mask) == 0.5
-    assert tocoad._sight(logits, jnp.zeros(mask.shape)) == 0.0
+    assert tocoad_contrast._sight(logits, mask) == pytest.approx(13 / 15)
+    assert tocoad_contrast._sight(jnp.zeros(logits.shape), mask) == 0.5
+    assert tocoad_contrast._sight(logits, jnp.zeros(mask.shape)) == 0.0
 
 
 def test_stage_two_ends_where_d_sees_too_little():
@@ -371,8 +371,8 @@ def test_without_simsiam_projections_are_pushed():
     found = {}
     for name in ("simsiam", "ntxent"):
         options.contrastive = name
-        v1, v2 = tocoad._drawn(options, ([p], [p]), ([z], [z]))
-        push = tocoad._repel(v1, v2, [n], [jnp.ones(1)])
+        v1, v2 = tocoad_contrast._drawn(options, ([p], [p]), ([z], [z]))
+        push = tocoad_contrast._repel(v1, v2, [n], [jnp.ones(1)])
         found[name] = float(push)
     # The prediction has turned away; what it was made of has not, by 45 degrees.
     assert found == {"simsiam": 0.0, "ntxent": pytest.approx(0.5**0.5)}
@@ -499,7 +499,7 @@ def test_what_perlin_pastes():
     generated = {}
     for texture in ("dtd", "images"):
         config = make_config(texture=texture, perlin__unchanged=0.0)
-        generate = jax.jit(tocoad._generator(config.method))
+        generate = jax.jit(tocoad_parts.generator(config.method))
         next_image = jnp.roll(batch["image"], 1, 0)
         generated[texture] = generate(key, batch | {"texture": next_image})
     jax.tree.map(np.testing.assert_array_equal, *generated.values())
@@ -512,7 +512,7 @@ def test_grey_defects_have_no_colours():
     drawn = {}
     for grey in (False, True):
         config = make_config(generator="cutpaste_patch", grey=grey)
-        drawn[grey] = jax.jit(tocoad._generator(config.method))(key, batch)
+        drawn[grey] = jax.jit(tocoad_parts.generator(config.method))(key, batch)
     (coloured, mask), (image, same) = drawn[False], drawn[True]
     inside = np.asarray(mask) > 0
     assert inside.any() and (np.asarray(same) == mask).all()
@@ -651,8 +651,10 @@ def test_what_d_sees_is_a_channel_of_its_own():
     assert with_d.grid() == found.shape[1:] and without.grid is None
     np.testing.assert_array_equal(found[..., :-1], without.features(params, images))
     maps = Tiny().apply(params["backbone"], images)[1]
-    network = tocoad._discriminator(make_config().method, make_backbone(), (SIDE, SIDE))
-    levels = [maps[name] for name in tocoad.LEVELS]
+    network = tocoad_parts.discriminator(
+        make_config().method, make_backbone(), (SIDE, SIDE)
+    )
+    levels = [maps[name] for name in tocoad_fields.LEVELS]
     logits = network.apply(params["discriminator"], levels, (SIDE, SIDE))
     inside = found[:, 4:12, 4:12, -1]  # patches of 2 x 2 pixels, clear of the border
     # A triangle over four pixels along each axis.
