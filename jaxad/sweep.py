@@ -18,6 +18,7 @@ exit status is 1. The same command tries it again.
 """
 
 import inspect
+import logging
 import pathlib
 import runpy
 
@@ -25,7 +26,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxad import command_line
+from jaxad import fields as fields_lib
 from jaxad.errors import InputError, did_you_mean
+
+_LOG = logging.getLogger(__name__)
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -88,6 +92,20 @@ def rows(path: str, arg: str | None = None) -> tuple[dict[str, dict], dict[str, 
     return added, baselines
 
 
+def tell_overruled(config, defaults, added: dict[str, dict]) -> None:
+    """Warns of fields that the command line sets, and every row as well.
+
+    Args:
+      config: what rows start from, and `defaults` the same without the command line.
+      added: of `rows`.
+    """
+    given = fields_lib.differing(defaults.to_dict(), config.to_dict())
+    values = dict(fields_lib.flat(config.to_dict()))
+    for name in sorted(set.intersection(given, *map(set, added.values()))):
+        value = fields_lib.shown(values[name])
+        _LOG.warning("without effect: config.%s=%s, which every row sets", name, value)
+
+
 def _numbers(flag: str, given: list[str]) -> list[int]:
     said = f"--{flag}={','.join(given)}"
     if not all(number.isdecimal() for number in given):
@@ -121,6 +139,7 @@ def main() -> int:
         from jaxad.run import dry_run, experiment, identity, study
 
         file, defaults = command_line.config_file()
+        tell_overruled(config, defaults, added)
         folder, first = pathlib.Path(workdir), processes.first()
         jobs = study.jobs(config, added, seeds, folder, draws)
 

@@ -68,9 +68,12 @@ def sweep(add):
 def test_the_exit_status_says_that_runs_have_failed(tmp_path, server):
     path = study(tmp_path, FAILS)
     arguments = ("sweep", "--config", path, "--workdir", tmp_path / "runs")
+    arguments += ("--config.dataset.path=elsewhere", "--config.overlays=0")
     done = server.start(*arguments, folder=tmp_path).wait()
     assert done.returncode == 1
     assert done.stdout.count("failed: config.dataset.path=") == 2
     assert done.stderr.count("without effect: config.coreset.ratio with") == 1
+    overruled = "without effect: config.dataset.path=elsewhere, which every row sets"
+    assert done.stderr.count(overruled) == 1 and "config.overlays" not in done.stderr
     assert "Study: 2 rows, 2 runs" in done.stdout and "## Failed" in done.stdout
     assert (tmp_path / "runs" / "here" / "0.failed.txt").exists()
