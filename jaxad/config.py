@@ -22,7 +22,7 @@ docs/fields.md lists them all.
 
 import importlib.util
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
@@ -93,15 +93,22 @@ def study(
     configs = configs or {name: f"{method}_{name}" for name in _STUDIED}
     data, rest = taken(arg, "data")
     name = next(iter(configs)) if data is None else data
-    if name not in configs:
-        raise InputError(
-            f"config argument data={name} must be one of {', '.join(configs)}"
-        )
+    require_argument("data", name, configs)
     path = _FOLDER / f"{configs[name]}.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(rest)
+
+
+def require_argument(name: str, value: str, allowed: Iterable[str]) -> None:
+    """Raises InputError unless a config file's argument is one of `allowed`."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise InputError(
+            f"config argument {name}={value} must be one of {', '.join(allowed)}"
+            f"{did_you_mean(value, allowed)}"
+        )
 
 
 def taken(arg: str | None, name: str) -> tuple[str | None, str]:

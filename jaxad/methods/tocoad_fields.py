@@ -12,7 +12,6 @@ from jaxad import config as config_lib
 from jaxad import fields as fields_lib
 from jaxad import names
 from jaxad.augment import fields as augment
-from jaxad.errors import InputError
 from jaxad.fields import (
     ABOVE_0,
     NOT_ALL,
@@ -345,8 +344,7 @@ def read(config: ml_collections.ConfigDict, reading: str) -> None:
     Raises:
       InputError: it is neither "paper" nor "map".
     """
-    if reading not in ("paper", "map"):
-        raise InputError(f"config argument reading={reading} must be one of paper, map")
+    config_lib.require_argument("reading", reading, ("paper", "map"))
     if reading == "map":
         config.method.stages = ("dnp", "whitening")
         config.method.whitening.update(shrinkage=1.0, log_odds=1.0)
