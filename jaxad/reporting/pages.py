@@ -64,9 +64,7 @@ def after_study(workdir: str) -> pathlib.Path | None:
     study_tables.write(found, tests=tests)
     if not found.rows:
         return None
-    for kind, metric, drawn in study_page.charts(found):
-        place = folder / "plots" / f"{metric}_{kind}.svg"
-        _render("plot.svg", place, {"kind": kind, "metric": metric, "drawn": drawn})
+    _plot(study_page.charts(found), folder / "plots")
     if found.plain:
         return None
     for seeds in found.runs.values():
@@ -78,6 +76,18 @@ def after_study(workdir: str) -> pathlib.Path | None:
     except (InputError, OSError) as error:
         _LOG.warning("no report: %s", error)
         return None
+
+
+def _plot(charts, folder: pathlib.Path) -> None:
+    """Writes every chart, and removes those of a kind that the study has no longer."""
+    places = set()
+    for kind, metric, drawn in charts:
+        places.add(folder / f"{metric}_{kind}.svg")
+        shown = {"kind": kind, "metric": metric, "drawn": drawn}
+        _render("plot.svg", folder / f"{metric}_{kind}.svg", shown)
+    for kind in study_page.KINDS:
+        for old in set(folder.glob(f"*_{kind}.svg")) - places:
+            old.unlink()
 
 
 def write(folder: pathlib.Path, page: pathlib.Path | None = None) -> pathlib.Path:

@@ -15,6 +15,9 @@ from jaxad.reporting import (
 from jaxad.reporting.study_results import Study
 from jaxad.statistics import LEVEL
 
+# Of charts.
+KINDS = ("lines", "dots", "heat", "critical")
+
 
 def context(
     study: Study, tests: list[study_images.Test], page: pathlib.Path
@@ -85,13 +88,14 @@ def charts(study: Study) -> list[tuple[str, str, dict[str, Any]]]:
     """(kind, metric, what is drawn) of every chart that there is."""
     field, found = study_charts.swept(study), []
     for metric in study.metrics:
-        drawn = {
-            "lines": field and study_charts.lines(study, metric, field),
-            "dots": study_charts.dots(study, metric),
-            "heat": study_charts.heat(study, metric),
-            "critical": study_charts.critical(study, metric),
-        }
-        found += [(kind, metric, one) for kind, one in drawn.items() if one]
+        drawn = (
+            field and study_charts.lines(study, metric, field),
+            study_charts.dots(study, metric),
+            study_charts.heat(study, metric),
+            study_charts.critical(study, metric),
+        )
+        pairs = zip(KINDS, drawn, strict=True)
+        found += [(kind, metric, one) for kind, one in pairs if one]
     return found
 
 

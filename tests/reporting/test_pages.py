@@ -352,7 +352,13 @@ def test_a_study_has_a_line_a_row(tmp_path):
             fields = {"coreset.ratio": shift / 10, "feature_cache": row}
             made.run(folder, draw=10 * seed, shift=shift, seed=seed, **fields)
     made.study(tmp_path, "wide", "narrow")
+    plots = tmp_path / "plots"
+    plots.mkdir()
+    for name in ("gone_dots.svg", "mine.svg"):
+        (plots / name).touch()
     assert pages.after_study(str(tmp_path)) == tmp_path / "report.html"
+    assert (plots / "image_auroc_dots.svg").exists() and (plots / "mine.svg").exists()
+    assert not (plots / "gone_dots.svg").exists()
     page = Page(tmp_path / "report.html")
     for row, shift in (("wide", 2.0), ("narrow", 1.0)):
         images = made.split()
