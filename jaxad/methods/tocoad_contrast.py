@@ -33,10 +33,6 @@ def stage(options, backbone: Backbone, describe: Callable, image_size) -> Stage:
     held = fields.anchor > 0 or fields.vicreg > 0
     slow = fields.target if options.contrastive == "simsiam" else 0.0
     part = _part(fields.trains, backbone, image_size)
-    rates = {
-        "backbone": fields.backbone_learning_rate,
-        "heads": fields.heads_learning_rate,
-    }
 
     def init(key, params, item):
         variables = params["backbone"]
@@ -141,10 +137,10 @@ def stage(options, backbone: Backbone, describe: Callable, image_size) -> Stage:
         )
         before, target = state["learnt"], state["target"]
         updates, moments = optimiser.update(grads, state["optimiser"], before)
-        fall = optim.cosine(batch["progress"]) if fields.schedule == "cosine" else 1.0
+        rates = _rates(fields, batch["progress"])
         learnt = {
             name: jax.tree.map(
-                lambda p, u, rate=rate: p - rate * fall * u, before[name], updates[name]
+                lambda p, u, rate=rate: p - rate * u, before[name], updates[name]
             )
             for name, rate in rates.items()
         }
@@ -195,6 +191,18 @@ def stage(options, backbone: Backbone, describe: Callable, image_size) -> Stage:
         tunes=True,
         stop=stop,
     )
+
+
+def _rates(fields, progress):
+    """The learning rates of F, which waits for the heads, and of the heads."""
+    first = fields.heads_first
+    own = jnp.maximum(progress - first, 0.0) / (1.0 - first)
+    fall = optim.cosine(own) if fields.schedule == "cosine" else 1.0
+    goes = (progress >= first).astype(jnp.float32)
+    return {
+        "backbone": goes * fall * fields.backbone_learning_rate,
+        "heads": fall * fields.heads_learning_rate,
+    }
 
 
 def _interleave(batches):

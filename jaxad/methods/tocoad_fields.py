@@ -262,6 +262,12 @@ FIELDS = dict(
             weight_decay=1e-5,
             backbone_learning_rate=Field(1e-5, "of F (ours)", NOT_NEGATIVE),
             heads_learning_rate=Field(1e-4, "of the heads (ours)", NOT_NEGATIVE),
+            heads_first=Field(
+                0.0,
+                "share of the steps in which the heads learn and F waits (ours): a "
+                "predictor that has learnt nothing pulls F anywhere",
+                NOT_ALL,
+            ),
             anchor=Field(
                 0.0,
                 "weight of the squared distance of descriptors to those before stage "
@@ -288,7 +294,9 @@ FIELDS = dict(
                 one_of("all", "normalisation", "tapped"),
             ),
             schedule=Field(
-                "cosine", "of both rates, to 0 (ours)", one_of("cosine", "constant")
+                "cosine",
+                "of both rates, to 0, once F learns (ours)",
+                one_of("cosine", "constant"),
             ),
         )
     ),

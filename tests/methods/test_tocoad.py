@@ -229,6 +229,22 @@ def test_a_part_of_the_backbone_is_trained(trains):
         assert conv == {"kernel": kernel, "norm": {"scale": norm, "bias": norm}}, name
 
 
+def test_heads_may_learn_first():
+    fields = make_config(
+        ncl__heads_first=0.5, ncl__backbone_learning_rate=2.0,
+        ncl__heads_learning_rate=8.0,
+    ).method.ncl  # fmt: skip
+    for progress, of_f, of_heads in (
+        (0.0, 0, 8), (0.49, 0, 8), (0.5, 2, 8), (0.75, 1, 4), (1.0, 0, 0),
+    ):  # fmt: skip
+        rates = tocoad_contrast._rates(fields, jnp.float32(progress))
+        assert rates["backbone"] == pytest.approx(of_f, abs=1e-6)
+        assert rates["heads"] == pytest.approx(of_heads, abs=1e-6)
+    fields.heads_first, fields.schedule = 0.0, "constant"
+    rates = tocoad_contrast._rates(fields, jnp.float32(1.0))
+    assert (rates["backbone"], rates["heads"]) == (2.0, 8.0)
+
+
 def test_by_place_nothing_moves_but_colours():
     """The same place of two views is the same place of the image."""
     options = make_config(positives="place", views__jitter=0.0).method
