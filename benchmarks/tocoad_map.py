@@ -53,7 +53,20 @@ STAGE_2 = {
     "ncl.backbone_learning_rate": 1e-3,
 }
 PLACE = STAGE_2 | {"positives": "place", "heads.width": 256, "heads.bottleneck": 64}
-BY_D = {"guide": "feature", "negatives": "discriminator"}
+MIDDLE = {"levels": ("layer2", "layer3")}
+BY_D = MIDDLE | {"guide": "feature", "negatives": "discriminator"}
+UNGUIDED = {"stages": ("ncl",), "guide": "none"}
+SLOWER = {"ncl.backbone_learning_rate": 3e-4}
+WHITENED = {"stages": ("dnp", "ncl", "whitening")}
+# SimSiam's optimiser; F begins to learn when the heads have learnt something.
+HEADS_FIRST = {
+    "ncl.heads_first": 0.5,
+    "ncl.min_steps": 100,
+    "ncl.optimiser": "sgd",
+    "ncl.weight_decay": 0.0,
+    "ncl.heads_learning_rate": 0.05,
+    "ncl.backbone_learning_rate": 6e-3,
+}
 # What each row changes in config.method of reading=map. The first is the baseline.
 STUDIES = {
     "report": {
@@ -80,20 +93,36 @@ STUDIES = {
     },
     "stage2": {
         "no training": UNTRAINED,
-        "no guide": STAGE_2 | {"stages": ("ncl",), "guide": "none"},
+        "no guide": STAGE_2 | UNGUIDED,
         "gradient": STAGE_2,
         "anchor": STAGE_2 | {"ncl.anchor": 1.0},
         "VICReg": STAGE_2 | {"ncl.vicreg": 1.0},
         "slow target": STAGE_2 | {"ncl.target": 0.99},
         "normalisation": STAGE_2 | {"ncl.trains": "normalisation"},
         "tapped": STAGE_2 | {"ncl.trains": "tapped"},
-        "place, no guide": PLACE | {"stages": ("ncl",), "guide": "none"},
+        "place, no guide": PLACE | UNGUIDED,
         "place, gradient": PLACE,
         "place, F's negatives": PLACE | {"guide": "feature"},
-        "place, D's negatives": PLACE | BY_D | {"levels": ("layer2", "layer3")},
-        "place, D's negatives, slow target": PLACE
+        "place, D's negatives": PLACE | BY_D,
+        "place, D's negatives, slow target": PLACE | BY_D | {"ncl.target": 0.99},
+        "place, D's negatives, anchor": PLACE | BY_D | {"ncl.anchor": 1.0},
+    },
+    "place": {
+        "no training": UNTRAINED,
+        "whitening": WHITENING,
+        "whitening and D": SEEN,
+        "no guide": PLACE | MIDDLE | SLOWER | UNGUIDED,
+        "D's negatives": PLACE | BY_D | SLOWER,
+        "D's negatives, whitening": PLACE
         | BY_D
-        | {"levels": ("layer2", "layer3"), "ncl.target": 0.99},
+        | SLOWER
+        | WHITENED
+        | {"whitening.log_odds": 0.0},
+        "D's negatives, whitening and D": PLACE | BY_D | SLOWER | WHITENED,
+        "heads first, no guide": PLACE | MIDDLE | HEADS_FIRST | UNGUIDED,
+        "heads first, gradient": PLACE | MIDDLE | HEADS_FIRST,
+        "heads first, D's negatives": PLACE | BY_D | HEADS_FIRST,
+        "heads first, pooled, gradient": STAGE_2 | HEADS_FIRST,
     },
     "ranking": {
         "no training": UNTRAINED,
