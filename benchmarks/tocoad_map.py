@@ -65,7 +65,7 @@ HEADS_FIRST = {
     "ncl.optimiser": "sgd",
     "ncl.weight_decay": 0.0,
     "ncl.heads_learning_rate": 0.05,
-    "ncl.backbone_learning_rate": 6e-3,
+    "ncl.backbone_learning_rate": 0.06,
 }
 # What each row changes in config.method of reading=map. The first is the baseline.
 STUDIES = {
@@ -122,7 +122,14 @@ STUDIES = {
         "heads first, no guide": PLACE | MIDDLE | HEADS_FIRST | UNGUIDED,
         "heads first, gradient": PLACE | MIDDLE | HEADS_FIRST,
         "heads first, D's negatives": PLACE | BY_D | HEADS_FIRST,
-        "heads first, pooled, gradient": STAGE_2 | HEADS_FIRST,
+        **{
+            f"heads first, D's negatives, rate {x:g}": PLACE
+            | BY_D
+            | HEADS_FIRST
+            | {"ncl.backbone_learning_rate": x}
+            for x in (0.006, 0.2)
+        },
+        "heads first, pooled, no guide": STAGE_2 | HEADS_FIRST | UNGUIDED,
     },
     "ranking": {
         "no training": UNTRAINED,

@@ -194,14 +194,14 @@ def stage(options, backbone: Backbone, describe: Callable, image_size) -> Stage:
 
 
 def _rates(fields, progress):
-    """The learning rates of F, which waits for the heads, and of the heads."""
+    """The learning rates of F, which waits for heads that learn first, and of these."""
     first = fields.heads_first
     own = jnp.maximum(progress - first, 0.0) / (1.0 - first)
     fall = optim.cosine(own) if fields.schedule == "cosine" else 1.0
     goes = (progress >= first).astype(jnp.float32)
     return {
         "backbone": goes * fall * fields.backbone_learning_rate,
-        "heads": fall * fields.heads_learning_rate,
+        "heads": (1.0 if first else fall) * fields.heads_learning_rate,
     }
 
 

@@ -265,7 +265,8 @@ FIELDS = dict(
             heads_first=Field(
                 0.0,
                 "share of the steps in which the heads learn and F waits (ours): a "
-                "predictor that has learnt nothing pulls F anywhere",
+                "predictor that has learnt nothing pulls F anywhere; they keep their "
+                "rate to the end then, as SimSiam's predictor does",
                 NOT_ALL,
             ),
             anchor=Field(
@@ -295,7 +296,7 @@ FIELDS = dict(
             ),
             schedule=Field(
                 "cosine",
-                "of both rates, to 0, once F learns (ours)",
+                "of both rates, to 0; of F's alone with heads_first (ours)",
                 one_of("cosine", "constant"),
             ),
         )

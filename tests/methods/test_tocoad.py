@@ -235,12 +235,15 @@ def test_heads_may_learn_first():
         ncl__heads_learning_rate=8.0,
     ).method.ncl  # fmt: skip
     for progress, of_f, of_heads in (
-        (0.0, 0, 8), (0.49, 0, 8), (0.5, 2, 8), (0.75, 1, 4), (1.0, 0, 0),
+        (0.0, 0, 8), (0.49, 0, 8), (0.5, 2, 8), (0.75, 1, 8), (1.0, 0, 8),
     ):  # fmt: skip
         rates = tocoad_contrast._rates(fields, jnp.float32(progress))
         assert rates["backbone"] == pytest.approx(of_f, abs=1e-6)
         assert rates["heads"] == pytest.approx(of_heads, abs=1e-6)
-    fields.heads_first, fields.schedule = 0.0, "constant"
+    fields.heads_first = 0.0
+    rates = tocoad_contrast._rates(fields, jnp.float32(0.5))
+    assert (rates["backbone"], rates["heads"]) == pytest.approx((1.0, 4.0))
+    fields.schedule = "constant"
     rates = tocoad_contrast._rates(fields, jnp.float32(1.0))
     assert (rates["backbone"], rates["heads"]) == (2.0, 8.0)
 
