@@ -21,6 +21,7 @@ those of normal test images, by their distance to the mask in patches.
 import argparse
 import json
 import pathlib
+import shutil
 import sys
 
 import jax
@@ -58,17 +59,23 @@ MIDDLE = {"levels": ("layer2", "layer3")}
 BY_D = MIDDLE | {"guide": "feature", "negatives": "discriminator"}
 UNGUIDED = {"stages": ("ncl",), "guide": "none"}
 SLOWER = {"ncl.backbone_learning_rate": 3e-4}
-WHITENED = {"stages": ("dnp", "ncl", "whitening")}
+SEEN_BEHIND = {"stages": ("dnp", "ncl", "whitening")}
+BEHIND = SEEN_BEHIND | {"whitening.log_odds": 0.0}
 # SimSiam's optimiser; F begins to learn when the heads have learnt something.
-HEADS_FIRST = {
-    "ncl.heads_first": 0.5,
-    "ncl.min_steps": 100,
-    "ncl.optimiser": "sgd",
-    "ncl.weight_decay": 0.0,
-    "ncl.heads_learning_rate": 0.05,
-    "ncl.backbone_learning_rate": 0.06,
-}
+FIRST = (
+    PLACE
+    | MIDDLE
+    | {
+        "ncl.heads_first": 0.5,
+        "ncl.min_steps": 100,
+        "ncl.optimiser": "sgd",
+        "ncl.weight_decay": 0.0,
+        "ncl.heads_learning_rate": 0.05,
+        "ncl.backbone_learning_rate": 0.06,
+    }
+)
 SLOW = {"ncl.backbone_learning_rate": 6e-3}
+FAST = {"ncl.backbone_learning_rate": 0.2}
 # What each row changes in config.method of reading=map. The first is the baseline.
 STUDIES = {
     "report": {
@@ -114,17 +121,21 @@ STUDIES = {
         "whitening": WHITENING,
         "no guide": PLACE | MIDDLE | SLOWER | UNGUIDED,
         "D's negatives": PLACE | BY_D | SLOWER,
-        "D's negatives, whitening": PLACE
-        | BY_D
-        | SLOWER
-        | WHITENED
-        | {"whitening.log_odds": 0.0},
-        "D's negatives, whitening and D": PLACE | BY_D | SLOWER | WHITENED,
-        "heads first, no guide": PLACE | MIDDLE | HEADS_FIRST | UNGUIDED,
-        "heads first, gradient": PLACE | MIDDLE | HEADS_FIRST,
-        "heads first, D's negatives": PLACE | BY_D | HEADS_FIRST,
-        "heads first, slow, no guide": PLACE | MIDDLE | HEADS_FIRST | UNGUIDED | SLOW,
-        "heads first, slow, D's negatives": PLACE | BY_D | HEADS_FIRST | SLOW,
+        "D's negatives, whitening": PLACE | BY_D | SLOWER | BEHIND,
+        "D's negatives, whitening and D": PLACE | BY_D | SLOWER | SEEN_BEHIND,
+        "heads first, no guide": FIRST | UNGUIDED,
+        "heads first, no guide, whitening": FIRST
+        | BEHIND
+        | UNGUIDED
+        | {"stages": ("ncl", "whitening")},
+        "heads first, gradient": FIRST,
+        "heads first, D's negatives": FIRST | BY_D,
+        "heads first, D's negatives, whitening": FIRST | BY_D | BEHIND,
+        "heads first, D's negatives, whitening and D": FIRST | BY_D | SEEN_BEHIND,
+        "heads first, images, no guide": FIRST | UNGUIDED | {"positives": "image"},
+        "heads first, fast, no guide": FIRST | UNGUIDED | FAST,
+        "heads first, slow, no guide": FIRST | UNGUIDED | SLOW,
+        "heads first, slow, D's negatives": FIRST | BY_D | SLOW,
     },
     "ranking": {
         "no training": UNTRAINED,
@@ -197,9 +208,16 @@ class Described:
 
 
 def learn(arguments, images: Images, folder: pathlib.Path, changes, seed: int):
-    """(pipeline, what the stages of a row learn)."""
+    """(pipeline, what the stages of a row learn).
+
+    Stage II of a row with a map behind it is that of the row without, if it is there.
+    """
     pipeline = pipeline_of(arguments, changes, seed)
     folder.mkdir(parents=True, exist_ok=True)
+    row, _, number = folder.name.rpartition(" ")
+    trained = folder.with_name(f"{row.partition(', whitening')[0]} {number}") / "ncl"
+    if trained.exists() and not (folder / "ncl").exists():
+        shutil.copytree(trained, folder / "ncl")
     with Passes(folder / "unfinished", every=60) as passes:
         params, _ = fit.learn(
             pipeline, images.train, folder, passes, {}, label=arguments.category
