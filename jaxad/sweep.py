@@ -93,7 +93,7 @@ def rows(path: str, arg: str | None = None) -> tuple[dict[str, dict], dict[str, 
 
 
 def tell_overruled(config, defaults, added: dict[str, dict]) -> None:
-    """Warns of fields that the command line sets, and every row as well.
+    """Warns of fields that the command line sets, and every row or `--seeds` as well.
 
     Args:
       config: what rows start from, and `defaults` the same without the command line.
@@ -101,9 +101,42 @@ def tell_overruled(config, defaults, added: dict[str, dict]) -> None:
     """
     given = fields_lib.differing(defaults.to_dict(), config.to_dict())
     values = dict(fields_lib.flat(config.to_dict()))
-    for name in sorted(set.intersection(given, *map(set, added.values()))):
+    by = dict.fromkeys(_of_all(added), "every row")
+    by |= {"seed": "--seeds"} if _SEEDS.value else {}
+    for name in sorted(by.keys() & given):
         value = fields_lib.shown(values[name])
-        _LOG.warning("without effect: config.%s=%s, which every row sets", name, value)
+        _LOG.warning(
+            "without effect: config.%s=%s, which %s sets", name, value, by[name]
+        )
+
+
+def _of_all(added: dict[str, dict]) -> set[str]:
+    """The fields that all rows set."""
+    return set.intersection(*map(set, added.values())) if added else set()
+
+
+def overruled(path: str, arg: str) -> dict[str, set[str]]:
+    """What of a config's argument changes nothing but fields that every row sets.
+
+    Args:
+      path: of the file.
+      arg: what its `get_config` is given.
+
+    Returns:
+      item of the argument -> those fields.
+    """
+    read, found = runpy.run_path(path)["get_config"], {}
+    whole, (added, _), items = read(arg).to_dict(), rows(path, arg), arg.split(",")
+    for item in filter(None, items):
+        rest = ",".join(other for other in items if other != item) or None
+        try:
+            changed = fields_lib.differing(read(rest).to_dict(), whole)
+            others, _ = rows(path, rest)
+        except InputError:
+            continue  # it cannot do without
+        if changed and changed <= _of_all(added) and others == added:
+            found[item] = changed
+    return found
 
 
 def _numbers(flag: str, given: list[str]) -> list[int]:
@@ -140,6 +173,9 @@ def main() -> int:
 
         file, defaults = command_line.config_file()
         tell_overruled(config, defaults, added)
+        for item, names in overruled(path, arg).items():
+            named = " and ".join(f"config.{name}" for name in sorted(names))
+            _LOG.warning("without effect: :%s, for every row sets %s", item, named)
         folder, first = pathlib.Path(workdir), processes.first()
         jobs = study.jobs(config, added, seeds, folder, draws)
 

@@ -49,6 +49,17 @@ def test_a_sweep_may_go_by_the_argument_of_the_config(tmp_path):
     assert list(sweep.rows(path)[0]) == ["<None>"]
 
 
+def test_an_argument_that_every_row_overrules_is_known():
+    path = "configs/ablations/spd_eta.py"
+    assert sweep.overruled(path, "data=elpv,eta=0.3,runlocal") == {
+        "eta=0.3": {"method.eta"}
+    }
+    assert sweep.overruled(path, "data=folder,path=.") == {}
+    assert sweep.overruled(path, "") == {}
+    path = "configs/ablations/spd_few_shot.py"  # whose rows go by the argument
+    assert sweep.overruled(path, "data=elpv,size=64") == {}
+
+
 FAILS = """
 from jaxad import config as config_lib
 
@@ -69,11 +80,13 @@ def test_the_exit_status_says_that_runs_have_failed(tmp_path, server):
     path = study(tmp_path, FAILS)
     arguments = ("sweep", "--config", path, "--workdir", tmp_path / "runs")
     arguments += ("--config.dataset.path=elsewhere", "--config.overlays=0")
+    arguments += ("--seeds=0", "--config.seed=7")
     done = server.start(*arguments, folder=tmp_path).wait()
     assert done.returncode == 1
     assert done.stdout.count("failed: config.dataset.path=") == 2
     assert done.stderr.count("without effect: config.coreset.ratio with") == 1
     overruled = "without effect: config.dataset.path=elsewhere, which every row sets"
     assert done.stderr.count(overruled) == 1 and "config.overlays" not in done.stderr
+    assert done.stderr.count("without effect: config.seed=7, which --seeds sets") == 1
     assert "Study: 2 rows, 2 runs" in done.stdout and "## Failed" in done.stdout
     assert (tmp_path / "runs" / "here" / "0.failed.txt").exists()
