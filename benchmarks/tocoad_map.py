@@ -131,7 +131,13 @@ STUDIES = {
         "heads first, gradient": FIRST,
         "heads first, D's negatives": FIRST | BY_D,
         "heads first, D's negatives, whitening": FIRST | BY_D | BEHIND,
-        "heads first, D's negatives, whitening and D": FIRST | BY_D | SEEN_BEHIND,
+        **{
+            f"heads first, D's negatives, whitening and D {x:g}": FIRST
+            | BY_D
+            | SEEN_BEHIND
+            | {"whitening.log_odds": x}
+            for x in (0.06, 0.25, 1.0)
+        },
         "heads first, images, no guide": FIRST | UNGUIDED | {"positives": "image"},
         "heads first, fast, no guide": FIRST | UNGUIDED | FAST,
         "heads first, slow, no guide": FIRST | UNGUIDED | SLOW,

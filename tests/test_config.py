@@ -271,17 +271,33 @@ def test_every_config_takes_runlocal(path):
 
 
 @pytest.mark.parametrize("name", ["elpv", "mvtec", "visa", "btad"])
-def test_tocoad_s_configs_have_the_map_chosen_on_poly(name):
+@pytest.mark.parametrize(
+    ("reading", "stages", "log_odds"),
+    [("map", ("dnp", "whitening"), 1.0), ("place", ("dnp", "ncl", "whitening"), 0.25)],
+)
+def test_tocoad_s_configs_have_what_poly_chooses(name, reading, stages, log_odds):
     module = load(ROOT / f"configs/tocoad_{name}.py")
-    config = module.get_config("reading=map")
+    config = module.get_config(f"reading={reading}")
     methods.check(config)
-    assert config.method.stages == ("dnp", "whitening")
+    assert config.method.stages == stages
     whitening = config.method.whitening
-    assert (whitening.shrinkage, whitening.log_odds) == (1.0, 1.0)
+    assert (whitening.shrinkage, whitening.log_odds) == (1.0, log_odds)
     assert config.method.grey == (name == "elpv")
     assert methods.idle(config) == []
-    with pytest.raises(InputError, match="reading=D must be one of paper, map"):
+    with pytest.raises(InputError, match="reading=D must be one of paper, map, place"):
         module.get_config("reading=D")
+
+
+def test_the_benchmark_of_stage_two_by_place_has_the_config_s_settings(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    benchmark = load(ROOT / "benchmarks/tocoad_map.py")
+    config, other = (
+        load(ROOT / "configs/tocoad_elpv.py").get_config(f"reading={reading}")
+        for reading in ("place", "map")
+    )
+    row = "heads first, D's negatives, whitening and D 0.25"
+    other.method.update_from_flattened_dict(benchmark.STUDIES["place"][row])
+    assert other.method.to_dict() == config.method.to_dict()
 
 
 def test_the_study_of_the_map_is_of_no_other_reading():
