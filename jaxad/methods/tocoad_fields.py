@@ -346,10 +346,10 @@ def fields() -> ml_collections.ConfigDict:
     return defaults(FIELDS)
 
 
-# What a config's argument `reading` sets. "paper": nothing; the others (ours) are chosen
-# on ELPV's poly. "map": in place of stage II a map on descriptors and on what D sees.
-# "place": a stage II by place, away from what D makes of anomalies, by the optimiser of
-# SimSiam and with heads that learn first; the map behind it.
+# What a config's argument `reading` sets. "paper": nothing. "map": in place of stage II
+# a map on descriptors and on what D sees. "place": that map behind a stage II by place,
+# away from what D makes of anomalies, with heads that learn first, by the optimiser of
+# SimSiam. Both (ours) are chosen on ELPV's poly.
 READINGS = {
     "paper": {},
     "map": {
