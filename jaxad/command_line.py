@@ -101,7 +101,8 @@ def run(
     except (InputError, Preempted, KeyboardInterrupt) as error:
         status, text = ending(error)
         print(text, file=sys.stderr)
-        sys.exit(status)
+        leave = sys.exit if isinstance(error, InputError) else signals.leave
+        leave(status)
 
 
 def define_processes() -> Callable[[], contextlib.AbstractContextManager[None]]:

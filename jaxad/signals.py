@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from jaxad.errors import Preempted, ending
 
@@ -45,6 +46,16 @@ def done() -> None:
     """
     for number in _SIGNALS:
         atexit.register(signal.signal, number, signal.SIG_IGN)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends with this status what was told to stop, and takes nothing apart.
+
+    XLA compiles in a thread of its own, which the signal does not end and which finds
+    its client gone where Python ends as usual: a segmentation fault.
+    """
+    atexit.register(_exit, status)  # what is registered last comes first
+    sys.exit(status)
 
 
 def end_with_the_reader() -> None:
@@ -124,10 +135,8 @@ def _raise(number, frame) -> None:
         return
     if again or _is_importing(frame):
         status, text = ending(_exception(number))
-        with contextlib.suppress(Exception):  # in the midst of a print
-            sys.stdout.flush()
         _say(text)
-        os._exit(status)
+        _exit(status)
     _raised, _first = number, time.monotonic()
     raise _exception(number)
 
@@ -157,6 +166,12 @@ def _pass_on(handler, number: int, frame) -> None:
     else:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
+
+
+def _exit(status: int) -> NoReturn:
+    with contextlib.suppress(Exception):  # in the midst of a print
+        sys.stdout.flush()
+    os._exit(status)
 
 
 def _say(text: str) -> None:

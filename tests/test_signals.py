@@ -218,6 +218,24 @@ def test_in_a_callback_of_jax(tmp_path):
 
 
 @BOTH
+def test_while_xla_compiles_nothing_is_taken_from_it(number, tmp_path):
+    """It compiles in a thread of its own, which ends no sooner for the signal."""
+    body = """
+        import threading
+        import jax
+        import jax.numpy as jnp
+        def long(x):
+            for i in range(300):
+                x = jnp.sort(jnp.tanh(x @ x + i))
+            return x
+        lowered = jax.jit(long).lower(jnp.ones((64, 64)))
+        threading.Timer(0.2, tell).start()
+        lowered.compile()
+    """
+    assert run(body, number, tmp_path) == STATUS[number]
+
+
+@BOTH
 def test_a_pass_that_stops_ends_the_command_as_the_signal_does(number, tmp_path):
     body = """
         with signals.held() as told:
