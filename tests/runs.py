@@ -120,12 +120,13 @@ def assert_same(one, other):
     assert not list(one.rglob("unfinished"))
 
 
-# ---- Pre-training
+# ---- Training
 
 
 def plain_views(patch):
-    """Views that compile at once, for tests of what goes by them."""
+    """Views and defects that compile at once, for tests of what goes by them."""
     import jax
+    import jax.numpy as jnp
 
     from jaxad.augment import anomalies, views
 
@@ -136,5 +137,12 @@ def plain_views(patch):
     def spot(key, image, **_):
         return image.at[:8, :8].set(jax.random.uniform(key)), None
 
+    def square(key, image, texture, **_):
+        mask = jnp.zeros(image.shape[:2]).at[8:16, 8:16].set(1.0)
+        colour = jax.random.uniform(key, (3,))
+        return jnp.where(mask[..., None] > 0, colour, image), mask
+
     patch.setattr(views, "global_view", view)
+    patch.setattr(views, "weak_view", view)
     patch.setattr(anomalies, "smooth_blend", spot)
+    patch.setattr(anomalies, "perlin", square)

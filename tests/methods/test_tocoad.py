@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from plugins.levels import Tiny
 
 from configs import tocoad_mvtec
@@ -79,10 +80,16 @@ def stages(**changes):
     return tocoad.build(make_config(**changes), make_backbone()).stages
 
 
+@pytest.fixture
+def plain(monkeypatch):
+    """For tests that any views and defects will do for."""
+    runs.plain_views(monkeypatch)
+
+
 @functools.cache
 def after_stage_one():
-    """Params after a few dozen steps of stage I, and its curves."""
-    (dnp, _) = stages(perlin__unchanged=0.0, texture="noise", dnp__learning_rate=3e-3)
+    """Params after a few dozen steps of stage I, and its curves; of `plain` defects."""
+    (dnp, _) = stages(texture="noise", dnp__learning_rate=3e-3)
     params = {"backbone": backbone_variables()}
     state, history = run(dnp, params, 40)
     return dnp.finish(state, params), history
@@ -92,7 +99,7 @@ def equal(a, b):
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
 
 
-def test_stage_one_teaches_the_discriminator_and_leaves_the_backbone():
+def test_stage_one_teaches_the_discriminator_and_leaves_the_backbone(plain):
     params, history = after_stage_one()
     assert equal(params["backbone"], backbone_variables())
     losses = [metrics["loss"] for metrics in history]
@@ -129,10 +136,10 @@ def test_the_generators_constants_are_fields(generator, changes, area):
     np.testing.assert_allclose(mask.sum((1, 2)), 256 * area, rtol=0.15)
 
 
-def test_stage_two_moves_the_backbone_only():
+def test_stage_two_moves_the_backbone_only(plain):
     params, _ = after_stage_one()
     _, ncl = stages(
-        texture="noise", perlin__unchanged=0.0, guide="per_class", ncl__anchor=3.0,
+        texture="noise", guide="per_class", ncl__anchor=3.0,
         ncl__backbone_learning_rate=1e-3,
     )  # fmt: skip
     state, history = run(ncl, params, 2)
@@ -158,7 +165,7 @@ def test_stage_two_moves_the_backbone_only():
     ("schedule", "statistics", "moves"),
     [("cosine", "frozen", False), ("constant", "batch", True)],
 )
-def test_the_last_step_of_stage_two(schedule, statistics, moves):
+def test_the_last_step_of_stage_two(schedule, statistics, moves, plain):
     """A cosine has come to 0, and what is frozen stays."""
     (ncl,) = stages(
         stages=("ncl",), guide="none",
@@ -186,7 +193,7 @@ def test_statistics_of_the_batch_are_those_of_its_training_mode():
     assert not equal(ours[1], backbone_variables()["batch_stats"])
 
 
-def test_a_slow_target_follows():
+def test_a_slow_target_follows(plain):
     """It begins at F, is what predictions aim at, and goes a tenth of the way."""
     (ncl,) = stages(
         stages=("ncl",), guide="none", ncl__target=0.9, ncl__vicreg=2.0,
@@ -213,7 +220,7 @@ def test_a_slow_target_follows():
 
 
 @pytest.mark.parametrize("trains", ["normalisation", "tapped"])
-def test_a_part_of_the_backbone_is_trained(trains):
+def test_a_part_of_the_backbone_is_trained(trains, plain):
     (ncl,) = stages(
         stages=("ncl",), guide="none", ncl__trains=trains,
         ncl__backbone_learning_rate=1e-2,
@@ -259,12 +266,11 @@ def test_by_place_nothing_moves_but_colours():
     assert jnp.abs(one - other).max() > 0.05
 
 
-def test_the_guides_gradient_reaches_the_backbone():
+def test_the_guides_gradient_reaches_the_backbone(plain):
     """D stands still, so only F can lower its loss on the same anomalies."""
     params, _ = after_stage_one()
     _, ncl = stages(
-        lambda_neg__gradient=1000.0, texture="noise", perlin__unchanged=0.0,
-        ncl__backbone_learning_rate=1e-3,
+        lambda_neg__gradient=1000.0, texture="noise", ncl__backbone_learning_rate=1e-3,
     )  # fmt: skip
     state = start(ncl, params)
     step, guide = jax.jit(ncl.step), []
@@ -658,7 +664,7 @@ def test_what_is_pasted(changes, answer):
     assert tocoad.pasted(make_config(**changes).method) == answer
 
 
-def test_what_d_sees_is_a_channel_of_its_own():
+def test_what_d_sees_is_a_channel_of_its_own(plain):
     """Its log-odds, averaged over the pixels of a patch; the others are as without."""
     params, _ = after_stage_one()
     images = make_batch()["image"]

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from runs import plain_views
 
 from configs import tocoad_elpv
 from jaxad import data
@@ -34,6 +35,7 @@ def places(tmp_path_factory):
             Image.fromarray(pixels).save(root / folder / f"{i}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "device_count", lambda: 1)  # compiles in a third of the time
+        plain_views(patch)
         yield root, tmp_path_factory.mktemp("stages")
 
 
