@@ -35,6 +35,7 @@ from jaxad import command_line, data, models, rng, scores, statistics  # noqa: E
 from jaxad.augment import anomalies  # noqa: E402
 from jaxad.bank import memory_bank  # noqa: E402
 from jaxad.detectors import base, knn  # noqa: E402
+from jaxad.methods import tocoad_fields  # noqa: E402
 from jaxad.metrics import PixelMetrics, auroc  # noqa: E402
 from jaxad.run import features, fit  # noqa: E402
 from jaxad.run import pipeline as pipeline_lib  # noqa: E402
@@ -59,21 +60,10 @@ MIDDLE = {"levels": ("layer2", "layer3")}
 BY_D = MIDDLE | {"guide": "feature", "negatives": "discriminator"}
 UNGUIDED = {"stages": ("ncl",), "guide": "none"}
 SLOWER = {"ncl.backbone_learning_rate": 3e-4}
-SEEN_BEHIND = {"stages": ("dnp", "ncl", "whitening")}
-BEHIND = SEEN_BEHIND | {"whitening.log_odds": 0.0}
-# SimSiam's optimiser; F begins to learn when the heads have learnt something.
-FIRST = (
-    PLACE
-    | MIDDLE
-    | {
-        "ncl.heads_first": 0.5,
-        "ncl.min_steps": 100,
-        "ncl.optimiser": "sgd",
-        "ncl.weight_decay": 0.0,
-        "ncl.heads_learning_rate": 0.05,
-        "ncl.backbone_learning_rate": 0.06,
-    }
-)
+BOTH = {"stages": ("dnp", "ncl")}
+BEHIND = {"stages": ("dnp", "ncl", "whitening"), "whitening.log_odds": 0.0}
+# Stage II and the map of reading=place; it has D's negatives.
+FIRST = tocoad_fields.READINGS["place"]
 SLOW = {"ncl.backbone_learning_rate": 6e-3}
 FAST = {"ncl.backbone_learning_rate": 0.2}
 # What each row changes in config.method of reading=map. The first is the baseline.
@@ -122,26 +112,27 @@ STUDIES = {
         "no guide": PLACE | MIDDLE | SLOWER | UNGUIDED,
         "D's negatives": PLACE | BY_D | SLOWER,
         "D's negatives, whitening": PLACE | BY_D | SLOWER | BEHIND,
-        "D's negatives, whitening and D": PLACE | BY_D | SLOWER | SEEN_BEHIND,
+        "D's negatives, whitening and D": PLACE
+        | BY_D
+        | SLOWER
+        | {"stages": ("dnp", "ncl", "whitening")},
         "heads first, no guide": FIRST | UNGUIDED,
         "heads first, no guide, whitening": FIRST
         | BEHIND
         | UNGUIDED
         | {"stages": ("ncl", "whitening")},
-        "heads first, gradient": FIRST,
-        "heads first, D's negatives": FIRST | BY_D,
-        "heads first, D's negatives, whitening": FIRST | BY_D | BEHIND,
+        "heads first, gradient": FIRST | BOTH | {"guide": "gradient"},
+        "heads first, D's negatives": FIRST | BOTH,
+        "heads first, D's negatives, whitening": FIRST | BEHIND,
         **{
             f"heads first, D's negatives, whitening and D {x:g}": FIRST
-            | BY_D
-            | SEEN_BEHIND
             | {"whitening.log_odds": x}
             for x in (0.06, 0.25, 1.0)
         },
         "heads first, images, no guide": FIRST | UNGUIDED | {"positives": "image"},
         "heads first, fast, no guide": FIRST | UNGUIDED | FAST,
         "heads first, slow, no guide": FIRST | UNGUIDED | SLOW,
-        "heads first, slow, D's negatives": FIRST | BY_D | SLOW,
+        "heads first, slow, D's negatives": FIRST | BOTH | SLOW,
     },
     "ranking": {
         "no training": UNTRAINED,

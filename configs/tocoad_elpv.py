@@ -6,8 +6,8 @@ Not an experiment of the paper: its data must be requested, these images and wei
 installed from PyPI with jaxad. Shorter and at a lower resolution than the paper's
 settings, for CPUs. Arguments: `reading` (paper; or, both chosen on poly, map: in place
 of stage II a map on descriptors and on what D sees; place: that map behind a stage II
-by place), `category` (mono, poly, or all) and `runlocal`, which shrinks the run to a
-minute. docs/tocoad.md has the results.
+by place), `category` (mono, poly, or all) and `runlocal`, which shrinks the run to
+minutes. docs/tocoad.md has the results.
 """
 
 from jaxad import config as config_lib

@@ -7,7 +7,7 @@ WideResNet-50, 256 x 256 without a crop, both stages with the Perlin generator, 
 `category` (a name, or all), `reading` (paper; or, both chosen on ELPV's poly and not
 measured on these data, map: in place of stage II a map on descriptors and on what D
 sees; place: that map behind a stage II by place) and `runlocal`, which shrinks the run
-to a minute.
+to minutes.
 
 The paper reports, as the mean of the 15 categories, image AUROC 99.10 and pixel AUROC
 98.21: within seed noise of PatchCore.

@@ -125,6 +125,8 @@ def overruled(path: str, arg: str) -> dict[str, set[str]]:
     Returns:
       item of the argument -> those fields.
     """
+    if not arg:
+        return {}
     read, found = runpy.run_path(path)["get_config"], {}
     whole, (added, _), items = read(arg).to_dict(), rows(path, arg), arg.split(",")
     for item in filter(None, items):
@@ -132,8 +134,8 @@ def overruled(path: str, arg: str) -> dict[str, set[str]]:
         try:
             changed = fields_lib.differing(read(rest).to_dict(), whole)
             others, _ = rows(path, rest)
-        except InputError:
-            continue  # it cannot do without
+        except Exception:  # whatever the file raises, it cannot do without the item
+            continue
         if changed and changed <= _of_all(added) and others == added:
             found[item] = changed
     return found

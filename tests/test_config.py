@@ -288,18 +288,6 @@ def test_tocoad_s_configs_have_what_poly_chooses(name, reading, stages, log_odds
         module.get_config("reading=D")
 
 
-def test_the_benchmark_of_stage_two_by_place_has_the_config_s_settings(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT)
-    benchmark = load(ROOT / "benchmarks/tocoad_map.py")
-    config, other = (
-        load(ROOT / "configs/tocoad_elpv.py").get_config(f"reading={reading}")
-        for reading in ("place", "map")
-    )
-    row = "heads first, D's negatives, whitening and D 0.25"
-    other.method.update_from_flattened_dict(benchmark.STUDIES["place"][row])
-    assert other.method.to_dict() == config.method.to_dict()
-
-
 def test_the_study_of_the_map_is_of_no_other_reading():
     study = load(ROOT / "configs/ablations/tocoad_map.py")
     for data in ("elpv", "btad"):

@@ -60,6 +60,15 @@ def test_an_argument_that_every_row_overrules_is_known():
     assert sweep.overruled(path, "data=elpv,size=64") == {}
 
 
+@pytest.mark.parametrize(("head", "arg"), [("()", ""), ("(arg)", "1")])
+def test_a_file_of_one_s_own_reads_its_argument_as_it_likes(head, arg, tmp_path):
+    body = f"def get_config{head}:\n    from jaxad import config\n"
+    body += "    made = config.base()\n"
+    body += "    made.seed = int(arg)\n" if arg else ""
+    body += "    return made\ndef sweep(add):\n    add('a', {'seed': 3})\n"
+    assert sweep.overruled(study(tmp_path, body + "# \n"), arg) == {}
+
+
 FAILS = """
 from jaxad import config as config_lib
 

@@ -88,10 +88,12 @@ def plain(monkeypatch):
 
 @functools.cache
 def after_stage_one():
-    """Params after a few dozen steps of stage I, and its curves; of `plain` defects."""
-    (dnp, _) = stages(texture="noise", dnp__learning_rate=3e-3)
+    """Params after a few dozen steps of stage I, and its curves; of plain defects."""
     params = {"backbone": backbone_variables()}
-    state, history = run(dnp, params, 40)
+    with pytest.MonkeyPatch.context() as patch:
+        runs.plain_views(patch)
+        (dnp, _) = stages(texture="noise", dnp__learning_rate=3e-3)
+        state, history = run(dnp, params, 40)
     return dnp.finish(state, params), history
 
 
@@ -99,7 +101,7 @@ def equal(a, b):
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
 
 
-def test_stage_one_teaches_the_discriminator_and_leaves_the_backbone(plain):
+def test_stage_one_teaches_the_discriminator_and_leaves_the_backbone():
     params, history = after_stage_one()
     assert equal(params["backbone"], backbone_variables())
     losses = [metrics["loss"] for metrics in history]
@@ -664,7 +666,7 @@ def test_what_is_pasted(changes, answer):
     assert tocoad.pasted(make_config(**changes).method) == answer
 
 
-def test_what_d_sees_is_a_channel_of_its_own(plain):
+def test_what_d_sees_is_a_channel_of_its_own():
     """Its log-odds, averaged over the pixels of a patch; the others are as without."""
     params, _ = after_stage_one()
     images = make_batch()["image"]
